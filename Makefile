@@ -1,0 +1,34 @@
+# Each target makes .venv first. TORCH passes pip arguments for another build of torch, for example
+# make repro TORCH="torch==2.13.0 --index-url <the index that has it>".
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test lint prefect clean
+repro: .venv/installed  ## data to model: everything that is not up to date
+	dvc repro
+
+test: .venv/installed  ## fast tests, then the slow ones (real servers and pipelines)
+	python setup.py -q build_ext --inplace
+	pytest -q
+	pytest -q -m slow
+
+lint: .venv/installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+prefect: .venv/installed  ## a Prefect server in this terminal; README says what to do in the next
+	PREFECT_PLUGINS_ENABLED=false prefect server start
+
+clean:  ## everything that can be made again, except the virtual environment and DVC's cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache dvc_plots m2det/ops/*.so
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.venv/installed: pyproject.toml constraints.txt setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q -c constraints.txt $(TORCH)
+	$(BIN)/pip install -q -c constraints.txt -e '.[pipeline,dev]'
+	touch $@

@@ -1,0 +1,107 @@
+"""The flow behind the deployments: DVC decides what must be rebuilt, Prefect says how it goes.
+
+One task per DVC stage, each a child process `python -m dvc repro --single-item STAGE`; the stage that DVC
+starts joins as a subflow of its task (flows.stage). With overrides, one task for `dvc exp run`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
+from prefect.states import Failed, State
+
+from flows.stage import PARENT_TASK_RUN
+from tasks.process import relay_child
+
+STAGES = ("data", "pack", "ops", "weights", "train", "evaluate", "benchmark")
+
+
+@flow(name="m2det", persist_result=False)
+def m2det(overrides: dict[str, Any] | None = None, isolated: bool = False) -> State[None] | None:
+    """From data to a trained model, its metrics and its pictures.
+
+    overrides: values for keys of params.yaml, such as {"epochs": 160, "train.lr": 0.01}; the run is then
+        a DVC experiment in the working copy, which holds its results afterwards.
+    isolated: run the experiment in a temporary copy and leave the working copy as it is.
+    """
+    if overrides or isolated:
+        return _outcome(experiment(overrides or {}, isolated, return_state=True))
+    for stage in STAGES:
+        named = reproduce.with_options(name=stage, task_run_name=stage)
+        if failed := _outcome(named(stage, return_state=True)):
+            return failed
+    return None
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def reproduce(stage: str) -> State[None] | None:
+    """Bring one stage's outputs up to date."""
+    return _dvc("repro", "--single-item", stage)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="experiment")
+def experiment(overrides: dict[str, Any], isolated: bool) -> State[None] | None:
+    """Run all stages with other parameters."""
+    settings = [f"--set-param={key}={hydra(value)}" for key, value in overrides.items()]
+    return _dvc("exp", "run", *["--temp"] * isolated, *settings)
+
+
+def hydra(value: Any) -> str:
+    """`value` as `dvc exp run --set-param` reads it, by Hydra's grammar: JSON but for keys and escapes."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {hydra(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(hydra(item) for item in value) + "]"
+    if isinstance(value, str):
+        return '"' + value.replace('"', r"\"") + '"'
+    return json.dumps(value)
+
+
+def _outcome(state: State[Any]) -> State[None] | None:
+    return None if state.is_completed() else Failed(message=state.message)
+
+
+def _dvc(*arguments: str) -> State[None] | None:
+    """Run DVC with its output in this task's log; the state of a failure says why in the stage's words."""
+    if inside := os.environ.get("DVC_STAGE"):
+        return Failed(message=f"the flow cannot run inside the DVC stage {inside}, whose files DVC has locked")
+    log = get_run_logger()
+    lines: deque[str] = deque(maxlen=20)
+
+    def write(line: str) -> None:
+        if line:
+            log.info("%s", line)
+            lines.append(line)
+
+    environment = os.environ | {
+        PARENT_TASK_RUN: str(task_run.get_id()),
+        # the stages' commands say `python`, which is to be this one
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # its own log has the rest, not ours a second time
+    }
+    try:
+        relay_child([sys.executable, "-m", "dvc", *arguments], write, env=environment)
+    except subprocess.CalledProcessError:
+        return Failed(message=failure(lines))
+    return None
+
+
+def failure(lines: Iterable[str]) -> str:
+    """What failed and why, from DVC's last lines: the sentence `error: ...` of a stage, or else these lines."""
+    lines = list(lines)
+    stage = re.search(r"failed to reproduce '(.+?)'", "\n".join(lines))
+    sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    why = sentences[-1] if sentences else "\n".join(lines[-5:])
+    return f"stage {stage[1]} failed: {why}" if stage else f"DVC failed: {why}"

@@ -1,0 +1,173 @@
+"""The typed form of params.yaml: one class per section, every key required, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from m2det.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    # strict: YAML has types of its own, and "3" for 3 is a mistake that should not pass
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Source(Section):
+    """One annotation file in COCO format and the folder of its images, relative to data.root."""
+
+    annotations: str
+    images: str
+
+
+class DataParams(Section):
+    source: Literal["digits", "coco", "coco2014"]
+    root: str
+    train: list[Source]
+    val: list[Source]
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> DataParams:
+        if self.source == "coco" and not (self.train and self.val):
+            raise ValueError("source 'coco' needs at least one entry each in data.train and data.val")
+        if self.source != "coco" and (self.train or self.val):
+            raise ValueError(f"source {self.source!r} knows its own files: leave data.train and data.val empty")
+        if self.source != "digits" and not self.root:
+            raise ValueError(f"source {self.source!r} needs data.root, the folder with your annotations and images")
+        return self
+
+
+class PackParams(Section):
+    verify: Literal["decode", "header"]
+
+
+class WeightsParams(Section):
+    source: str
+    sha256: str
+
+
+class ModelParams(Section):
+    name: str
+    sfam: bool
+
+
+class TrainParams(Section):
+    batch_size: AtLeastOne
+    max_steps: Count
+    optimizer: Literal["sgd", "adamw"]
+    lr: Positive
+    lr_factors: list[Positive]
+    milestones: list[Fraction]
+    warmup: Fraction
+    momentum: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Annotated[float, Field(ge=0)]
+    crop_probability: Fraction
+    expand_probability: Fraction
+    mirror: bool
+    workers: Count
+    evaluate_every: AtLeastOne
+    log_every: AtLeastOne
+    keep: Literal["final", "best"]
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> TrainParams:
+        if len(self.lr_factors) != len(self.milestones) + 1:
+            raise ValueError(
+                f"train.lr_factors needs one entry more than train.milestones "
+                f"({len(self.milestones) + 1}, not {len(self.lr_factors)}): one per stretch between milestones"
+            )
+        if self.milestones != sorted(self.milestones):
+            raise ValueError("train.milestones must rise")
+        return self
+
+
+class PrecisionParams(Section):
+    opt_level: Literal["O0", "O1"]
+    loss_scale: Positive
+    dtype: Literal["auto", "float16", "bfloat16"]
+
+
+class EvaluateParams(Section):
+    batch_size: AtLeastOne
+    nms: Literal["hard", "linear", "gaussian"]
+    score_threshold: Fraction
+    nms_iou: Fraction
+    per_class: AtLeastOne
+    per_image: Count
+    scorer: Literal["auto", "hotcoco", "pycocotools"]
+
+
+class BenchmarkParams(Section):
+    batch_size: AtLeastOne
+    warmup: Count
+    steps: AtLeastOne
+
+
+class Params(Section):
+    epochs: AtLeastOne
+    seed: Count
+    device: Literal["auto", "cpu", "cuda", "npu"]
+    processes: AtLeastOne | Literal["auto"]
+    data: DataParams
+    pack: PackParams
+    weights: WeightsParams
+    model: ModelParams
+    train: TrainParams
+    precision: PrecisionParams
+    evaluate: EvaluateParams
+    benchmark: BenchmarkParams
+
+    def section(self, *names: str) -> dict[str, Any]:
+        """The named parts as plain values, for fingerprints and cards."""
+        everything = self.model_dump(mode="json")
+        return {name: everything[name] for name in names}
+
+
+def load_params(path: str | Path) -> Params:
+    """Read and check a params.yaml.
+
+    Raises InputError naming the file, every wrong key and what it should be.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; run this in the project's folder, where params.yaml lies")
+    try:
+        raw = YAML(typ="safe").load(path.read_text())
+    except YAMLError as error:
+        where = str(error).replace("\n", " ")
+        raise InputError(f"{path} is not valid YAML: {where}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} must hold keys and values, like the params.yaml the project came with")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{path}: " + "; ".join(_sentence(e, raw) for e in error.errors())) from error
+
+
+def _sentence(error: Any, raw: dict[str, Any]) -> str:
+    # a union (`processes`) reports each of its members under a name of its own: keep the user's keys only
+    keys: list[str] = []
+    here: Any = raw
+    for part in error["loc"]:
+        if not isinstance(here, list | dict) or (isinstance(here, dict) and part not in here):
+            break
+        keys.append(str(part))
+        here = here[part]
+    name = ".".join(keys)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{name}' (remove it, or look for a typo)"
+    if error["type"] == "missing":
+        return f"key '{'.'.join(str(p) for p in error['loc'])}' is missing"
+    if error["type"] == "value_error":
+        return f"{name}: {error['ctx']['error']}" if name else str(error["ctx"]["error"])
+    return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"

@@ -1,0 +1,221 @@
+"""The packed cache: JPEGs in LMDB, annotations in Arrow, the manifest as commit marker.
+
+{split}.lmdb     key = 8-byte big-endian index, value = the JPEG's own bytes
+{split}.arrow    one row per image, in the same order (SCHEMA)
+{split}.json     ground truth in COCO's format with the boxes as annotated, for scoring
+manifest.json    counts, drops by reason, class names and COCO category ids; written last
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from m2det.data.coco import Category, ImageRecord, Split
+from m2det.errors import InputError
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("boxes", pa.list_(pa.list_(pa.float32(), 4))),  # xyxy, pixels
+        ("labels", pa.list_(pa.int16())),  # from 1, in the order of the manifest's classes
+        ("iscrowd", pa.list_(pa.bool_())),
+        ("area", pa.list_(pa.float32())),
+        ("crc32", pa.uint32()),  # of the LMDB value
+    ]
+)
+RECORDS_PER_COMMIT = 1000  # fixed, like the map size: the same input must give the same bytes
+FORMAT = 1
+
+
+def _key(index: int) -> bytes:
+    return struct.pack(">Q", index)
+
+
+def write_split(folder: Path, name: str, split: Split, check: Callable[[bytes, ImageRecord], None]) -> dict[str, Any]:
+    """Write one split, with a progress bar, and return its manifest entry.
+
+    check: raises InputError naming an image that is not what its record says.
+    """
+    sizes = [_file_size(record) for record in split.records]
+    # values live in pages of their own of 4 KiB; a tenth and 64 MiB for the tree
+    map_size = sum(-(-size // 4096) * 4096 + 4096 for size in sizes) * 11 // 10 + (64 << 20)
+    path = folder / f"{name}.lmdb"
+    env = lmdb.open(str(path), map_size=map_size, subdir=False, lock=False, sync=False, writemap=False)
+    crcs = []
+    transaction = env.begin(write=True)
+    for index, record in enumerate(tqdm(split.records, f"packing {name}", unit="image")):
+        value = record.path.read_bytes()
+        check(value, record)
+        transaction.put(_key(index), value, append=True)
+        crcs.append(zlib.crc32(value))
+        if len(crcs) % RECORDS_PER_COMMIT == 0:
+            transaction.commit()
+            transaction = env.begin(write=True)
+    transaction.commit()
+    env.sync(True)
+    env.close()
+    _write_arrow(folder / f"{name}.arrow", split.records, crcs)
+    (folder / f"{name}.json").write_text(json.dumps(split.ground_truth, separators=(",", ":")) + "\n")
+    boxes = sum(int((~r.iscrowd).sum()) for r in split.records)
+    crowds = sum(int(r.iscrowd.sum()) for r in split.records)
+    return {
+        "images": len(crcs),
+        "boxes": boxes,
+        "crowds": crowds,
+        "clipped": split.clipped,
+        "dropped": dict(sorted(split.dropped.items())),
+        "bytes": sum(sizes),
+    }
+
+
+def _file_size(record: ImageRecord) -> int:
+    try:
+        return record.path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(
+            f"image {record.image_id} is missing: {record.path} is not there; put it there, or remove it "
+            "from the annotations and run `dvc repro -f data`"
+        ) from None
+
+
+def _write_arrow(path: Path, records: list[ImageRecord], crcs: list[int]) -> None:
+    table = pa.table(
+        {
+            "image_id": [r.image_id for r in records],
+            "file_name": [r.file_name for r in records],
+            "width": [r.width for r in records],
+            "height": [r.height for r in records],
+            "boxes": [r.boxes.tolist() for r in records],
+            "labels": [r.labels.tolist() for r in records],
+            "iscrowd": [r.iscrowd.tolist() for r in records],
+            "area": [r.area.tolist() for r in records],
+            "crc32": crcs,
+        },
+        schema=SCHEMA,
+    )
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        writer.write_table(table)
+
+
+def finish_cache(folder: Path, categories: list[Category], splits: dict[str, Any]) -> None:
+    """Write the manifest, the commit marker: a cache without it is unfinished."""
+    manifest = {
+        "format": FORMAT,
+        "classes": [category.name for category in categories],
+        "category_ids": [category.id for category in categories],
+        "splits": splits,
+    }
+    temporary = folder / "manifest.json.tmp"
+    temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+    os.replace(temporary, folder / "manifest.json")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises InputError where there is no finished cache."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise InputError(f"{folder} is no finished cache (no manifest.json); run `dvc repro pack`")
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    if manifest["format"] != FORMAT:
+        raise InputError(f"{folder} has format {manifest['format']}, this code reads {FORMAT}; run `dvc repro -f pack`")
+    return manifest
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The objects of one image that training uses or evaluation counts; arrays share the table's memory."""
+
+    boxes: np.ndarray  # float32 [N,4] xyxy pixels
+    labels: np.ndarray  # int16 [N]
+    iscrowd: np.ndarray  # bool [N]
+
+
+class PackedSplit:
+    """One split, read-only. Picklable and safe to hand to workers: each process opens LMDB by itself."""
+
+    def __init__(self, folder: str | Path, name: str) -> None:
+        self.folder, self.name = Path(folder), name
+        self.manifest = read_manifest(self.folder)
+        with pa.memory_map(str(self.folder / f"{name}.arrow")) as source:
+            table = pa.ipc.open_file(source).read_all().combine_chunks()
+        # plain NumPy from here on: Arrow's thread pools do not survive a fork
+        self.image_ids = table["image_id"].to_numpy()
+        self.file_names = table["file_name"].to_pylist()
+        self.sizes = np.stack([table["width"].to_numpy(), table["height"].to_numpy()], 1)
+        self.crc32 = table["crc32"].to_numpy()
+        boxes = _only_chunk(table["boxes"])
+        self._offsets = boxes.offsets.to_numpy()
+        self._boxes = boxes.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, 4).copy()
+        self._labels = _only_chunk(table["labels"]).values.to_numpy(zero_copy_only=False).copy()
+        self._iscrowd = _only_chunk(table["iscrowd"]).values.to_numpy(zero_copy_only=False).copy()
+        self._check_lmdb_size()
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def classes(self) -> list[str]:
+        classes: list[str] = self.manifest["classes"]
+        return classes
+
+    @property
+    def category_ids(self) -> list[int]:
+        ids: list[int] = self.manifest["category_ids"]
+        return ids
+
+    @property
+    def ground_truth(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    def annotations(self, index: int) -> Annotations:
+        rows = slice(self._offsets[index], self._offsets[index + 1])
+        return Annotations(self._boxes[rows], self._labels[rows], self._iscrowd[rows])
+
+    def jpeg(self, index: int) -> bytes:
+        """The image file's own bytes."""
+        with _environment(self.folder / f"{self.name}.lmdb").begin() as transaction:
+            value: bytes = transaction.get(_key(index))
+        return value
+
+    def _check_lmdb_size(self) -> None:
+        # reading past the end of a truncated file is SIGBUS, not an exception: compare with what was written
+        path = self.folder / f"{self.name}.lmdb"
+        least = self.manifest["splits"][self.name]["bytes"]
+        if not path.exists() or path.stat().st_size < least:
+            raise InputError(f"{path} is missing or truncated; run `dvc repro -f pack`")
+
+
+_open: dict[Path, tuple[int, Any]] = {}  # file -> (process that opened it, environment)
+
+
+def _environment(path: Path) -> Any:
+    """The process's one environment of a file: LMDB refuses a second, and one from before a fork is not ours."""
+    pid = os.getpid()
+    path = path.resolve()
+    if path in _open and _open[path][0] != pid:
+        _open.pop(path)[1].close()  # the parent's, inherited; without a lock file closing it touches only us
+    if path not in _open:
+        env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
+        _open[path] = (pid, env)
+    return _open[path][1]
+
+
+def _only_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """The table was written as one record batch; an empty one reads as no chunk at all."""
+    assert column.num_chunks == 1
+    return column.chunk(0)

@@ -1,0 +1,97 @@
+"""What `m2det detect` does: pictures in, pictures with boxes and COCO results out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import torch
+
+from m2det.config import EvaluateParams
+from m2det.data.augment import Placement, resize_into
+from m2det.data.image import decode_bgr
+from m2det.device import choose_device, place_model
+from m2det.errors import InputError
+from m2det.evaluate.detect import coco_results, detect_images
+from m2det.evaluate.draw import Mark, draw_marks
+from m2det.model import prior_boxes
+from m2det.train.checkpoint import load_trained
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+# one colour a class, by the golden angle around the circle of hues: neighbours in the list look different
+GOLDEN_ANGLE = 137.508
+LEAST_SIDE = 480  # of the drawn picture: texts on a smaller one cannot be read
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """Files as given, folders' pictures in name order. Raises InputError for what is not there or holds none."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise InputError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder")
+    return found
+
+
+def detect_files(
+    paths: Sequence[Path], weights: Path, out: Path, least_score: float, as_json: bool, device_name: str
+) -> None:
+    """Write out/NAME.jpg for each picture, and out/detections.json where asked for.
+
+    In the JSON, image_id counts the pictures from 1 and file_name stands beside it; hard NMS, so that no object
+    is drawn twice (soft-NMS keeps near-duplicates: good for AP, not for eyes).
+    """
+    pictures = find_pictures(paths)
+    device = choose_device(device_name)
+    model, card = load_trained(weights)
+    place_model(model, device)
+    priors, size = prior_boxes(model.config), model.config.size
+    settings = EvaluateParams(
+        batch_size=1,
+        nms="hard",
+        score_threshold=min(0.05, least_score),
+        nms_iou=0.45,
+        per_class=50,
+        per_image=100,
+        scorer="auto",
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for number, path in enumerate(pictures, 1):
+        image = decode_bgr(path.read_bytes(), str(path))
+        height, width = image.shape[:2]
+        square, _ = resize_into(image, torch.zeros(0, 4).numpy(), Placement(0, 0, width, height), size)
+        batch = torch.from_numpy(square).permute(2, 0, 1)[None]
+        detections = detect_images(model, priors, batch, [(width, height)], device, settings)[0]
+        for entry in coco_results(number, (width, height), detections, card["category_ids"]):
+            results.append({**entry, "file_name": path.name})
+        shown = detections[detections[:, 4] >= least_score]
+        limits = (width - 1, height - 1) * 2
+        marks = []
+        for row in shown:
+            label = int(row[5])
+            box = tuple(row[:4].clip(0, limits))
+            marks.append(Mark(box, f"{card['classes'][label - 1]} {row[4]:.2f}", _colour(label)))
+        target = out / f"{path.stem}.jpg"
+        if target.resolve() == path.resolve():
+            raise InputError(f"{target} would overwrite the picture itself; choose another --out")
+        cv2.imwrite(str(target), draw_marks(image, marks, max(1.0, LEAST_SIDE / min(height, width))))
+        print(f"{path}: {len(shown)} objects -> {target}")
+    if as_json:
+        (out / "detections.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    import numpy as np
+
+    hsv = np.array([[[int(label * GOLDEN_ANGLE) % 360 // 2, 150, 255]]], np.uint8)
+    blue, green, red = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+    return blue, green, red

@@ -1,0 +1,112 @@
+"""What differs between cpu, cuda and npu: one small table over torch.accelerator."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from m2det.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """half: the type that O1 computes in; channels_last: whether that memory format works and pays."""
+
+    half: torch.dtype
+    channels_last: bool
+
+
+TRAITS = {
+    "cpu": Traits(half=torch.bfloat16, channels_last=True),
+    "cuda": Traits(half=torch.float16, channels_last=True),
+    "npu": Traits(half=torch.float16, channels_last=False),  # channels_last raises there
+}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """auto, cpu, cuda or npu -> a device; the choice is logged with its reason.
+
+    Raises InputError where the wanted device is not there.
+    """
+    if wanted == "npu":
+        _import_torch_npu()
+    if wanted == "cpu":
+        log.info("device: cpu, as asked for")
+        return torch.device("cpu")
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if wanted == "auto":
+        reason = "the accelerator that is there" if found else "no accelerator is there"
+        log.info("device: %s, %s", found or "cpu", reason)
+        return found or torch.device("cpu")
+    if found is None or found.type != wanted:
+        raise InputError(
+            f"device is {wanted!r}, but this machine has {found.type if found else 'no accelerator'}; "
+            "set device: auto, or install the driver and the matching build of torch"
+        )
+    log.info("device: %s, as asked for", wanted)
+    return found
+
+
+def _import_torch_npu() -> None:
+    try:
+        importlib.import_module("torch_npu")
+    except ImportError as error:
+        raise InputError(
+            f"device is 'npu', but torch_npu does not load ({error}); install the extra: pip install 'm2det[npu]', "
+            "and load CANN: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
+        ) from error
+
+
+def half_type(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
+    """The type that O1's autocast computes in, and why; float32 means that no half type pays on this device."""
+    if wanted != "auto":
+        return getattr(torch, wanted), "as asked for"
+    if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        return torch.float32, "this CPU has no avx512_bf16, bfloat16 would be slower"
+    reason = "this CPU has avx512_bf16" if device.type == "cpu" else f"the half type of {device.type}"
+    return TRAITS[device.type].half, reason
+
+
+def place_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """To the device, in the memory format that suits it."""
+    if TRAITS[device.type].channels_last:
+        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device)
+
+
+def normalise(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8 [B,3,S,S] BGR on the device -> float32 minus the mean, in the device's memory format."""
+    from m2det.data.augment import MEAN_BGR
+
+    mean = torch.tensor(MEAN_BGR, dtype=torch.float32).to(device, non_blocking=True)
+    images = images.float() - mean[:, None, None]
+    return images.contiguous(memory_format=torch.channels_last) if TRAITS[device.type].channels_last else images
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device, so that a clock read next is true; nothing to wait for on a CPU."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def describe(device: torch.device) -> str:
+    """The device's name, for reports: never part of anything that a hash covers."""
+    if device.type == "cpu":
+        import platform
+
+        return f"{_cpu_model() or platform.machine()}, {torch.get_num_threads()} threads"
+    name: str = torch.get_device_module(device.type).get_device_name(device)
+    return name
+
+
+def _cpu_model() -> str:
+    from pathlib import Path
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,73 @@
+"""Curves: as CSV for DVC, as PNG for people without a network."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+IOUS = {"IoU_0.50": slice(0, 1), "IoU_0.75": slice(5, 6), "IoU_0.50_to_0.95": slice(0, 10)}
+
+
+def precision_by_recall(precision: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """[T,R,K] with -1 for classes without ground truth -> curves [R], averaged over classes and IoUs."""
+    valid = precision[:, :, (precision > -1).any(axis=(0, 1))]
+    shape = precision.shape[1]
+    return {name: valid[part].mean(axis=(0, 2)) if valid.size else np.zeros(shape) for name, part in IOUS.items()}
+
+
+def write_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -> None:
+    """One row per recall 0, 0.01, ..., 1."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["recall", *curves])
+        for i in range(101):
+            writer.writerow([f"{i / 100:.2f}", *(f"{curve[i]:.4f}" for curve in curves.values())])
+
+
+def draw_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -> None:
+    figure, axes = _figure()
+    for name, curve in curves.items():
+        axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{name.replace('_', ' ')}: AP {curve.mean():.3f}")
+    axes.set(xlabel="recall", ylabel="precision, mean over classes", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title("Precision by recall on the validation images")
+    axes.legend(loc="lower left")
+    _save(figure, path)
+
+
+def draw_learning_curve(path: Path, curves_csv: Path) -> None:
+    """Losses and AP by epoch, from results/curves.csv."""
+    with curves_csv.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) for row in rows]
+    evaluated = [row for row in rows if row["AP"]]
+    figure, axes = _figure()
+    for name, colour in (("loss_loc", "tab:gray"), ("loss_conf", "tab:brown")):
+        axes.plot(epochs, [float(row[name]) for row in rows], label=name, color=colour)
+    axes.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    right = axes.twinx()
+    for name, colour in (("AP50", "tab:green"), ("AP", "tab:blue")):
+        points = [(int(row["epoch"]), float(row[name])) for row in evaluated]
+        right.plot(*zip(*points, strict=True), "o-", label=f"{name} (last {points[-1][1]:.3f})", color=colour)
+    right.set(ylabel="AP on the validation images", ylim=(0, 1))
+    right.grid(visible=False)
+    figure.legend(loc="outside lower center", ncols=4)
+    axes.set_title("Learning curve")
+    _save(figure, path)
+
+
+def _figure():  # type: ignore[no-untyped-def]
+    from matplotlib.figure import Figure  # the object, not pyplot: no display, no global state
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})  # no version in it: equal runs, equal bytes

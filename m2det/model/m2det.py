@@ -1,0 +1,82 @@
+"""The network: backbone, multi-level feature pyramid, heads (Zhao et al. 2019, figure 2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2det.model.config import ANCHORS_PER_CELL, M2DetConfig, get_config
+from m2det.model.mlfpn import SFAM, TUM, BasicConv, upsample_nearest_to
+from m2det.model.vgg import build_backbone
+
+
+class M2Det(nn.Module):
+    """Attributes have the original's names and order (unet = TUM, leach = the 1x1 of FFMv2), so that its
+    checkpoints are ours; `leach` repeats one module, because the original shares it."""
+
+    def __init__(self, config: M2DetConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        planes, channels = config.planes, config.planes * config.levels
+        base_channels = 3 * planes  # of the two fused maps (figure 4a)
+        for i in range(config.levels):
+            inputs = planes // 2 + (planes if i > 0 else 0)
+            self.add_module(f"unet{i + 1}", TUM(inputs, planes, config.scales, config.smooth))
+        self.base = build_backbone(config.backbone)
+        self.reduce = BasicConv(self.base.shallow_channels, planes, 3, 1, 1)
+        self.up_reduce = BasicConv(self.base.deep_channels, 2 * planes, 1)
+        self.Norm = nn.BatchNorm2d(channels)
+        self.leach = nn.ModuleList([BasicConv(base_channels, planes // 2, 1)] * config.levels)
+        self.loc = nn.ModuleList(nn.Conv2d(channels, ANCHORS_PER_CELL * 4, 3, padding=1) for _ in range(config.scales))
+        self.conf = nn.ModuleList(
+            nn.Conv2d(channels, ANCHORS_PER_CELL * (num_classes + 1), 3, padding=1) for _ in range(config.scales)
+        )
+        self.sfam_module = SFAM(channels, config.scales) if config.sfam else nn.Identity()
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for name, module in self.named_modules():
+            if isinstance(module, BasicConv):
+                nn.init.kaiming_normal_(module.conv.weight, mode="fan_out")
+                module.bn.momentum = self.config.bn_momentum
+            elif name.startswith(("loc.", "conf.")) and isinstance(module, nn.Conv2d):
+                assert module.bias is not None
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """float32 [B,3,S,S] BGR minus its mean -> `loc` [B,P,4] encoded, `conf` [B,P,C+1] logits, background first."""
+        shallow, deep = self.base(images)
+        # FFMv1 (figure 4a)
+        deep = self.up_reduce(deep)
+        shallow = self.reduce(shallow)
+        base = torch.cat([shallow, upsample_nearest_to(deep, shallow.shape[2:])], dim=1)
+        pyramids: list[list[Tensor]] = []
+        for i, leach in enumerate(self.leach):
+            x = leach(base)
+            if pyramids:  # FFMv2 (figure 4b)
+                x = torch.cat([x, pyramids[-1][-1]], dim=1)
+            pyramids.append(self.get_submodule(f"unet{i + 1}")(x))
+        # one map per scale from all levels, largest scale first
+        maps = [torch.cat(same_scale, dim=1) for same_scale in zip(*pyramids, strict=True)][::-1]
+        maps = self.sfam_module(maps)
+        maps[0] = self.Norm(maps[0])
+        return {"loc": _predict(self.loc, maps, 4), "conf": _predict(self.conf, maps, self.num_classes + 1)}
+
+
+def _predict(heads: nn.ModuleList, maps: list[Tensor], width: int) -> Tensor:
+    """One convolution per map -> [B,P,width], in the priors' order: map, row, column, anchor."""
+    outputs = [head(x).permute(0, 2, 3, 1).flatten(1) for head, x in zip(heads, maps, strict=True)]
+    return torch.cat(outputs, dim=1).unflatten(1, (-1, width))
+
+
+def build_model(name_or_config: str | M2DetConfig, num_classes: int, **overrides: Any) -> M2Det:
+    """A network with fresh weights from torch's global generator.
+
+    num_classes counts foreground classes. Overrides are fields of M2DetConfig, such as sfam=True.
+    Raises InputError for a name or a setting that does not exist.
+    """
+    return M2Det(get_config(name_or_config, **overrides), num_classes)

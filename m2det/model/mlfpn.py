@@ -1,0 +1,88 @@
+"""The multi-level feature pyramid network (Zhao et al. 2019, section 3, figures 2 to 5).
+
+FFMv1 fuses two backbone maps into the base feature; each TUM makes a pyramid of it; FFMv2 hands the largest
+map of one TUM to the next, beside a slice of the base feature; SFAM weighs what is concatenated per scale.
+FFMv1 and FFMv2 are lines of `M2Det.forward`: their layers carry the original's names.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BasicConv(nn.Module):
+    """Convolution, batch normalisation, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)  # its momentum is the model's, see M2Det
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.bn(self.conv(x)))
+        return out
+
+
+def upsample_nearest_to(x: Tensor, size: torch.Size) -> Tensor:
+    """[B,C,h,w] -> [B,C,*size] in x's own dtype on every device.
+
+    CUDA's autocast would do it in float32 and NPU's would not; copying values needs no precision.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, size=tuple(size), mode="nearest")
+
+
+class TUM(nn.Module):
+    """Thinned U-shape module (section 3.2, figure 4c): an encoder by strided convolutions, a decoder back up.
+
+    inputs: channels of its input; planes: channels of each of its `scales` outputs.
+    """
+
+    def __init__(self, inputs: int, planes: int, scales: int, smooth: bool) -> None:
+        super().__init__()
+        down = [BasicConv(inputs, planes, 3, 2, 1)]
+        down += [BasicConv(planes, planes, 3, 2, 1) for _ in range(scales - 3)]
+        down += [BasicConv(planes, planes, 3, 1, 0)]
+        self.layers = nn.Sequential(*down)
+        self.toplayer = nn.Sequential(BasicConv(planes, planes, 1))
+        lateral = [BasicConv(planes, planes, 3, 1, 1) for _ in range(scales - 2)]
+        self.latlayer = nn.Sequential(*lateral, BasicConv(inputs, planes, 3, 1, 1))
+        if smooth:
+            self.smooth = nn.Sequential(*(BasicConv(planes, planes, 1) for _ in range(scales - 1)))
+        else:
+            self.smooth = nn.Sequential(*(nn.Identity() for _ in range(scales - 1)))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[B,inputs,H,H] -> maps [B,planes,h,h], smallest first, the last one at the input's size."""
+        encoded = [x]
+        for layer in self.layers:
+            encoded.append(layer(encoded[-1]))
+        decoded = [self.toplayer(encoded.pop())]
+        for lateral in self.latlayer:
+            side = lateral(encoded.pop())
+            decoded.append(upsample_nearest_to(decoded[-1], side.shape[2:]) + side)
+        return [decoded[0], *(smooth(x) for smooth, x in zip(self.smooth, decoded[1:], strict=True))]
+
+
+class SFAM(nn.Module):
+    """Scale-wise feature aggregation (section 3.3, figure 5): channel attention as in squeeze-and-excitation.
+
+    The two layers are shared by all scales, as in the original's code (the paper draws one pair per scale):
+    a list that repeats one module gives its checkpoints' key names.
+    """
+
+    def __init__(self, channels: int, scales: int, compress: int = 16) -> None:
+        super().__init__()
+        self.fc1 = nn.ModuleList([nn.Conv2d(channels, channels // compress, 1)] * scales)
+        self.fc2 = nn.ModuleList([nn.Conv2d(channels // compress, channels, 1)] * scales)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps [B,C,h,h], each times its channels' weights [B,C,1,1]."""
+        out = []
+        for x, fc1, fc2 in zip(maps, self.fc1, self.fc2, strict=True):
+            weight = torch.sigmoid(fc2(F.relu(fc1(F.adaptive_avg_pool2d(x, 1)))))
+            out.append(x * weight)
+        return out

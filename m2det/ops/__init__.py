@@ -1,0 +1,78 @@
+"""Non-maximum suppression with the original's semantics, compiled (nms.pyx).
+
+Importing this works without the compiled module; calling an op then says how to build it.
+`m2det.ops.reference` holds the same two functions in plain NumPy: slow, and the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2det.errors import InputError
+
+SOFT_METHODS = ("hard", "linear", "gaussian")
+
+
+def nms(dets: NDArray[np.float32], iou_threshold: float, limit: int | None = None) -> NDArray[np.int64]:
+    """Hard non-maximum suppression: a kept box removes every later one with IoU >= `iou_threshold`.
+
+    dets: float32 [N, 5], xyxy in pixels and score; a box is x2 - x1 + 1 pixels wide. Not modified.
+    limit: stop after so many; they are the first of what would come without it.
+    Returns the indices of the kept rows, int64 [K], best first; of equal scores the earlier row comes first.
+    Raises InputError for another shape and ImportError where the extension is not built.
+    """
+    compiled = _compiled()
+    rows = _rows(dets)
+    order = np.argsort(-rows[:, 4], kind="stable").astype(np.int64, copy=False)
+    return order[: compiled.nms(rows, order, iou_threshold, _limit(rows, limit))]
+
+
+def soft_nms(
+    dets: NDArray[np.float32],
+    method: str,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    score_threshold: float = 0.001,
+    limit: int | None = None,
+) -> NDArray[np.float32]:
+    """Soft-NMS (Bodla et al. 2017, arXiv:1704.04503): a selected box lowers the scores of those it overlaps.
+
+    dets: float32 [N, 5], xyxy in pixels and score; a box is x2 - x1 + 1 pixels wide. Not modified.
+    method: what a score is multiplied with: "linear" 1 - IoU where IoU > `iou_threshold`; "gaussian"
+    exp(-IoU^2 / sigma) always; "hard" 0 where IoU > `iou_threshold`.
+    A box that overlaps a selected one and then scores less than `score_threshold` is dropped; one that
+    overlaps none stays, however low its score.
+    limit: stop after so many; a selected box's score is final, so they are the first of what would come without.
+    Returns the rows left, float32 [K, 5], with their new scores, in order of selection.
+    Raises InputError for another shape or method and ImportError where the extension is not built.
+    """
+    compiled = _compiled()
+    if method not in SOFT_METHODS:
+        raise InputError(f"soft-NMS method {method!r} is unknown: use one of {', '.join(SOFT_METHODS)}")
+    rows = _rows(dets).copy()
+    return rows[: compiled.soft_nms(rows, method, iou_threshold, sigma, score_threshold, _limit(rows, limit))]
+
+
+def _rows(dets: NDArray[np.float32]) -> NDArray[np.float32]:
+    rows = np.ascontiguousarray(dets, dtype=np.float32)
+    if rows.ndim != 2 or rows.shape[1] != 5:  # the compiled loops do not check bounds
+        raise InputError(f"NMS takes rows of x1, y1, x2, y2, score, an array [N, 5], not {list(rows.shape)}")
+    return rows
+
+
+def _limit(rows: NDArray[np.float32], limit: int | None) -> int:
+    return len(rows) if limit is None else limit
+
+
+def _compiled() -> ModuleType:
+    try:
+        import m2det.ops._nms as compiled
+    except ImportError as error:
+        raise ImportError(
+            f"the compiled NMS is missing here ({error}): build it with `dvc repro -f ops` in the repository, "
+            "or `python setup.py build_ext --inplace`"
+        ) from error
+    return compiled

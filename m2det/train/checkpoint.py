@@ -1,0 +1,102 @@
+"""The state of an unfinished training, and the finished model's file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from m2det.errors import InputError
+from m2det.model import M2Det, build_model
+
+VERSION = 1
+FILE = "checkpoint.pt"
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write {version, **state} under a temporary name, then rename: a reader never sees half a file.
+
+    state holds tensors and plain types only, so that it loads with weights_only=True.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{FILE}.tmp"
+    with temporary.open("wb") as file:
+        torch.save({"version": VERSION, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / FILE)
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The last saved state, on the CPU, or None where this run has not saved any."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if state["version"] != VERSION:
+        raise InputError(f"{path} has version {state['version']}, this code reads {VERSION}; delete it to start anew")
+    return state
+
+
+def save_trained(path: Path, model: M2Det, card: dict[str, Any]) -> None:
+    """Weights and card as safetensors; equal runs give equal bytes. Leaves the model on the CPU."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    model.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    state = model.state_dict()
+    unique = {key: state[key] for key, first in _first_names(model).items() if key == first}
+    save_file(unique, str(temporary), metadata={"card": json.dumps(card, sort_keys=True)})
+    os.replace(temporary, path)
+
+
+def load_trained(path: str | Path) -> tuple[M2Det, dict[str, Any]]:
+    """A finished model in eval mode on the CPU, and its card.
+
+    Raises InputError for a file that is missing or not one of ours.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; train a model first (`dvc repro`), or name another")
+    try:
+        with safe_open(str(path), "pt") as file:
+            card = json.loads((file.metadata() or {})["card"])
+    except (SafetensorError, KeyError) as error:
+        raise InputError(f"{path} is no model written by m2det (safetensors with a card inside)") from error
+    model = build_model(card["model"], len(card["classes"]), **card["overrides"])
+    state = load_file(str(path))
+    model.load_state_dict({key: state[first] for key, first in _first_names(model).items()})
+    return model.eval(), card
+
+
+def _first_names(model: M2Det) -> dict[str, str]:
+    """Each key of the state dict -> the first key of the same tensor: a shared layer has several names."""
+    first: dict[int, str] = {}
+    return {key: first.setdefault(id(tensor), key) for key, tensor in model.state_dict(keep_vars=True).items()}
+
+
+def digest(*parts: bytes) -> str:
+    """sha256 over length-prefixed parts, hexadecimal."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8, "big") + part)
+    return total.hexdigest()
+
+
+def digest_files(paths: Iterable[Path], root: Path) -> str:
+    """sha256 over names (relative to root) and contents, in name order."""
+    return digest(
+        *(part for path in sorted(paths) for part in (str(path.relative_to(root)).encode(), path.read_bytes()))
+    )
+
+
+def digest_code() -> str:
+    """Of the package's own sources."""
+    package = Path(__file__).parents[1]
+    return digest_files([p for p in package.rglob("*") if p.suffix in (".py", ".pyx")], package)

@@ -1,0 +1,34 @@
+"""AP during training: always measured the same way, whatever the final evaluation is asked to do."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from m2det.config import EvaluateParams
+from m2det.data.store import PackedSplit
+from m2det.evaluate.detect import coco_results, detect_split
+from m2det.evaluate.metrics import coco_metrics
+from m2det.model import M2Det
+
+SETTINGS = EvaluateParams(
+    batch_size=32, nms="linear", score_threshold=0.05, nms_iou=0.3, per_class=50, per_image=100, scorer="auto"
+)
+
+
+def validate(model: M2Det, priors: Tensor, split: PackedSplit, size: int, device: torch.device) -> dict[str, float]:
+    """The COCO numbers of the split; the model is left in training mode."""
+    model.eval()
+    results = []
+    for index, detections in detect_split(model, priors, split, size, device, SETTINGS):
+        width, height = (int(x) for x in split.sizes[index])
+        results += coco_results(int(split.image_ids[index]), (width, height), detections, split.category_ids)
+    model.train()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "results.json"
+        path.write_text(json.dumps(results))
+        return coco_metrics(split.ground_truth, path)

@@ -1,0 +1,23 @@
+"""Stage `benchmark`: how fast each part is on this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+from tasks.common import CACHE, MODEL, RESULTS, params
+
+
+def benchmark() -> None:
+    """Write results/perf.json. A measurement: DVC repeats it only when asked (`dvc repro -f -s benchmark`)."""
+    from m2det.benchmark import benchmark as measure
+    from m2det.device import choose_device
+    from m2det.train.checkpoint import load_trained
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    model, _ = load_trained(MODEL)
+    report = measure(params(), model, CACHE, choose_device(params().device))
+    (RESULTS / "perf.json").write_text(json.dumps(report, indent=2) + "\n")
+    rates = ", ".join(f"{name} {rate:g} img/s" for name, rate in report["img_per_s"].items())
+    print(f"{rates}; training is bound by {report['training_is_bound_by']}")

@@ -1,0 +1,43 @@
+"""What every stage needs: the parameters, and where files lie."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from m2det.config import Params, load_params
+
+PARAMS = Path("params.yaml")
+RAW = Path("data/coco")
+CACHE = Path("data/cache")
+OPS_STAMP = Path("build/ops.json")
+BACKBONE = Path("models/backbone.safetensors")
+MODEL = Path("models/m2det.safetensors")
+RESULTS = Path("results")
+
+
+@cache
+def params() -> Params:
+    """params.yaml of the folder the stage runs in, checked; read once per process."""
+    return load_params(PARAMS)
+
+
+def main_root() -> Path:
+    """The user's own working copy, also when the stage runs in an experiment's temporary copy of it.
+
+    DVC deletes that copy when a run fails, so what must survive a failure lies under this folder.
+    DVC sets DVC_ROOT to it in `dvc exp run --temp` and `--queue` runs; elsewhere it is where we are.
+    """
+    here = Path(os.environ.get("DVC_ROOT") or ".").resolve()
+    parts = here.parts
+    for i in range(len(parts) - 2):
+        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:i])
+    return here
+
+
+def data_root() -> Path:
+    """Where annotation files and images are found: the stage's own output for digits, else data.root."""
+    data = params().data
+    return RAW if data.source == "digits" else main_root() / Path(data.root).expanduser()

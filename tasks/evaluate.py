@@ -1,0 +1,89 @@
+"""Stage `evaluate`: detections, metrics, pictures. Three steps, which hand each other files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+from tasks.common import CACHE, MODEL, RESULTS, params
+
+DETECTIONS = RESULTS / "detections.json"
+PICTURES = RESULTS / "pictures"
+
+
+def detect() -> None:
+    """Write results/detections.json: COCO results on the validation images."""
+    from tqdm import tqdm
+
+    from m2det.data.store import PackedSplit
+    from m2det.device import choose_device, place_model
+    from m2det.evaluate.detect import coco_results, detect_split
+    from m2det.model import prior_boxes
+    from m2det.train.checkpoint import load_trained
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    device = choose_device(params().device)
+    model, _ = load_trained(MODEL)
+    place_model(model, device)
+    split = PackedSplit(CACHE, "val")
+    results = []
+    priors = prior_boxes(model.config)
+    found = detect_split(model, priors, split, model.config.size, device, params().evaluate)
+    for index, detections in tqdm(found, "detecting", len(split), unit="image"):
+        width, height = (int(x) for x in split.sizes[index])
+        results += coco_results(int(split.image_ids[index]), (width, height), detections, split.category_ids)
+    RESULTS.mkdir(exist_ok=True)
+    DETECTIONS.write_text(json.dumps(results, separators=(",", ":")) + "\n")
+    print(f"{len(results)} detections on {len(split)} images")
+
+
+def score() -> None:
+    """Write results/metrics.json and the precision-recall curves."""
+    from m2det.data.store import PackedSplit
+    from m2det.evaluate.metrics import coco_scores
+    from m2det.evaluate.plots import draw_precision_recall, precision_by_recall, write_precision_recall
+
+    scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, DETECTIONS, params().evaluate.scorer)
+    metrics = {name: round(value, 6) for name, value in scores.metrics.items()}
+    curves = precision_by_recall(scores.precision)
+    write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
+    draw_precision_recall(PICTURES / "precision_recall.png", curves)
+    (RESULTS / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    print(f"AP {metrics['AP']:.4f}  AP50 {metrics['AP50']:.4f}  AP75 {metrics['AP75']:.4f}")
+
+
+def draw() -> None:
+    """Write the pictures: worst and best detections next to the ground truth, and the learning curve."""
+    import cv2
+    import numpy as np
+
+    from m2det.data.store import PackedSplit
+    from m2det.evaluate.plots import draw_learning_curve
+    from m2det.evaluate.review import SHOWN_SCORE, draw_review, review
+
+    split = PackedSplit(CACHE, "val")
+    label_of = {category_id: label for label, category_id in enumerate(split.category_ids, 1)}
+    rows: dict[int, list[list[float]]] = {}
+    for entry in json.loads(DETECTIONS.read_text()):
+        x, y, w, h = entry["bbox"]
+        row = [x, y, x + w - 1, y + h - 1, entry["score"], label_of[entry["category_id"]]]
+        rows.setdefault(entry["image_id"], []).append(row)
+    reviews = []
+    for index, image_id in enumerate(split.image_ids.tolist()):
+        objects = split.annotations(index)
+        counted = ~objects.iscrowd
+        detections = np.array(rows.get(image_id, []), np.float32).reshape(-1, 6)
+        reviews.append(review(index, detections, objects.boxes[counted], objects.labels[counted]))
+    metrics = json.loads((RESULTS / "metrics.json").read_text())
+    found, total = sum(int(r.found.sum()) for r in reviews), sum(len(r.found) for r in reviews)
+    wrong = sum(int((~r.correct).sum()) for r in reviews)
+    title = [
+        f"{params().model.name} on {len(split)} validation images: AP {metrics['AP']:.3f}, AP50 "
+        f"{metrics['AP50']:.3f}; at score {SHOWN_SCORE} {found} of {total} objects found, {wrong} detections wrong",
+        "left: ground truth (green found, blue missed)   right: detections (green right, red wrong), with scores",
+    ]
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(PICTURES / "detections.png"), draw_review(split, reviews, title))
+    draw_learning_curve(PICTURES / "learning_curve.png", RESULTS / "curves.csv")
+    print(f"pictures: {', '.join(sorted(str(path) for path in PICTURES.glob('*.png')))}")

@@ -1,0 +1,106 @@
+"""Processes that end together: no child outlives the process that started it.
+
+DVC has no handler for SIGTERM and leaves its stage running when it is killed; torchrun puts its workers
+into sessions of their own, out of reach of a signal to the group. So each process asks the kernel for a
+SIGTERM when its parent ends, and turns that into an ordinary exit, which ends its own children first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from threading import Thread
+from types import FrameType
+from typing import NoReturn
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_libc = ctypes.CDLL(None)  # loaded here: as little as possible may happen between fork and exec
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to send this process SIGTERM when its parent, the process `parent`, ends.
+
+    Linux only; elsewhere it does nothing. For a child: `preexec_fn=partial(die_with_parent, os.getpid())`.
+    """
+    if sys.platform != "linux":
+        return
+    _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we asked
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stage_process() -> None:
+    """What a stage's process does first: from now on it ends with DVC, and SIGTERM is an exit with 143."""
+    signal.signal(signal.SIGTERM, _exit)
+    die_with_parent(os.getppid())
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    raise SystemExit(128 + number)
+
+
+def run_child(cmd: Sequence[str], grace: float = 30.0, env: Mapping[str, str] | None = None) -> None:
+    """Run `cmd` to its end. Whatever interrupts us ends it: SIGTERM, and SIGKILL `grace` seconds later.
+
+    Raises subprocess.CalledProcessError if it fails.
+    """
+    process = subprocess.Popen(cmd, env=env, preexec_fn=partial(die_with_parent, os.getpid()))
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+    if code:
+        raise subprocess.CalledProcessError(code, cmd)
+
+
+def relay_child(
+    cmd: Sequence[str],
+    write: Callable[[str], None],
+    grace: float = 20.0,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run `cmd` in a process group of its own, passing each line that the group prints to `write`.
+
+    Whatever interrupts us ends the group: SIGTERM, and SIGKILL to what is left `grace` seconds later.
+    Raises subprocess.CalledProcessError if `cmd` fails.
+    """
+    process = subprocess.Popen(
+        cmd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=partial(die_with_parent, os.getpid()),
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            write(line.rstrip())
+        code = process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)  # the group exists until wait() has collected its leader
+        # the pipe ends when the last process that holds it has gone, `cmd` itself often goes sooner
+        rest = Thread(target=process.stdout.read, daemon=True)
+        rest.start()
+        rest.join(grace)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if code:
+        raise subprocess.CalledProcessError(code, cmd)

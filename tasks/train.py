@@ -1,0 +1,66 @@
+"""Stage `train`: from the cache and a backbone to a model file, its metrics and its curves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, main_root, params
+
+SHAPING = ("epochs", "seed", "device", "processes", "model", "train", "precision")
+
+
+def train() -> None:
+    """Write models/m2det.safetensors, results/train.json, results/curves.csv and results/log.txt.
+
+    The state of an unfinished run lies in models/unfinished/<fingerprint>/ of the main working copy, where DVC
+    deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it.
+    """
+    from m2det.train.checkpoint import digest, digest_code, digest_files, save_trained
+    from m2det.train.log import write_curves
+    from m2det.train.loop import train as run
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    hashes = {
+        "cache": digest_files([*CACHE.glob("*.arrow"), *CACHE.glob("*.json")], CACHE),  # with each JPEG's crc32
+        "backbone": hashlib.sha256(BACKBONE.read_bytes()).hexdigest(),
+        "code": digest_code(),
+        "params": digest(json.dumps(params().section(*SHAPING), sort_keys=True).encode()),
+    }
+    unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
+    outcome = run(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
+    evaluated = [row for row in outcome.rows if "AP" in row]
+    best = max(evaluated, key=lambda row: row["AP"])
+    kept = next(row for row in outcome.rows if row["epoch"] == outcome.kept_epoch)
+    manifest = json.loads((CACHE / "manifest.json").read_text())
+    card = {
+        "model": params().model.name,
+        "overrides": {"sfam": params().model.sfam},
+        "classes": manifest["classes"],
+        "category_ids": manifest["category_ids"],
+        "trained": {"epoch": kept["epoch"], "step": kept["step"], "AP": kept["AP"], "AP50": kept["AP50"]},
+        "hashes": hashes,
+    }
+    write_curves(RESULTS / "curves.csv", outcome.rows)
+    shutil.copy(unfinished / "log.txt", RESULTS / "log.txt")
+    summary = {
+        "best_AP": best["AP"],
+        "best_AP50": best["AP50"],
+        "best_epoch": best["epoch"],
+        "final_AP": evaluated[-1]["AP"],
+        "final_AP50": evaluated[-1]["AP50"],
+        "loss_loc": outcome.rows[-1]["loss_loc"],
+        "loss_conf": outcome.rows[-1]["loss_conf"],
+        "steps": outcome.steps,
+    }
+    _write_json(RESULTS / "train.json", summary)
+    save_trained(MODEL, outcome.model, card)
+    shutil.rmtree(unfinished)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

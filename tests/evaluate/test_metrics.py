@@ -1,0 +1,90 @@
+"""The metrics are COCO's, with either scorer, in ordinary and in empty cases."""
+
+import json
+
+import numpy as np
+import pytest
+
+from m2det.errors import InputError
+from m2det.evaluate.metrics import NAMES, coco_metrics
+
+BACKENDS = ("pycocotools", "hotcoco")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_published_scores(shared, backend):
+    folder = shared / "eval-oracle" / "fakebbox100"
+    expected = json.loads((folder / "expected_pycocotools.json").read_text())
+    truth = folder / "instances_val2014_100.json"
+    metrics = coco_metrics(truth, folder / "instances_val2014_fakebbox100_results.json", backend)
+    assert {name: metrics[name] for name in NAMES} == pytest.approx(expected["bbox"], abs=1e-6)
+    for category in json.loads(truth.read_text())["categories"]:
+        wanted = expected["bbox_per_category_AP"][str(category["id"])]
+        assert metrics[f"AP/{category['name']}"] == pytest.approx(-1 if wanted is None else wanted, abs=1e-6)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Write boxes (image, category, xywh, iscrowd) and detections (image, category, xywh, score)."""
+
+    def write(boxes, detections):
+        truth = {
+            "images": [{"id": i, "width": 200, "height": 200, "file_name": f"{i}.jpg"} for i in (1, 2)],
+            "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+            "annotations": [
+                {"id": n, "image_id": i, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": crowd}
+                for n, (i, c, b, crowd) in enumerate(boxes, 1)
+            ],
+        }
+        results = [{"image_id": i, "category_id": c, "bbox": b, "score": s} for i, c, b, s in detections]
+        (tmp_path / "truth.json").write_text(json.dumps(truth))
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        return tmp_path / "truth.json", tmp_path / "results.json"
+
+    return write
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+class TestBothScorers:
+    def test_perfect_detections(self, files, backend):
+        boxes = [(1, 3, [10, 10, 50, 40], 0), (2, 3, [20, 20, 100, 120], 0)]
+        metrics = coco_metrics(*files(boxes, [(i, c, b, 0.9) for i, c, b, _ in boxes]), backend)
+        assert metrics["AP"] == metrics["AP50"] == metrics["AP/cat"] == pytest.approx(1.0)
+        assert metrics["AP/dog"] == metrics["APs"] == -1.0
+
+    def test_no_detections_are_ap_0(self, files, backend):
+        metrics = coco_metrics(*files([(1, 3, [10, 10, 50, 40], 0)], []), backend)
+        assert metrics["AP"] == metrics["AR100"] == metrics["AP/cat"] == 0.0
+
+    def test_detections_in_a_crowd_are_neither_counted_nor_punished(self, files, backend):
+        boxes = [(1, 3, [10, 10, 40, 40], 0), (1, 3, [100, 100, 90, 90], 1)]
+        detections = [
+            (1, 3, [10, 10, 40, 40], 0.5),
+            (1, 3, [110, 110, 30, 30], 0.9),
+            (1, 3, [150, 150, 30, 30], 0.9),
+        ]
+        assert coco_metrics(*files(boxes, detections), backend)["AP"] == pytest.approx(1.0)
+
+    def test_ids_from_0_and_no_area_or_iscrowd_as_many_exports_write(self, files, backend):
+        truth, results = files([(1, 3, [10, 10, 50, 40], 0)], [(1, 3, [10, 10, 50, 40], 0.9)])
+        content = json.loads(truth.read_text())
+        content["annotations"][0] = {"id": 0, "image_id": 1, "category_id": 3, "bbox": [10, 10, 50, 40]}
+        truth.write_text(json.dumps(content))
+        metrics = coco_metrics(truth, results, backend)
+        assert metrics["AP"] == metrics["APm"] == pytest.approx(1.0)
+
+    def test_detections_of_another_split_are_refused(self, files, backend):
+        with pytest.raises(InputError, match="image 99"):
+            coco_metrics(*files([(1, 3, [10, 10, 40, 40], 0)], [(99, 3, [1, 1, 5, 5], 0.5)]), backend)
+
+
+def test_scorers_agree(files):
+    rng = np.random.default_rng(0)
+
+    def box():
+        return [*rng.uniform(0, 100, 2).tolist(), *rng.uniform(5, 100, 2).tolist()]
+
+    boxes = [(int(rng.integers(1, 3)), int(rng.choice([3, 7])), box(), 0) for _ in range(30)]
+    detections = [(i, c, (np.array(b) + rng.normal(0, 3, 4)).tolist(), float(rng.random())) for i, c, b, _ in boxes * 2]
+    paths = files(boxes, detections)
+    assert coco_metrics(*paths, "hotcoco") == pytest.approx(coco_metrics(*paths, "pycocotools"), abs=1e-9)

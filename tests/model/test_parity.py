@@ -1,0 +1,90 @@
+"""The network computes the original's numbers from the original's parameters."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from m2det.errors import InputError
+from m2det.model import build_model, get_config, load_reference_state_dict, prior_boxes
+
+CASES = [("m2det512-vgg16", "m2det512_vgg", {}), ("m2det320-vgg16", "m2det320_vgg_sfam", {"sfam": True})]
+
+
+@pytest.fixture
+def golden(shared, monkeypatch):
+    monkeypatch.syspath_prepend(shared / "golden")
+    sys.modules.pop("fill", None)
+    return shared / "golden"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "file", "overrides"), CASES)
+def test_forward_equals_the_original(golden, name, file, overrides):
+    from fill import fill, image
+
+    keys = json.loads((golden / f"keys_{file}.json").read_text())
+    expected = np.load(golden / f"forward_{file}.npz")
+    model = build_model(name, 80, **overrides).eval()
+    assert list(model.state_dict()) == list(keys)
+    assert sum(p.numel() for p in model.parameters()) == int(expected["nparams"])
+    report = load_reference_state_dict(
+        model,
+        {"module." + key: torch.from_numpy(np.asarray(fill(key, shape))) for key, shape in keys.items()},
+    )
+    assert (report.missing, report.unexpected) == ([], [])
+    with torch.inference_mode():
+        out = model(torch.from_numpy(image(7, 1, model.config.size)))
+    for key in ("loc", "conf"):
+        actual = out[key][0].numpy()
+        scale = np.abs(expected[key]).max()
+        assert np.abs(actual[expected["idx"]] - expected[key]).max() <= 1e-4 * scale
+        assert np.abs(actual).mean() == pytest.approx(float(expected[f"{key}_abs"]), rel=1e-4)
+    assert out["conf"].shape[1:] == tuple(expected["shape"])
+
+
+@pytest.mark.parametrize(("name", "file"), [("m2det512-vgg16", "m2det512_vgg"), ("m2det320-vgg16", "m2det320_vgg")])
+def test_priors_equal_the_original(golden, name, file):
+    data = np.load(golden / f"priors_{file}.npz")
+    expected = data[data.files[0]]
+    assert np.abs(prior_boxes(name).numpy() - expected).max() <= 1e-6
+
+
+def test_one_prediction_per_prior():
+    model = build_model("m2det-tiny", 10).eval()
+    with torch.inference_mode():
+        out = model(torch.zeros(2, 3, 96, 96))
+    priors = prior_boxes("m2det-tiny")
+    assert out["loc"].shape == (2, len(priors), 4)
+    assert out["conf"].shape == (2, len(priors), 11)
+
+
+def test_leach_is_one_shared_module():
+    model = build_model("m2det-tiny", 10)
+    assert model.leach[0] is model.leach[1]
+    assert model.state_dict()["leach.0.conv.weight"].data_ptr() == model.state_dict()["leach.1.conv.weight"].data_ptr()
+
+
+def test_a_head_of_the_wrong_size_is_named():
+    state = build_model("m2det-tiny", 20).state_dict()
+    with pytest.raises(InputError, match=r"conf\.0\.\w+.*the checkpoint has \(126.*the model \(66"):
+        load_reference_state_dict(build_model("m2det-tiny", 10), state)
+
+
+def test_a_checkpoint_without_a_layer_is_refused():
+    model = build_model("m2det-tiny", 10)
+    state = dict(model.state_dict())
+    del state["reduce.conv.weight"]
+    with pytest.raises(InputError, match=r"lacks 1 .* reduce\.conv\.weight"):
+        load_reference_state_dict(model, state)
+
+
+def test_wrong_names_and_sizes_end_in_a_sentence():
+    with pytest.raises(InputError, match="m2det512-vgg16"):
+        get_config("m2det513")
+    with pytest.raises(InputError, match="does not work out at 330 px"):
+        get_config("m2det320-vgg16", size=330)
+    with pytest.raises(InputError, match="no setting is called sfan"):
+        get_config("m2det320-vgg16", sfan=True)

@@ -1,0 +1,82 @@
+"""A copy of the project in a folder of its own, as a user's clone."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHORT = {
+    "epochs: ": "epochs: 1",
+    "  max_steps: ": "  max_steps: 3",
+    "  batch_size: ": "  batch_size: 4",
+    "  workers: ": "  workers: 0",
+    "  steps: ": "  steps: 2",
+    "  warmup: 3": "  warmup: 1",
+}
+
+
+class Clone:
+    """One working copy: run things in it, change its parameters."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str, ok: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run `python -m COMMAND` there, without any Prefect API unless the environment names one."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "DVC_"))}
+        env |= {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+            "PREFECT_HOME": str(self.folder / ".prefect"),
+            **environment,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=self.folder, env=env, capture_output=True, text=True, check=False
+        )
+        assert not ok or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def edit(self, changes: dict[str, str]) -> None:
+        """Replace the lines of params.yaml that begin with a key of `changes`."""
+        path = self.folder / "params.yaml"
+        lines = path.read_text().splitlines()
+        for start, new in changes.items():
+            assert any(line.startswith(start) for line in lines), start
+            lines = [new if line.startswith(start) else line for line in lines]
+        path.write_text("\n".join(lines) + "\n")
+
+
+def make_clone(folder: Path) -> Clone:
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in names:
+        # results that a user has made stay where they are
+        if (ROOT / name).is_file() and not name.startswith("results/") and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "results").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "results/.gitignore", folder / "results")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["git", "init", "-q"], ["git", "add", "-A"], [*git, "commit", "-qm", "clone"]):
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return Clone(folder)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    """A fresh clone, nothing built."""
+    return make_clone(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which a run of three steps has gone from data to metrics."""
+    made = make_clone(tmp_path_factory.mktemp("clone"))
+    made.edit(SHORT)
+    made.run("dvc", "repro")
+    return made

@@ -1,0 +1,80 @@
+"""Names that people type, and orders that files share."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from flows.pipeline import STAGES, hydra
+from flows.stage import api_url
+from m2det_prefect import deployments, expand, is_command
+from tests.conftest import ROOT
+
+
+def test_the_flow_runs_dvcs_stages_in_their_order():
+    assert list(YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]) == list(STAGES)
+
+
+def test_every_dependency_of_a_stage_exists():
+    for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items():
+        outs = {"data/coco", "data/cache", "build/ops.json", "models", "results"}
+        for dep in stage["deps"]:
+            made = any(dep == out or dep.startswith(f"{out}/") for out in outs)
+            assert made or (ROOT / dep).exists(), (name, dep)
+
+
+def test_deployments_are_read_from_prefect_yaml():
+    assert [entry["name"] for entry in deployments(ROOT / "prefect.yaml")] == ["digits"]
+    assert deployments(Path("no-such-file.yaml")) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("prefect deployment run digits", "prefect deployment run m2det/digits"),
+        ("prefect deployment run digits --watch", "prefect deployment run m2det/digits --watch"),
+        ("prefect deployment run --watch digits", "prefect deployment run --watch m2det/digits"),
+        ("prefect deployment run -p epochs=3 digits", "prefect deployment run -p epochs=3 m2det/digits"),
+        ("prefect deployment inspect digits", "prefect deployment inspect m2det/digits"),
+        ("prefect deployment run m2det/digits", "prefect deployment run m2det/digits"),
+        ("prefect deployment run other", "prefect deployment run other"),
+        ("prefect deployment run --tag digits other", "prefect deployment run --tag digits other"),
+    ],
+)
+def test_bare_names_are_expanded(typed, meant):
+    assert is_command(typed.split())
+    assert " ".join(expand(typed.split(), ["digits"])) == meant
+
+
+def test_other_commands_are_left_alone():
+    assert not is_command(["prefect", "work-pool", "create", "digits"])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (160, "160"),
+        (0.01, "0.01"),
+        (True, "true"),
+        ("m2det-tiny", '"m2det-tiny"'),
+        ([1.0, 0.1], "[1.0, 0.1]"),
+        ({"annotations": "a.json"}, '{annotations: "a.json"}'),
+    ],
+)
+def test_overrides_are_written_as_dvc_reads_them(value, text):
+    assert hydra(value) == text
+
+
+def test_the_api_is_found_where_prefect_finds_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.delenv("PREFECT_PROFILE", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    assert api_url() is None
+    (tmp_path / "profiles.toml").write_text(
+        'active = "here"\n[profiles.here]\nPREFECT_API_URL = "http://localhost:1/api"\n[profiles.ephemeral]\n'
+    )
+    assert api_url() == "http://localhost:1/api"
+    monkeypatch.setenv("PREFECT_PROFILE", "ephemeral")
+    assert api_url() is None
+    monkeypatch.setenv("PREFECT_API_URL", "http://localhost:2/api")
+    assert api_url() == "http://localhost:2/api"

@@ -1,0 +1,137 @@
+"""No process outlives the one that started it, and wrong input is one sentence."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tasks.process import relay_child, run_child
+from tests.conftest import ROOT
+
+CHILD = "import time; time.sleep(60)"
+
+
+def run_python(code: str, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
+
+
+def gone(pid: int, within: float = 5.0) -> bool:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            state = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0]  # noqa: PTH123, SIM115
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+PARENT = f"""
+import os, subprocess, sys
+from functools import partial
+from tasks.process import die_with_parent
+child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], preexec_fn=partial(die_with_parent, os.getpid()))
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_child_ends_with_its_parent(number):
+    parent = run_python(PARENT)
+    child = int(parent.stdout.readline())
+    parent.send_signal(number)
+    parent.wait()
+    assert gone(child)
+
+
+def test_sigterm_to_a_stage_is_an_exit_that_ends_its_child():
+    code = """
+import sys
+from tasks.process import run_child, stage_process
+stage_process()
+print("ready", flush=True)
+run_child([sys.executable, "-c", 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'])
+"""
+    stage = run_python(code)
+    assert stage.stdout.readline() == "ready\n"
+    child = int(stage.stdout.readline())
+    stage.terminate()
+    assert stage.wait(10) == 143
+    assert gone(child)
+
+
+def test_a_failing_child_raises_and_its_lines_are_relayed():
+    with pytest.raises(subprocess.CalledProcessError):
+        run_child([sys.executable, "-c", "raise SystemExit(3)"])
+    lines = []
+    relay_child([sys.executable, "-c", "print('one'); print('two')"], lines.append)
+    assert lines == ["one", "two"]
+
+
+def test_an_interrupted_relay_ends_the_group():
+    pids = []
+
+    def interrupt(line):
+        pids.append(int(line))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        relay_child([sys.executable, "-c", f"import os; print(os.getpid(), flush=True); {CHILD}"], interrupt)
+    assert gone(pids[0])
+
+
+def run_stage(step: str) -> subprocess.CompletedProcess:
+    code = f"""
+from flows.stage import run_stage
+from m2det.errors import InputError
+def step():
+    {step}
+run_stage("trial", step)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | {
+        "PREFECT_HOME": "/nonexistent"
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_plain_stage_says_so_and_runs():
+    done = run_stage("print('working')")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == ["trial: no Prefect API configured, running plainly", "working"]
+
+
+def test_wrong_input_is_one_sentence_and_a_bug_is_a_traceback():
+    wrong = run_stage("raise InputError('the file is missing; put it there')")
+    assert (wrong.returncode, wrong.stderr) == (1, "error: the file is missing; put it there\n")
+    bug = run_stage("raise KeyError('x')")
+    assert bug.returncode == 1 and "Traceback" in bug.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killing_dvc_ends_its_stage(clone, number):
+    (clone.folder / "flows" / "ops.py").write_text(
+        "import os, pathlib, time\nfrom flows.stage import run_stage\n"
+        "def wait():\n    pathlib.Path('pid').write_text(str(os.getpid()))\n    time.sleep(60)\n"
+        "run_stage('ops', wait)\n"
+    )
+    environment = dict(os.environ, PYTHONPATH=str(clone.folder), PREFECT_HOME="/nonexistent")
+    environment["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{environment['PATH']}"  # noqa: PTH120
+    command = [sys.executable, "-m", "dvc", "repro", "-s", "ops"]
+    dvc = subprocess.Popen(command, cwd=clone.folder, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (clone.folder / "pid").exists() or not (clone.folder / "pid").read_text():
+        assert time.monotonic() < deadline and dvc.poll() is None
+        time.sleep(0.05)
+    stage = int((clone.folder / "pid").read_text())
+    dvc.send_signal(number)
+    dvc.wait()
+    assert gone(stage)

@@ -1,0 +1,74 @@
+"""A project of seven quick stages under the real flows: what they do is told by its params.yaml."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.pipeline import STAGES
+from tests.conftest import ROOT
+
+STEP = """
+import logging, os, sys
+from pathlib import Path
+from ruamel.yaml import YAML
+from m2det.errors import InputError
+from tasks.process import run_child
+
+CHILD = "import os, pathlib, time; pathlib.Path('child').write_text(str(os.getpid())); time.sleep(600)"
+
+def step(name):
+    params = YAML(typ="safe").load(Path("params.yaml"))
+    print(f"{name} prints")
+    logging.getLogger("m2det.toy").info(f"{name} logs")
+    if params["wrong"] == name:
+        raise InputError(f"{name}.json is missing; put it there")
+    if params["crash"] == name:
+        raise KeyError("lost")
+    if params["sleep"] == name:
+        Path("parents").write_text(f"{os.getppid()} {os.getpid()}")
+        run_child([sys.executable, "-c", CHILD])
+    Path(f"{name}.txt").write_text(f"{params['epochs']}\\n")
+"""
+PARAMS = "epochs: 1\nwrong: ''\ncrash: ''\nsleep: ''\n"
+
+
+class Toy:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in (
+            "flows",
+            "m2det_prefect.py",
+            "prefect.yaml",
+            "pyproject.toml",
+            "m2det/errors.py",
+            "tasks/process.py",
+        ):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, folder / name)
+        dvc_yaml = "stages:\n"
+        for before, name in zip(("", *STAGES), STAGES, strict=False):
+            steps = ("detect", "score", "draw") if name == "evaluate" else (name,)
+            functions = "".join(f"def {function}(): step({name!r})\n" for function in steps)
+            (folder / f"tasks/{name}.py").write_text(f"from tasks.step import step\n{functions}")
+            dep = f"{before}.txt" if before else "tasks/step.py"
+            dvc_yaml += f"  {name}:\n    cmd: python -m flows.{name}\n    deps: [{dep}]\n"
+            dvc_yaml += f"    params: [epochs, wrong, crash, sleep]\n    outs: [{name}.txt]\n"
+        (folder / "dvc.yaml").write_text(dvc_yaml)
+        (folder / "tasks/step.py").write_text(STEP)
+        for package in ("m2det", "tasks"):
+            (folder / package / "__init__.py").touch()
+        self.set()
+        (folder / ".gitignore").write_text("__pycache__/\n/*.txt\n/child\n/parents\n")
+        git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+        dvc = [sys.executable, "-m", "dvc", "init", "-q"]
+        for command in (["git", "init", "-q"], dvc, ["git", "add", "-A"], [*git, "commit", "-qm", "toy"]):
+            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+    def set(self, **values: str) -> None:
+        """Make params.yaml anew: `set(wrong="train")` has stage train fail."""
+        text = PARAMS
+        for key, value in values.items():
+            text = text.replace(f"{key}: ''", f"{key}: {value}")
+        (self.folder / "params.yaml").write_text(text)

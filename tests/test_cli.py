@@ -1,0 +1,68 @@
+"""The command line: its surface, its speed, and `m2det detect` on real files."""
+
+import json
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from m2det.cli import main
+from tests.conftest import ROOT
+from tests.tiny_model import write_tiny_model
+
+
+def test_help_answers_at_once_and_lists_the_commands():
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "m2det.cli", "--help"], cwd=ROOT, capture_output=True, text=True)
+        times.append(time.perf_counter() - start)
+    assert "detect" in done.stdout
+    assert min(times) < 0.3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "in" / "photo.png"
+    path.parent.mkdir()
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (70, 110, 3), dtype=np.uint8))
+    return path
+
+
+def test_detect_writes_a_picture_and_coco_results(tmp_path, model, picture):
+    out = tmp_path / "out"
+    command = ["detect", str(picture.parent), "--weights", str(model), "--out", str(out), "--json", "--score", "0.01"]
+    assert main(command) == 0
+    drawn = cv2.imread(str(out / "photo.jpg"))
+    assert drawn.shape[1] / drawn.shape[0] == pytest.approx(110 / 70, rel=0.02)
+    results = json.loads((out / "detections.json").read_text())
+    assert results, "an untrained model is sure of nothing, but above 0.01"
+    for entry in results:
+        x, y, w, h = entry["bbox"]
+        assert x >= 0 and y >= 0 and x + w <= 110.01 and y + h <= 70.01
+        assert set(entry) == {"image_id", "category_id", "bbox", "score", "file_name"}
+
+
+@pytest.mark.parametrize("case", ["no picture", "no weights", "not a model", "empty folder", "damaged"])
+def test_wrong_input_is_one_sentence(tmp_path, model, picture, capsys, case):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8 not much")
+    (tmp_path / "other.safetensors").write_bytes(b"no")
+    image, weights, sentence = {
+        "no picture": (tmp_path / "none.jpg", model, "none.jpg: no such file"),
+        "no weights": (picture, tmp_path / "none.safetensors", "none.safetensors: no such file"),
+        "not a model": (picture, tmp_path / "other.safetensors", "no model written by m2det"),
+        "empty folder": (tmp_path / "empty", model, "holds no pictures"),
+        "damaged": (tmp_path / "damaged.jpg", model, "damaged.jpg cannot be decoded"),
+    }[case]
+    assert main(["detect", str(image), "--weights", str(weights), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1].startswith("error: ") and sentence in error[-1]

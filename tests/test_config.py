@@ -1,0 +1,64 @@
+"""params.yaml: its keys are a public surface, and what is wrong in it ends in a sentence."""
+
+import io
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from m2det.config import load_params
+from m2det.errors import InputError
+
+FILE = Path(__file__).parents[1] / "params.yaml"
+KEYS = {
+    "epochs": None,
+    "seed": None,
+    "device": None,
+    "processes": None,
+    "data": {"source", "root", "train", "val"},
+    "pack": {"verify"},
+    "weights": {"source", "sha256"},
+    "model": {"name", "sfam"},
+    "train": {
+        *("batch_size", "max_steps", "optimizer", "lr", "lr_factors", "milestones", "warmup", "momentum"),
+        *("weight_decay", "clip_norm", "crop_probability", "expand_probability", "mirror", "workers"),
+        *("evaluate_every", "log_every", "keep"),
+    },
+    "precision": {"opt_level", "loss_scale", "dtype"},
+    "evaluate": {"batch_size", "nms", "score_threshold", "nms_iou", "per_class", "per_image", "scorer"},
+    "benchmark": {"batch_size", "warmup", "steps"},
+}
+
+
+def test_the_keys_are_these():
+    found = YAML(typ="safe").load(FILE)
+    assert {key: set(value) if isinstance(value, dict) else None for key, value in found.items()} == KEYS
+    load_params(FILE)
+
+
+def test_writing_it_as_dvc_does_changes_nothing():
+    yaml = YAML()
+    out = io.StringIO()
+    yaml.dump(yaml.load(FILE), out)
+    assert out.getvalue() == FILE.read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("epochs: ", "epochs: '3' #", "epochs: input should be a valid integer, got '3'"),
+        ("epochs: ", "#", "key 'epochs' is missing"),
+        ("  lr: ", "  rate: 3\n  lr: ", "unknown key 'train.rate'"),
+        ("  milestones: ", "  milestones: [1.5] #", "train.milestones.0: input should be less than or equal to 1"),
+        ("  milestones: ", "  milestones: [] #", "lr_factors needs one entry more"),
+        ("processes: ", "processes: many #", "processes: input should be a valid integer, got 'many'"),
+        ("  source: digits", "  source: coco", "source 'coco' needs"),
+        ("epochs: ", "epochs: [", "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, old, new, sentence):
+    path = tmp_path / "params.yaml"
+    path.write_text(FILE.read_text().replace(old, new, 1))
+    with pytest.raises(InputError) as error:
+        load_params(path)
+    assert sentence in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,32 @@
+"""`python -m tests.tiny_model DIR`: an untrained model file and a picture, for trying an installed wheel."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from m2det.model import build_model
+from m2det.train.checkpoint import save_trained
+
+CLASSES = [str(digit) for digit in range(10)]
+
+
+def write_tiny_model(folder: Path) -> Path:
+    torch.manual_seed(0)
+    card = {
+        "model": "m2det-tiny",
+        "overrides": {"sfam": True},
+        "classes": CLASSES,
+        "category_ids": list(range(1, 11)),
+    }
+    save_trained(folder / "model.safetensors", build_model("m2det-tiny", 10, sfam=True), card)
+    return folder / "model.safetensors"
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    cv2.imwrite(str(target / "picture.jpg"), noise)
+    print(write_tiny_model(target))

@@ -1,0 +1,20 @@
+"""The learning rate is the original's."""
+
+import numpy as np
+import pytest
+
+from m2det.train.schedule import learning_rate
+
+
+def test_rates_equal_the_original(shared):
+    rows = np.load(shared / "golden" / "lr_512.npz")["rows"]
+    for steps, epoch, step, rate in rows:
+        assert learning_rate(int(epoch) - 1, step / steps) == pytest.approx(rate, rel=1e-5), (epoch, step)
+
+
+def test_milestones_are_fractions_of_the_epochs():
+    rates = [
+        learning_rate(e, 0.0, epochs=10, base=1.0, factors=(1, 0.1, 0.01), milestones=(0.7, 0.9)) for e in range(10)
+    ]
+    assert rates[1:] == pytest.approx([1] * 6 + [0.1] * 2 + [0.01])
+    assert rates[0] == pytest.approx(1e-6)
