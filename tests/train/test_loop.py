@@ -88,9 +88,11 @@ def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, mo
 
 
 def test_it_learns(material, tmp_path):
-    outcome = run(material, tmp_path, settings(epochs=15, lr=0.001, crop_probability=0.0, expand_probability=0.0))
+    outcome = run(material, tmp_path, settings(epochs=20, lr=0.01, crop_probability=0.0, expand_probability=0.0))
     first, last = outcome.rows[0], outcome.rows[-1]
-    assert last["loss_loc"] + last["loss_conf"] < 0.8 * (first["loss_loc"] + first["loss_conf"])
+    # not the confidence: its negatives are mined anew at each step, always the hardest
+    assert last["loss_loc"] < 0.6 * first["loss_loc"]
+    assert last["AP50"] > 0.2
 
 
 def test_best_keeps_the_best_epoch(material, tmp_path):
