@@ -57,6 +57,7 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
     precision = Precision(params.precision, device)
     loss, optimizer = MultiBoxLoss(), torch.optim.SGD(model.parameters(), 1e-6, 0.9, fused=True)
     device_priors = priors.to(device)
+    never = torch.zeros((), dtype=torch.bool, device=device)
     model.train()
 
     def train() -> int:
@@ -65,7 +66,7 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
         losses = loss(outputs, device_priors, batch.boxes, batch.labels)
         optimizer.zero_grad()
         precision.backward(losses["loc"] + losses["conf"])
-        precision.step(optimizer, params.train.clip_norm)
+        precision.step(optimizer, params.train.clip_norm, never)
         synchronise(device)
         return len(batch.images)
 

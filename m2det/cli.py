@@ -34,6 +34,26 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--score", type=float, default=0.5, help="least score that is drawn (default %(default)s)")
     detect.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
     detect.set_defaults(run=_detect)
+    recipes = commands.add_parser("recipes", help="list the parameter sets that come with m2det")
+    recipes.set_defaults(run=_recipes)
+    use = commands.add_parser("use", help="write a recipe into params.yaml")
+    use.add_argument("recipe", metavar="NAME", help="one that `m2det recipes` lists")
+    use.set_defaults(run=_use)
+    info = commands.add_parser("info", help="what a model file is and came from")
+    info.add_argument("weights", type=Path, metavar="FILE", help="a model.safetensors")
+    info.set_defaults(run=_info)
+    convert = commands.add_parser("convert", help="the original's checkpoints to model files, or back")
+    convert.add_argument("source", type=Path, metavar="IN", help="ORIGINAL.pth, or a model.safetensors")
+    convert.add_argument("target", type=Path, metavar="OUT", help="OUT.safetensors, or OUT.pth")
+    convert.add_argument("--size", type=int, help="side of the input in pixels, where the file's name does not say it")
+    convert.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations with the classes' names")
+    convert.set_defaults(run=_convert)
+    export = commands.add_parser("export", help="a model for other runtimes, checked against PyTorch")
+    export.add_argument("weights", type=Path, metavar="FILE", help="a model.safetensors")
+    export.add_argument("--format", choices=("onnx",), default="onnx", help="onnx, and the script that makes .om of it")
+    export.add_argument("--out", type=Path, metavar="OUT.onnx", help="(default: FILE with the suffix .onnx)")
+    export.add_argument("--images", nargs="+", type=Path, default=[], metavar="IMAGE|DIR", help="to check it on")
+    export.set_defaults(run=_export)
     return parser
 
 
@@ -41,6 +61,47 @@ def _detect(arguments: argparse.Namespace) -> None:
     from m2det.detect_files import detect_files
 
     detect_files(arguments.images, arguments.weights, arguments.out, arguments.score, arguments.json, arguments.device)
+
+
+def _recipes(_: argparse.Namespace) -> None:
+    from m2det.recipes import read_recipe, recipe_names
+
+    print("\n".join(read_recipe(name)[0] for name in recipe_names()), end="")
+
+
+def _use(arguments: argparse.Namespace) -> None:
+    from m2det.recipes import use_recipe
+
+    changes = use_recipe(arguments.recipe, Path("params.yaml"))
+    print("\n".join(changes or ["params.yaml has these values already"]))
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from m2det.info import describe_model
+
+    print(describe_model(arguments.weights))
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from m2det.convert import convert
+
+    _print_log()
+    convert(arguments.source, arguments.target, arguments.size, arguments.annotations)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from m2det.export import export_onnx
+
+    _print_log()
+    export_onnx(arguments.weights, arguments.out or arguments.weights.with_suffix(".onnx"), arguments.images)
+
+
+def _print_log() -> None:
+    import logging
+
+    log = logging.getLogger("m2det")
+    log.handlers = [logging.StreamHandler(sys.stdout)]
+    log.setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

@@ -53,11 +53,26 @@ class PackParams(Section):
 class WeightsParams(Section):
     source: str
     sha256: str
+    images: Literal["bgr255", "rgb1"]
+    checkpoint: str
+    least_match: Fraction
+
+    @model_validator(mode="after")
+    def _checkpoint_fits(self) -> WeightsParams:
+        if (self.source == "checkpoint") != bool(self.checkpoint):
+            raise ValueError("source 'checkpoint' and weights.checkpoint (a file) belong together: set both or neither")
+        return self
 
 
 class ModelParams(Section):
     name: str
     sfam: bool
+    overrides: dict[str, Any]
+
+    @property
+    def all_overrides(self) -> dict[str, Any]:
+        """What build_model takes beside the name."""
+        return {"sfam": self.sfam, **self.overrides}
 
 
 class TrainParams(Section):
@@ -65,12 +80,20 @@ class TrainParams(Section):
     max_steps: Count
     optimizer: Literal["sgd", "adamw"]
     lr: Positive
+    lr_batch: AtLeastOne
+    schedule: Literal["steps", "cosine"]
     lr_factors: list[Positive]
     milestones: list[Fraction]
     warmup: Fraction
     momentum: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
+    decay_norms: bool
     clip_norm: Annotated[float, Field(ge=0)]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    sync_norms: bool
+    freeze_backbone: bool
+    freeze_norms: bool
     crop_probability: Fraction
     expand_probability: Fraction
     mirror: bool

@@ -79,6 +79,14 @@ def place_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module
     return model.to(device)
 
 
+def synchronise_norms(model: torch.nn.Module, device: torch.device) -> None:
+    """Give the model batch normalisation over all processes' images. Raises InputError on a CPU."""
+    if device.type == "cpu":
+        raise InputError("train.sync_norms is true, but a CPU has no synchronised batch normalisation; set it to false")
+    log.info("batch normalisation: over the images of all processes")
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
 def normalise(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """uint8 [B,3,S,S] BGR on the device -> float32 minus the mean, in the device's memory format."""
     from m2det.data.augment import MEAN_BGR

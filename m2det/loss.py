@@ -51,11 +51,13 @@ def hardest_negatives(background_loss: Tensor, positive: Tensor, per_positive: i
 class MultiBoxLoss(nn.Module):
     """Smooth L1 over positives, cross entropy over positives and their hardest negatives.
 
-    overlap: IoU from which a prior is positive; negatives_per_positive: hard negatives mined for each.
+    overlap: IoU from which a prior is positive; negatives_per_positive: hard negatives mined for each;
+    label_smoothing: share of each label's probability spread over all classes (Szegedy et al. 2016, section 7).
     """
 
-    def __init__(self, overlap: float = 0.5, negatives_per_positive: int = 3) -> None:
+    def __init__(self, overlap: float = 0.5, negatives_per_positive: int = 3, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        self.label_smoothing = label_smoothing
         self.overlap = overlap
         self.negatives_per_positive = negatives_per_positive
 
@@ -70,7 +72,9 @@ class MultiBoxLoss(nn.Module):
             target_loc = encode_xyxy_to_offsets(target_boxes, priors)
             positive = target_labels > 0
             count = positive.sum().clamp(min=1)
-        cross_entropy = F.cross_entropy(conf.flatten(0, 1), target_labels.flatten(), reduction="none")
+        cross_entropy = F.cross_entropy(
+            conf.flatten(0, 1), target_labels.flatten(), reduction="none", label_smoothing=self.label_smoothing
+        )
         cross_entropy = cross_entropy.view_as(target_labels)
         negative = hardest_negatives(cross_entropy.detach(), positive, self.negatives_per_positive)
         smooth_l1 = F.smooth_l1_loss(loc, target_loc, reduction="none").sum(-1)

@@ -39,7 +39,7 @@ def train() -> None:
     manifest = json.loads((CACHE / "manifest.json").read_text())
     card = {
         "model": params().model.name,
-        "overrides": {"sfam": params().model.sfam},
+        "overrides": params().model.all_overrides,
         "classes": manifest["classes"],
         "category_ids": manifest["category_ids"],
         "trained": {"epoch": kept["epoch"], "step": kept["step"], "AP": kept["AP"], "AP50": kept["AP50"]},

@@ -8,10 +8,15 @@ import time
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from m2det.cli import main
+from m2det.info import forward_flops
+from m2det.model import build_model
 from tests.conftest import ROOT
 from tests.tiny_model import write_tiny_model
+
+COMMANDS = ["detect", "recipes", "use", "info", "convert", "export"]
 
 
 def test_help_answers_at_once_and_lists_the_commands():
@@ -20,7 +25,8 @@ def test_help_answers_at_once_and_lists_the_commands():
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", "m2det.cli", "--help"], cwd=ROOT, capture_output=True, text=True)
         times.append(time.perf_counter() - start)
-    assert "detect" in done.stdout
+    commands = done.stdout.split("COMMAND\n")[1]
+    assert [line.split()[0] for line in commands.splitlines() if line.startswith("    ")] == COMMANDS
     assert min(times) < 0.3
 
 
@@ -66,3 +72,18 @@ def test_wrong_input_is_one_sentence(tmp_path, model, picture, capsys, case):
     assert main(["detect", str(image), "--weights", str(weights), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err.strip().splitlines()
     assert error[-1].startswith("error: ") and sentence in error[-1]
+
+
+def test_info_says_what_a_model_is(model, capsys):
+    assert main(["info", str(model)]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["model"].strip() == "m2det-tiny, sfam True"
+    assert lines["parameters"].strip() == "1,383,424"
+    assert lines["classes"].strip().startswith("10: 0, 1, 2")
+    assert "GFLOP per image" in lines["forward"]
+
+
+def test_flops_of_the_original_are_the_known_ones():
+    with torch.device("meta"):
+        model = build_model("m2det512-vgg16", 80)
+    assert forward_flops(model) / 1e9 == pytest.approx(380.2, abs=0.1)

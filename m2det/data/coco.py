@@ -145,6 +145,11 @@ def clean(
     return np.concatenate([low, high], 1), keep, clipped & keep, dropped
 
 
+def read_categories(path: Path) -> list[Category]:
+    """The categories of an annotation file, sorted by id. Raises InputError as read_annotations does."""
+    return _categories(read_annotations(path)["categories"], path)
+
+
 def read_annotations(path: Path) -> dict[str, Any]:
     """The content of an annotation file, its images checked: ids, file names and sizes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -23,98 +24,158 @@ class VGGConfig:
     fc: int
     batch_norm: bool = False
 
+    def shallow_side(self, size: int) -> int:
+        return ceil(size // 2 // 2 / 2)  # three poolings, the third one rounding up as in SSD
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """A ResNet (He et al. 2016, table 1): blocks per layer, bottlenecks or basic blocks.
+
+    The feature maps taken are those of layer2 (stride 8) and layer4 (stride 16, because layer3 keeps its input's).
+    """
+
+    layers: tuple[int, ...]
+    bottleneck: bool
+
+    def shallow_side(self, size: int) -> int:
+        return ceil(size / 8)  # three strided layers, each with padding
+
+
+BACKBONES: dict[str, VGGConfig | ResNetConfig] = {
+    "vgg16": VGGConfig(blocks=((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3), fc=1024),
+    "resnet18": ResNetConfig(layers=(2, 2, 2, 2), bottleneck=False),
+    "resnet34": ResNetConfig(layers=(3, 4, 6, 3), bottleneck=False),
+    "resnet50": ResNetConfig(layers=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": ResNetConfig(layers=(3, 4, 23, 3), bottleneck=True),
+    "resnet152": ResNetConfig(layers=(3, 8, 36, 3), bottleneck=True),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class M2DetConfig:
     """Everything that shapes a network except its classes.
 
     size: side of the square input in pixels.
-    planes: channels of each TUM's outputs; levels: number of TUMs; scales: maps per TUM (at least 3).
+    planes: channels of each TUM's outputs; levels: number of TUMs (2 or more); scales: maps per TUM (3 or more).
+    fused: channels of the shallow and the deep backbone map in the base feature.
     sfam: scale-wise feature aggregation (paper, section 3.3); the original's configurations leave it off.
     smooth: 1x1 convolutions behind each TUM's top-down path.
+    shared: one leach layer for all levels and one pair of SFAM layers for all scales, as in the original's code
+        and in every checkpoint of it; False makes each its own, as the paper's figures draw them.
     bn_momentum: of the running statistics in the pyramid; the original's 0.01 wants thousands of steps.
-    size_pattern: prior sizes as fractions of `size`, one more than scales.
+    sizes: prior sizes as fractions of `size`, one more than scales; empty for the original's (see `prior_sizes`).
     """
 
     name: str
     size: int
-    backbone: VGGConfig
+    backbone: VGGConfig | ResNetConfig
     planes: int = 256
     levels: int = 8
     scales: int = 6
+    fused: tuple[int, int] = (256, 512)
     sfam: bool = False
     smooth: bool = True
+    shared: bool = True
     bn_momentum: float = 0.01
-    size_pattern: tuple[float, ...] = (0.06, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
+    sizes: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.size_pattern) != self.scales + 1:
-            raise InputError(f"{self.name}: size_pattern needs {self.scales + 1} entries, one more than scales")
-        sizes = self.feature_sizes
-        if sizes[0] % 2 or sizes[-1] < 1:
+        if self.levels < 2 or self.scales < 3 or self.planes < 2 or self.planes % 2:
+            raise InputError(
+                f"{self.name}: levels is {self.levels}, scales {self.scales}, planes {self.planes}; "
+                "it takes at least 2 levels, 3 scales, and an even number of planes"
+            )
+        if self.sizes and len(self.sizes) != self.scales + 1:
+            raise InputError(f"{self.name}: sizes needs {self.scales + 1} entries, one more than scales")
+        if not self._works_at(self.size):
+            around = [[s for s in sizes if self._works_at(s)] for sizes in self._neighbours()]
+            nearest = " or ".join(str(found[0]) for found in around if found)
             raise InputError(
                 f"{self.name}: a pyramid of {self.scales} scales does not work out at {self.size} px "
-                f"(maps {sizes}); choose a size divisible by 64, or fewer scales"
+                f"(maps {self._feature_sizes(self.size)}); the nearest size that does is {nearest}"
             )
+
+    def _neighbours(self) -> tuple[range, range]:
+        return range(self.size - 1, 0, -1), range(self.size + 1, self.size + 4096)
+
+    def _works_at(self, size: int) -> bool:
+        sides = self._feature_sizes(size)
+        return sides[0] % 2 == 0 and sides[-1] >= 1  # even: the deep map has half its side
+
+    def _feature_sizes(self, size: int) -> tuple[int, ...]:
+        sizes = [self.backbone.shallow_side(size)]
+        for _ in range(self.scales - 2):
+            sizes.append(ceil(sizes[-1] / 2))  # 3x3, stride 2, padding 1
+        return (*sizes, sizes[-1] - 2)  # 3x3, no padding
 
     @property
     def feature_sizes(self) -> tuple[int, ...]:
         """Side of the prediction maps in cells, largest first."""
-        side = ceil(self.size // 2 // 2 / 2)  # three poolings, the third one rounding up as in SSD
-        sizes = [side]
-        for _ in range(self.scales - 2):
-            side = (side + 1) // 2  # 3x3, stride 2, padding 1
-            sizes.append(side)
-        return (*sizes, side - 2)  # 3x3, no padding
+        return self._feature_sizes(self.size)
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Pixels between neighbouring priors, per map (the original types 8, 16, ..., 107, 320)."""
+        """Pixels between neighbouring priors, per map, rounded up (the original types 8, 16, ..., 107, 320)."""
+        if self.size == 704 and self.scales == 6:
+            return (8, 16, 32, 64, 117, 176)  # as the original types it: one rounded down
         return tuple(ceil(self.size / side) for side in self.feature_sizes)
 
+    @property
+    def prior_sizes(self) -> tuple[float, ...]:
+        """`sizes`, or the original's: for other input sizes those of 512 px, for other scales evenly spread."""
+        if self.sizes:
+            return self.sizes
+        if self.scales == 6:
+            return PRIOR_SIZES.get(self.size, PRIOR_SIZES[512])
+        first, last = 0.06, 1.05
+        return tuple(first + (last - first) * k / self.scales for k in range(self.scales + 1))
 
-VGG16 = VGGConfig(blocks=((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3), fc=1024)
-# Batch normalisation, because `digits` starts from random weights and plain VGG hardly does.
-VGG_SLIM = VGGConfig(blocks=((16,), (32,), (64, 64), (96, 96), (96,)), fc=128, batch_norm=True)
 
-CONFIGS = {
-    config.name: config
-    for config in (
-        M2DetConfig(name="m2det512-vgg16", size=512, backbone=VGG16),
-        M2DetConfig(
-            name="m2det320-vgg16",
-            size=320,
-            backbone=VGG16,
-            size_pattern=(0.08, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
-        ),
-        M2DetConfig(
-            name="m2det-tiny",
-            size=96,
-            backbone=VGG_SLIM,
-            planes=64,
-            levels=2,
-            scales=4,
-            sfam=True,
-            bn_momentum=0.1,
-            # against the cells' distance (1/12, 1/6, 1/3 of the side) large enough that some prior always fits
-            size_pattern=(0.2, 0.32, 0.5, 0.7, 1.0),
-        ),
-    )
+PRIOR_SIZES = {  # the original's configs/m2det{320,512,704,800}_vgg.py, size_pattern
+    320: (0.08, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
+    512: (0.06, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
+    704: (0.04, 0.11, 0.23, 0.39, 0.58, 0.80, 1.05),
+    800: (0.04, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
 }
+
+TINY = M2DetConfig(
+    name="m2det-tiny",
+    size=96,
+    # with batch normalisation, because `digits` starts from random weights and plain VGG hardly does
+    backbone=VGGConfig(blocks=((16,), (32,), (64, 64), (96, 96), (96,)), fc=128, batch_norm=True),
+    planes=64,
+    levels=2,
+    scales=4,
+    fused=(64, 128),
+    sfam=True,
+    bn_momentum=0.1,
+    # against the cells' distance (1/12, 1/6, 1/3 of the side) large enough that some prior always fits
+    sizes=(0.2, 0.32, 0.5, 0.7, 1.0),
+)
 
 
 def get_config(name_or_config: str | M2DetConfig, **overrides: Any) -> M2DetConfig:
     """The named configuration, or the given one, with `overrides` such as sfam=True put in.
 
-    Raises InputError for a name that does not exist or an override that a configuration does not have.
+    Names are m2det-tiny and m2det{size}-{backbone}, such as m2det512-vgg16 or m2det320-resnet101.
+    Raises InputError for a name, a size or an override that does not work.
     """
-    if isinstance(name_or_config, str):
-        if name_or_config not in CONFIGS:
-            raise InputError(f"no model is called {name_or_config!r}; there are {', '.join(CONFIGS)}")
-        config = CONFIGS[name_or_config]
-    else:
-        config = name_or_config
-    unknown = set(overrides) - set(config.__dataclass_fields__)
-    if unknown:
-        raise InputError(f"{config.name}: no setting is called {', '.join(sorted(unknown))}")
-    return replace(config, **overrides)
+    for key, value in overrides.items():
+        if key not in M2DetConfig.__dataclass_fields__:
+            raise InputError(f"no setting of a model is called {key}")
+        kind = type(getattr(TINY, key)) if key != "backbone" else VGGConfig | ResNetConfig
+        overrides[key] = tuple(value) if isinstance(value, list) else value
+        if not isinstance(overrides[key], kind) or (kind is int and isinstance(value, bool)):
+            raise InputError(f"the model's {key} is {value!r}, but it takes a value like {getattr(TINY, key)!r}")
+    if isinstance(name_or_config, M2DetConfig):
+        return replace(name_or_config, **overrides)
+    if name_or_config == TINY.name:
+        return replace(TINY, **overrides)
+    parts = re.fullmatch(r"m2det(\d+)-(\w+)", name_or_config)
+    if not parts or parts[2] not in BACKBONES:
+        raise InputError(
+            f"no model is called {name_or_config!r}; there are {TINY.name} and m2detSIZE-BACKBONE, SIZE in pixels "
+            f"(320, 512, 704, 800 are the original's), BACKBONE one of {', '.join(BACKBONES)}"
+        )
+    return M2DetConfig(**{"name": name_or_config, "size": int(parts[1]), "backbone": BACKBONES[parts[2]], **overrides})

@@ -7,34 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2det.model.config import ANCHORS_PER_CELL, M2DetConfig, get_config
-from m2det.model.mlfpn import SFAM, TUM, BasicConv, upsample_nearest_to
-from m2det.model.vgg import build_backbone
+from m2det.model.config import ANCHORS_PER_CELL, M2DetConfig, ResNetConfig, VGGConfig, get_config
+from m2det.model.mlfpn import SFAM, TUM, BasicConv, repeat, upsample_nearest_to
+from m2det.model.resnet import ResNet
+from m2det.model.vgg import VGG
 
 
 class M2Det(nn.Module):
     """Attributes have the original's names and order (unet = TUM, leach = the 1x1 of FFMv2), so that its
-    checkpoints are ours; `leach` repeats one module, because the original shares it."""
+    checkpoints are ours. Which configuration it is, is in `config`."""
 
     def __init__(self, config: M2DetConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
         planes, channels = config.planes, config.planes * config.levels
-        base_channels = 3 * planes  # of the two fused maps (figure 4a)
+        shallow, deep = config.fused
         for i in range(config.levels):
             inputs = planes // 2 + (planes if i > 0 else 0)
             self.add_module(f"unet{i + 1}", TUM(inputs, planes, config.scales, config.smooth))
         self.base = build_backbone(config.backbone)
-        self.reduce = BasicConv(self.base.shallow_channels, planes, 3, 1, 1)
-        self.up_reduce = BasicConv(self.base.deep_channels, 2 * planes, 1)
+        self.reduce = BasicConv(self.base.shallow_channels, shallow, 3, 1, 1)
+        self.up_reduce = BasicConv(self.base.deep_channels, deep, 1)
         self.Norm = nn.BatchNorm2d(channels)
-        self.leach = nn.ModuleList([BasicConv(base_channels, planes // 2, 1)] * config.levels)
+        self.leach = repeat(config.levels, config.shared, lambda: BasicConv(shallow + deep, planes // 2, 1))
         self.loc = nn.ModuleList(nn.Conv2d(channels, ANCHORS_PER_CELL * 4, 3, padding=1) for _ in range(config.scales))
         self.conf = nn.ModuleList(
             nn.Conv2d(channels, ANCHORS_PER_CELL * (num_classes + 1), 3, padding=1) for _ in range(config.scales)
         )
-        self.sfam_module = SFAM(channels, config.scales) if config.sfam else nn.Identity()
+        self.sfam_module = SFAM(channels, config.scales, config.shared) if config.sfam else nn.Identity()
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -67,10 +68,27 @@ class M2Det(nn.Module):
         return {"loc": _predict(self.loc, maps, 4), "conf": _predict(self.conf, maps, self.num_classes + 1)}
 
 
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Each key of the state dict -> the first key of the same tensor: a shared layer has several names."""
+    first: dict[int, str] = {}
+    return {key: first.setdefault(id(tensor), key) for key, tensor in model.state_dict(keep_vars=True).items()}
+
+
 def _predict(heads: nn.ModuleList, maps: list[Tensor], width: int) -> Tensor:
     """One convolution per map -> [B,P,width], in the priors' order: map, row, column, anchor."""
     outputs = [head(x).permute(0, 2, 3, 1).flatten(1) for head, x in zip(heads, maps, strict=True)]
     return torch.cat(outputs, dim=1).unflatten(1, (-1, width))
+
+
+def build_backbone(config: VGGConfig | ResNetConfig) -> VGG | ResNet:
+    """A backbone with He-initialised weights; torch's global generator draws them."""
+    backbone = VGG(config) if isinstance(config, VGGConfig) else ResNet(config)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return backbone
 
 
 def build_model(name_or_config: str | M2DetConfig, num_classes: int, **overrides: Any) -> M2Det:

@@ -7,6 +7,9 @@ FFMv1 and FFMv2 are lines of `M2Det.forward`: their layers carry the original's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,8 +34,13 @@ def upsample_nearest_to(x: Tensor, size: torch.Size) -> Tensor:
 
     CUDA's autocast would do it in float32 and NPU's would not; copying values needs no precision.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):  # meta has no autocast
         return F.interpolate(x, size=tuple(size), mode="nearest")
+
+
+def repeat(times: int, shared: bool, make: Callable[[], nn.Module]) -> nn.ModuleList:
+    """A list of modules; shared ones are one module under several names, as in the original's state dicts."""
+    return nn.ModuleList([make()] * times) if shared else nn.ModuleList(make() for _ in range(times))
 
 
 class TUM(nn.Module):
@@ -70,14 +78,13 @@ class TUM(nn.Module):
 class SFAM(nn.Module):
     """Scale-wise feature aggregation (section 3.3, figure 5): channel attention as in squeeze-and-excitation.
 
-    The two layers are shared by all scales, as in the original's code (the paper draws one pair per scale):
-    a list that repeats one module gives its checkpoints' key names.
+    shared: one pair of layers for all scales, as in the original's code; the paper draws a pair for each.
     """
 
-    def __init__(self, channels: int, scales: int, compress: int = 16) -> None:
+    def __init__(self, channels: int, scales: int, shared: bool, compress: int = 16) -> None:
         super().__init__()
-        self.fc1 = nn.ModuleList([nn.Conv2d(channels, channels // compress, 1)] * scales)
-        self.fc2 = nn.ModuleList([nn.Conv2d(channels // compress, channels, 1)] * scales)
+        self.fc1 = repeat(scales, shared, lambda: nn.Conv2d(channels, channels // compress, 1))
+        self.fc2 = repeat(scales, shared, lambda: nn.Conv2d(channels // compress, channels, 1))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps [B,C,h,h], each times its channels' weights [B,C,1,1]."""

@@ -22,7 +22,7 @@ def prior_boxes(name_or_config: str | M2DetConfig, **overrides: Any) -> Tensor:
     for k, (side, step) in enumerate(zip(config.feature_sizes, config.steps, strict=True)):
         centres = (np.arange(side) + 0.5) * step / config.size
         cy, cx = np.meshgrid(centres, centres, indexing="ij")
-        s, s_next = config.size_pattern[k : k + 2]
+        s, s_next = config.prior_sizes[k : k + 2]
         between = sqrt(s * s_next)
         shapes = [(s, s), (between, between)]
         for ratio in (2, 3):

@@ -18,6 +18,10 @@ class LoadReport:
     missing: list[str]
     unexpected: list[str]
 
+    def __str__(self) -> str:
+        counts = (self.matched, self.missing, self.unexpected)
+        return "keys: {} matched, {} missing, {} unexpected".format(*map(len, counts))
+
 
 def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
     """Load a checkpoint with the original's keys, `module.` prefixes of DataParallel allowed; strict.

@@ -42,14 +42,3 @@ class VGG(nn.ModuleList):
             if i == self.shallow_index:
                 shallow = x
         return shallow, x
-
-
-def build_backbone(config: VGGConfig) -> VGG:
-    """A backbone with He-initialised weights; torch's global generator draws them."""
-    backbone = VGG(config)
-    for module in backbone.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return backbone

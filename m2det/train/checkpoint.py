@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from m2det.errors import InputError
-from m2det.model import M2Det, build_model
+from m2det.model import M2Det, build_model, first_names
 
 VERSION = 1
 FILE = "checkpoint.pt"
@@ -51,7 +51,7 @@ def save_trained(path: Path, model: M2Det, card: dict[str, Any]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     model.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     state = model.state_dict()
-    unique = {key: state[key] for key, first in _first_names(model).items() if key == first}
+    unique = {key: state[key] for key, first in first_names(model).items() if key == first}
     save_file(unique, str(temporary), metadata={"card": json.dumps(card, sort_keys=True)})
     os.replace(temporary, path)
 
@@ -71,14 +71,8 @@ def load_trained(path: str | Path) -> tuple[M2Det, dict[str, Any]]:
         raise InputError(f"{path} is no model written by m2det (safetensors with a card inside)") from error
     model = build_model(card["model"], len(card["classes"]), **card["overrides"])
     state = load_file(str(path))
-    model.load_state_dict({key: state[first] for key, first in _first_names(model).items()})
+    model.load_state_dict({key: state[first] for key, first in first_names(model).items()})
     return model.eval(), card
-
-
-def _first_names(model: M2Det) -> dict[str, str]:
-    """Each key of the state dict -> the first key of the same tensor: a shared layer has several names."""
-    first: dict[int, str] = {}
-    return {key: first.setdefault(id(tensor), key) for key, tensor in model.state_dict(keep_vars=True).items()}
 
 
 def digest(*parts: bytes) -> str:

@@ -39,11 +39,15 @@ class Precision:
     def backward(self, loss: Tensor) -> None:
         (loss * self.loss_scale).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
-        """Unscale, shorten the gradient to clip_norm (0: leave it), update; nothing waits for the device."""
+    def step(self, optimizer: torch.optim.Optimizer, clip_norm: float, skip: Tensor) -> None:
+        """Unscale, shorten the gradient to clip_norm (0: leave it), update unless skip; nothing waits for the device.
+
+        skip: bool scalar on the device. The fused optimizers read it there, under the name that GradScaler uses.
+        """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if self.loss_scale != 1.0:
             torch._foreach_mul_([p.grad for p in parameters], 1.0 / self.loss_scale)
         if clip_norm:
             torch.nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
+        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
         optimizer.step()

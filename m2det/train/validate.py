@@ -21,13 +21,12 @@ SETTINGS = EvaluateParams(
 
 
 def validate(model: M2Det, priors: Tensor, split: PackedSplit, size: int, device: torch.device) -> dict[str, float]:
-    """The COCO numbers of the split; the model is left in training mode."""
+    """The COCO numbers of the split; the model is left in evaluation mode."""
     model.eval()
     results = []
     for index, detections in detect_split(model, priors, split, size, device, SETTINGS):
         width, height = (int(x) for x in split.sizes[index])
         results += coco_results(int(split.image_ids[index]), (width, height), detections, split.category_ids)
-    model.train()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.json"
         path.write_text(json.dumps(results))

@@ -82,9 +82,15 @@ def test_a_checkpoint_without_a_layer_is_refused():
 
 
 def test_wrong_names_and_sizes_end_in_a_sentence():
-    with pytest.raises(InputError, match="m2det512-vgg16"):
-        get_config("m2det513")
-    with pytest.raises(InputError, match="does not work out at 330 px"):
-        get_config("m2det320-vgg16", size=330)
-    with pytest.raises(InputError, match="no setting is called sfan"):
+    with pytest.raises(InputError, match=r"no model is called 'm2det512'.*resnet101"):
+        get_config("m2det512")
+    with pytest.raises(
+        InputError, match=r"does not work out at 330 px .*41, 21, .* nearest size that does is 323 or 332"
+    ):
+        get_config("m2det330-vgg16")
+    with pytest.raises(InputError, match="no setting of a model is called sfan"):
         get_config("m2det320-vgg16", sfan=True)
+    with pytest.raises(InputError, match=r"levels is 1, .* at least 2 levels"):
+        get_config("m2det320-vgg16", levels=1)
+    with pytest.raises(InputError, match="levels is '4', but it takes a value like 2"):
+        get_config("m2det320-vgg16", levels="4")

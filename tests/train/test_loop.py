@@ -11,16 +11,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from m2det.config import Params, load_params
 from m2det.data.coco import read_split
 from m2det.data.loader import TrainingOrder
 from m2det.data.store import finish_cache, write_split
 from m2det.errors import InputError
-from m2det.model.pretrained import random_backbone
+from m2det.loss import MultiBoxLoss
+from m2det.pretrained import random_backbone
 from m2det.train import loop
 from m2det.train.log import write_curves
+from m2det.train.run import Run
 from tests.conftest import ROOT
 
 
@@ -47,7 +49,8 @@ def material(tmp_path_factory):
     split = read_split([(folder / "a.json", folder / "images")])
     entries = {name: write_split(cache, name, split, lambda *_: None) for name in ("train", "val")}
     finish_cache(cache, split.categories, entries)
-    save_file(random_backbone("m2det-tiny", 0).state_dict(), str(folder / "backbone.safetensors"))
+    state = {f"base.{k}": v for k, v in random_backbone("m2det-tiny", 0).state_dict().items()}
+    save_file(state, str(folder / "backbone.safetensors"))
     return cache, folder / "backbone.safetensors"
 
 
@@ -68,18 +71,18 @@ def run(material, folder, params):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, monkeypatch, workers):
     whole = run(material, tmp_path / "whole", settings())
-    note = loop.Run.note
+    note = Run.note
 
     def stop_after_5(self, losses):
         note(self, losses)
         if self.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop.Run, "note", stop_after_5)
+    monkeypatch.setattr(Run, "note", stop_after_5)
     with pytest.raises(SystemExit) as stopped:
         run(material, tmp_path / "parts", settings(workers=workers))
     assert stopped.value.code == 143
-    monkeypatch.setattr(loop.Run, "note", note)
+    monkeypatch.setattr(Run, "note", note)
     resumed = run(material, tmp_path / "parts", settings(workers=workers))
     assert resumed.steps == whole.steps == 9
     assert resumed.rows == whole.rows
@@ -88,7 +91,7 @@ def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, mo
 
 
 def test_it_learns(material, tmp_path):
-    outcome = run(material, tmp_path, settings(epochs=20, lr=0.01, crop_probability=0.0, expand_probability=0.0))
+    outcome = run(material, tmp_path, settings(epochs=20, lr=0.04, crop_probability=0.0, expand_probability=0.0))
     first, last = outcome.rows[0], outcome.rows[-1]
     # not the confidence: its negatives are mined anew at each step, always the hardest
     assert last["loss_loc"] < 0.6 * first["loss_loc"]
@@ -104,21 +107,90 @@ def test_best_keeps_the_best_epoch(material, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_the_images(material, tmp_path, monkeypatch):
     order = TrainingOrder(14, 4, settings().seed, 9)
     third = {1 + index for _, index in order.batch(2)}
-    forward = loop.MultiBoxLoss.forward
+    forward = MultiBoxLoss.forward
     calls = iter(range(100))
 
     def poisoned(self, *arguments):
         losses = forward(self, *arguments)
         return {**losses, "loc": losses["loc"] * (float("nan") if next(calls) == 2 else 1)}
 
-    monkeypatch.setattr(loop.MultiBoxLoss, "forward", poisoned)
+    monkeypatch.setattr(MultiBoxLoss, "forward", poisoned)
     with pytest.raises(InputError) as error:
         run(material, tmp_path, settings())
     assert "step 3 is not finite" in str(error.value)
     assert {int(i) for i in str(error.value).split("[")[1].split("]")[0].split(",")} == third
 
 
+def test_the_first_layer_that_is_not_finite_is_named_and_no_update_follows(material, tmp_path, monkeypatch):
+    note, weights = Run.note, {}
+
+    def poison(self, losses):
+        note(self, losses)
+        if self.step == 3:  # in the fourth step this layer's output overflows
+            self.model.unet2.layers[0].conv.register_forward_hook(lambda *call: call[2] * float("inf"))
+        if self.step == 4:
+            weights.update({k: v.clone() for k, v in self.model.named_parameters()})
+        if self.step == 6:
+            for name, parameter in self.model.named_parameters():
+                assert torch.equal(parameter, weights[name]), name
+
+    monkeypatch.setattr(Run, "note", poison)
+    with pytest.raises(InputError, match=r"the loss of step 4 .*first: the output of layer unet2\.layers\.0\.conv"):
+        run(material, tmp_path, settings(log_every=6))
+
+
+def test_infinite_weights_are_named(material, tmp_path, monkeypatch):
+    note = Run.note
+
+    def poison(self, losses):
+        note(self, losses)
+        if self.step == 2:
+            with torch.no_grad():
+                self.model.loc[1].bias[0] = float("nan")
+
+    monkeypatch.setattr(Run, "note", poison)
+    with pytest.raises(InputError, match=r"the loss of step 3 .*first: the weights loc\.1\.bias"):
+        run(material, tmp_path, settings())
+
+
+def test_options_that_help_train_and_resume(material, tmp_path, monkeypatch):
+    """EMA, cosine, label smoothing and undecayed norms, interrupted and resumed: the same as undisturbed."""
+    options = {"ema": 0.9, "schedule": "cosine", "label_smoothing": 0.1, "decay_norms": False, "optimizer": "adamw"}
+    whole = run(material, tmp_path / "whole", settings(**options))
+    plain = run(material, tmp_path / "plain", settings(**(options | {"ema": 0.0})))
+    assert not torch.equal(whole.model.loc[0].weight, plain.model.loc[0].weight)
+    note = Run.note
+
+    def stop_after_5(self, losses):
+        note(self, losses)
+        if self.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Run, "note", stop_after_5)
+    with pytest.raises(SystemExit):
+        run(material, tmp_path / "parts", settings(**options))
+    monkeypatch.setattr(Run, "note", note)
+    resumed = run(material, tmp_path / "parts", settings(**options))
+    assert resumed.rows == whole.rows
+    for (name, a), (_, b) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_what_is_frozen_stays(material, tmp_path):
+    frozen = run(material, tmp_path, settings(freeze_backbone=True, freeze_norms=True, epochs=2))
+    state, given = frozen.model.state_dict(), load_file(str(material[1]))
+    assert all(torch.equal(state[key], value) for key, value in given.items())
+    assert all((v == 0).all() for k, v in state.items() if k.endswith("running_mean"))
+    assert state["Norm.weight"].ne(1).any()  # statistics only: its parameters are trained
+
+
 def test_impossible_settings_are_refused(material, tmp_path):
+    with pytest.raises(InputError, match="a CPU has no synchronised"):
+        run(material, tmp_path, settings(sync_norms=True))
+    one = settings(batch_size=1).model_dump()
+    one["model"] = {"name": "m2det320-vgg16", "sfam": False, "overrides": {"planes": 16, "levels": 2}}
+    with pytest.raises(InputError, match=r"train\.batch_size is 1.* 1x1"):
+        run(material, tmp_path, Params.model_validate(one))
     with pytest.raises(InputError, match="there are only 14 training images"):
         run(material, tmp_path, settings(batch_size=15))
     with pytest.raises(InputError, match="this version trains with 1"):

@@ -1,0 +1,51 @@
+"""What a model file is: its card, and what its network costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from m2det.model import M2Det, build_model, prior_boxes
+from m2det.train.checkpoint import load_trained
+
+
+def forward_flops(model: M2Det) -> int:
+    """Floating-point operations (a multiplication and an addition are two) of one image's forward pass.
+
+    Counted on shapes alone; convolutions and matrix products, as torch counts them.
+    """
+    with torch.device("meta"):
+        twin = build_model(model.config, model.num_classes).eval()
+        images = torch.empty(1, 3, model.config.size, model.config.size)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        twin(images)
+    total: int = counter.get_total_flops()
+    return total
+
+
+def describe_model(path: Path) -> str:
+    """The file's card as text. Raises InputError for a file that is not one of ours."""
+    model, card = load_trained(path)
+    config = model.config
+    lines = [
+        ("model", card["model"] + "".join(f", {key} {value}" for key, value in sorted(card["overrides"].items()))),
+        ("input", f"{config.size} x {config.size} px, BGR"),
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+        ("forward", f"{forward_flops(model) / 1e9:,.1f} GFLOP per image"),
+        ("priors", f"{len(prior_boxes(config)):,} on maps of {', '.join(map(str, config.feature_sizes))} cells"),
+        ("classes", f"{len(card['classes'])}: {', '.join(card['classes'])}"),
+        ("trained", _trained(card)),
+        *((f"sha256 of {name}", value) for name, value in sorted(card["hashes"].items())),
+    ]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _trained(card: dict[str, Any]) -> str:
+    if "trained" not in card:
+        return "elsewhere: converted from an original checkpoint"
+    trained = card["trained"]
+    return f"{trained['epoch']} epochs, {trained['step']} steps; AP {trained['AP']}, AP50 {trained['AP50']} in training"

@@ -1,0 +1,160 @@
+"""Weights to start from: fresh, from a file, or from the network, checked before anything trains on them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from m2det.errors import InputError
+from m2det.model import build_backbone, first_names, get_config
+
+log = logging.getLogger(__name__)
+
+# the address that M2Det's and SSD's READMEs give
+VGG16_REDUCEDFC = "https://s3.amazonaws.com/amdegroot-models/vgg16_reducedfc.pth"
+RGB_STD = (0.229, 0.224, 0.225)  # of ImageNet, by which torchvision's inputs are divided
+
+
+def random_backbone(name: str, seed: int) -> nn.Module:
+    """He-initialised, the same for the same seed."""
+    torch.manual_seed(seed)
+    return build_backbone(get_config(name).backbone)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or .pth file by name, without DataParallel's prefix `module.`.
+
+    A .pth may hold them under `state_dict`, as training scripts save them. Nothing in it is executed.
+    Raises InputError for a file that is missing, or anything but plain tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(str(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged or no safetensors file ({error}); get it again") from error
+    except Exception as error:  # torch raises a dozen kinds here, each meaning: not a file of plain tensors
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be loaded as plain tensors ({reason}); get the file again") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    tensors = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise InputError(f"{path} holds no tensors by name; it takes a state dict")
+    return tensors
+
+
+def load_backbone(name: str, path: Path, images: str = "bgr255") -> nn.Module:
+    """The backbone of the model `name` with the weights of a file: VGG16 reduced or plain, or a ResNet.
+
+    images: what the weights were trained on. "bgr255" is what m2det feeds: BGR minus its mean. "rgb1" is
+    torchvision's RGB in [0,1], normalised: the first layer is then adapted to see the same.
+    Raises InputError for a file that is not there, not plain tensors, or of another network.
+    """
+    state = read_tensors(path)
+    if "features.0.weight" in state and "classifier.0.weight" in state:
+        state = reduce_vgg16_classifier(state)
+        log.info("%s is a plain VGG16: fc6 and fc7 made convolutions by subsampling", path.name)
+    backbone = build_backbone(get_config(name).backbone)
+    wanted = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    if wanted != found:
+        different = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        key = different[0]
+        raise InputError(
+            f"{path} does not fit the backbone of {name}: layer {key} is {found.get(key, 'absent')} in the file "
+            f"and {wanted.get(key, 'absent')} in the network ({len(different)} such layers)"
+        )
+    if images == "rgb1":
+        first = next(iter(wanted))  # the first convolution's weight [out,3,k,k]
+        state[first] = state[first].flip(1) / (255 * torch.tensor(RGB_STD[::-1])[:, None, None])
+    backbone.load_state_dict(state)
+    return backbone
+
+
+def reduce_vgg16_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A plain VGG16 in torchvision's layout -> the keys of vgg16_reducedfc, fc6 and fc7 as convolutions.
+
+    Every fourth output and every third row and column of fc6 [4096,512,7,7] are kept, every fourth output and
+    input of fc7 (Chen et al. 2015, DeepLab, section 3.1; Liu et al. 2016, SSD, section 3).
+    """
+    reduced = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
+    reduced["31.weight"] = state["classifier.0.weight"].view(4096, 512, 7, 7)[::4, :, ::3, ::3].contiguous()
+    reduced["31.bias"] = state["classifier.0.bias"][::4].contiguous()
+    reduced["33.weight"] = state["classifier.3.weight"].view(4096, 4096, 1, 1)[::4, ::4].contiguous()
+    reduced["33.bias"] = state["classifier.3.bias"][::4].contiguous()
+    return reduced
+
+
+def load_initial(model: nn.Module, path: Path, least_match: float) -> None:
+    """Load what stage `weights` wrote: a backbone, which must fit, or a whole model, of which what fits is loaded.
+
+    least_match: share of the network's values that a whole model must supply. What starts fresh is logged.
+    Raises InputError below that share.
+    """
+    given, own, first = read_tensors(path), model.state_dict(), first_names(model)
+    fits = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
+    model.load_state_dict(fits, strict=False)
+    if all(key.startswith("base.") for key in given):
+        assert fits.keys() == {key for key in own if key.startswith("base.")}  # checked by load_backbone
+        return
+    loaded = {first[key] for key in fits}
+    fresh = [key for key in own if key == first[key] and key not in loaded]
+    for key in fresh:
+        reason = f"the checkpoint has {tuple(given[key].shape)}" if key in given else "not in the checkpoint"
+        log.info("starts fresh: %s %s (%s)", key, tuple(own[key].shape), reason)
+    unused = sorted(key for key in given if key not in own)
+    if unused:
+        log.info("not used: %d tensors of the checkpoint, first %s", len(unused), unused[0])
+    share = sum(own[key].numel() for key in loaded) / sum(own[key].numel() for key in {*first.values()})
+    log.info("from the checkpoint: %d tensors, %.1f %% of all values; fresh: %d", len(loaded), 100 * share, len(fresh))
+    if share < least_match:
+        raise InputError(
+            f"only {share:.1%} of the network's values come from the checkpoint, less than weights.least_match "
+            f"({least_match:.0%}); first that does not fit: {fresh[0]}; choose the checkpoint's own model, or lower it"
+        )
+
+
+def fetch(url: str, sha256: str, path: Path) -> str:
+    """Download to a temporary name, verify, rename. Returns the file's sha256.
+
+    An empty sha256 accepts what comes (load_backbone still checks every layer). A file that is already there
+    is verified, not fetched again. Raises InputError that says where to put the file by hand.
+    """
+    by_hand = f"get it elsewhere and put it at {path}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response, temporary.open("wb") as file:
+                length = int(response.headers.get("Content-Length") or 0)
+                with tqdm(total=length, desc=path.name, unit="B", unit_scale=True) as bar:
+                    while block := response.read(1 << 20):
+                        file.write(block)
+                        bar.update(len(block))
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise InputError(f"{url} cannot be fetched ({error}); {by_hand}") from error
+        if length and temporary.stat().st_size != length:
+            raise InputError(f"{url} broke off after {temporary.stat().st_size} of {length} bytes; {by_hand}")
+        _verify(temporary, sha256, f"what {url} sends", by_hand)
+        os.replace(temporary, path)
+    return _verify(path, sha256, str(path), "delete it to fetch it again, or correct weights.sha256")
+
+
+def _verify(path: Path, sha256: str, what: str, advice: str) -> str:
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 and actual != sha256.lower():
+        raise InputError(f"{what} has sha256 {actual}, not {sha256} as weights.sha256 says; {advice}")
+    return actual

@@ -1,0 +1,53 @@
+"""An exported network computes what PyTorch does, for any batch, and its script names the exact shapes."""
+
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from m2det import export
+from m2det.boxes import decode_offsets_to_xyxy
+from m2det.cli import main
+from m2det.model import prior_boxes
+from m2det.train.checkpoint import load_trained
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    weights = write_tiny_model(folder)
+    assert main(["export", str(weights), "--format", "onnx", "--out", str(folder / "tiny.onnx")]) == 0
+    return weights, folder / "tiny.onnx"
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_boxes_and_scores_are_pytorchs(exported, batch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    weights, file = exported
+    model, _ = load_trained(weights)
+    images = torch.randint(0, 256, (batch, 3, 96, 96), generator=torch.Generator().manual_seed(0)).float()
+    session = onnxruntime.InferenceSession(str(file))
+    boxes, scores = session.run(["boxes", "scores"], {"images": images.numpy()})
+    with torch.inference_mode():
+        out = model(images - torch.tensor([104.0, 117.0, 123.0])[:, None, None])
+    wanted = decode_offsets_to_xyxy(out["loc"], prior_boxes("m2det-tiny")).numpy()
+    assert np.abs(boxes - wanted).max() <= 1e-4
+    assert np.abs(scores - out["conf"].softmax(-1).numpy()).max() <= 1e-4
+
+
+def test_the_script_for_ascend_has_the_shapes_and_asks_for_the_chip(exported):
+    script = exported[1].with_name("tiny_atc.sh")
+    text = script.read_text()
+    assert '--input_shape="images:$BATCH,3,96,96"' in text and "not run on a device" in text
+    subprocess.run(["sh", "-n", str(script)], check=True)
+    done = subprocess.run(["sh", str(script)], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert done.returncode != 0 and "SOC_VERSION" in done.stderr
+
+
+def test_a_network_that_differs_is_not_written(exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "_difference", lambda *_: 0.5)
+    assert main(["export", str(exported[0]), "--out", str(tmp_path / "bad.onnx")]) == 1
+    assert "differs from PyTorch's by 0.5" in capsys.readouterr().err
+    assert not (tmp_path / "bad.onnx").exists()

@@ -1,0 +1,87 @@
+"""Recipes are complete, valid, honest about themselves, and written into params.yaml without harm."""
+
+import shutil
+
+import pytest
+from ruamel.yaml import YAML
+
+from m2det.cli import main
+from m2det.config import Params
+from m2det.recipes import read_recipe, recipe_names
+from tests.conftest import ROOT
+
+NAMES = "coco320-8p coco512-1p coco512-8p coco512-original coco800-8p digits finetune-1p"
+OWN = {"root": "/data/coco"}  # what a user has set
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+
+
+def test_these_are_the_recipes_and_each_says_what_it_promises(capsys):
+    assert main(["recipes"]) == 0
+    printed = capsys.readouterr().out
+    assert recipe_names() == NAMES.split()
+    for name in recipe_names():
+        header, _ = read_recipe(name)
+        assert header in printed and header.startswith(f"# The recipe `{name}`: ")
+        assert all(word in header for word in ("Source: ", "Hardware: ", "Expected: "))
+        assert "measured here" in header
+
+
+def test_the_shipped_params_are_the_recipe_digits():
+    header, values = read_recipe("digits")
+    shipped = YAML(typ="safe").load(ROOT / "params.yaml")
+    assert shipped["data"].pop("root") == ""
+    assert values == shipped
+    assert (ROOT / "params.yaml").read_text().startswith(header + "#\n")
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_a_recipe_sets_every_key_but_where_the_data_lies(params, name, capsys):
+    yaml = YAML()
+    before = yaml.load(params)
+    before["data"]["root"] = OWN["root"]
+    yaml.dump(before, params)
+    assert main(["use", name]) == 0
+    text = params.read_text()
+    header, values = read_recipe(name)
+    after = YAML(typ="safe").load(params)
+    assert after["data"]["root"] == OWN["root"]
+    assert text.startswith(header + "#\n# Every key is required")
+    assert text.count("The recipe `") == 1
+    assert "epochs: " in capsys.readouterr().out or name == "digits"
+    for key, value in values.items():
+        for inner, wanted in value.items() if isinstance(value, dict) else []:
+            assert after[key][inner] == wanted
+    assert set(values) | {"data"} == set(after)
+    Params.model_validate(after)
+
+
+def test_there_and_back_is_the_same_file(params):
+    original = params.read_text()
+    for name in (*NAMES.split(), "digits"):
+        main(["use", name])
+    assert params.read_text() == original
+
+
+def test_the_eight_npu_recipe_is_the_seeds():
+    _, values = read_recipe("coco512-8p")
+    train, precision = values["train"], values["precision"]
+    assert (values["epochs"], values["seed"], values["processes"]) == (160, 49, 8)
+    assert (train["batch_size"], train["lr"], train["lr_batch"], train["clip_norm"]) == (16, 0.001, 128, 0.0)
+    assert (precision["opt_level"], precision["loss_scale"]) == ("O1", 32.0)
+    off = {"ema": 0.0, "label_smoothing": 0.0, "sync_norms": False, "decay_norms": True, "schedule": "steps"}
+    assert {key: train[key] for key in off} == off
+
+
+@pytest.mark.usefixtures("params")
+def test_a_wrong_name_or_folder_ends_in_a_sentence(tmp_path, monkeypatch, capsys):
+    assert main(["use", "coco"]) == 1
+    assert "no recipe is called 'coco'; there are coco320-8p" in capsys.readouterr().err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["use", "digits"]) == 1
+    assert "run this in the project's folder" in capsys.readouterr().err
