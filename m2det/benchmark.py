@@ -7,17 +7,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from m2det.config import Params
 from m2det.data.loader import PlainSamples, TrainingOrder, TrainingSamples, plain_loader, training_loader
 from m2det.data.store import PackedSplit
-from m2det.device import describe, normalise, place_model, synchronise
+from m2det.device import describe, in_format_of, normalise, place_model, synchronise
 from m2det.evaluate.detect import detect_images
 from m2det.loss import MultiBoxLoss
-from m2det.model import M2Det, prior_boxes
+from m2det.model import M2Det, build_model, prior_boxes
 from m2det.train.precision import Precision
 
 
@@ -92,6 +92,37 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
         "device_name": describe(device),
         "torch": torch.__version__,
     }
+
+
+def forward_backward(name: str, batch_size: int, device: torch.device, rounds: int) -> dict[str, float]:
+    """Seconds of a forward and backward pass with 80 classes: plain (NCHW, float32), and as training does it.
+
+    The loss is a sum: what is measured is the network. Each is the least of `rounds`, taken in turn.
+    """
+    from m2det.config import PrecisionParams
+
+    torch.manual_seed(0)
+    models = {"plain": build_model(name, 80).to(device), "training": build_model(name, 80)}
+    place_model(models["training"], device)
+    levels: dict[str, Literal["O0", "O1"]] = {"plain": "O0", "training": "O1"}
+    precisions = {
+        kind: Precision(PrecisionParams(opt_level=level, loss_scale=32.0, dtype="auto"), device)
+        for kind, level in levels.items()
+    }
+    size = models["plain"].config.size
+    images = torch.randn(batch_size, 3, size, size).to(device)
+    times: dict[str, list[float]] = {kind: [] for kind in models}
+    for _ in range(rounds):
+        for kind, model in models.items():
+            synchronise(device)
+            start = time.perf_counter()
+            with precisions[kind].autocast():
+                outputs = model(in_format_of(images, device) if kind == "training" else images)
+            (outputs["loc"].float().sum() + outputs["conf"].float().sum()).backward()
+            synchronise(device)
+            times[kind].append(time.perf_counter() - start)
+            model.zero_grad()
+    return {kind: min(values) for kind, values in times.items()}
 
 
 def _mean_rate(step: Callable[[], int], warmup: int, steps: int) -> float:

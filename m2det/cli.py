@@ -54,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, metavar="OUT.onnx", help="(default: FILE with the suffix .onnx)")
     export.add_argument("--images", nargs="+", type=Path, default=[], metavar="IMAGE|DIR", help="to check it on")
     export.set_defaults(run=_export)
+    bench = commands.add_parser("bench", help="how fast this machine is")
+    parts = bench.add_subparsers(title="what", required=True, metavar="PART")
+    network = parts.add_parser("network", help="forward and backward: plain float32 against what training does")
+    network.add_argument("--model", default="m2det320-vgg16", metavar="NAME", help="(default %(default)s)")
+    network.add_argument("--batch", type=int, default=2, help="images (default %(default)s)")
+    network.add_argument("--rounds", type=int, default=5, help="of which the fastest counts (default %(default)s)")
+    network.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
+    network.set_defaults(run=_bench_network)
     return parser
 
 
@@ -94,6 +102,18 @@ def _export(arguments: argparse.Namespace) -> None:
 
     _print_log()
     export_onnx(arguments.weights, arguments.out or arguments.weights.with_suffix(".onnx"), arguments.images)
+
+
+def _bench_network(arguments: argparse.Namespace) -> None:
+    from m2det.benchmark import forward_backward
+    from m2det.device import choose_device, describe
+
+    _print_log()
+    device = choose_device(arguments.device)
+    seconds = forward_backward(arguments.model, arguments.batch, device, arguments.rounds)
+    print(f"{arguments.model}, batch {arguments.batch}, on {describe(device)}, forward and backward:")
+    print(f"plain (NCHW, float32)   {seconds['plain']:.3f} s")
+    print(f"as training does it     {seconds['training']:.3f} s, {seconds['training'] / seconds['plain']:.0%} of it")
 
 
 def _print_log() -> None:

@@ -92,7 +92,11 @@ def normalise(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     from m2det.data.augment import MEAN_BGR
 
     mean = torch.tensor(MEAN_BGR, dtype=torch.float32).to(device, non_blocking=True)
-    images = images.float() - mean[:, None, None]
+    return in_format_of(images.float() - mean[:, None, None], device)
+
+
+def in_format_of(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The images in the memory format that suits the device."""
     return images.contiguous(memory_format=torch.channels_last) if TRAITS[device.type].channels_last else images
 
 

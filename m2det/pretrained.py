@@ -147,12 +147,13 @@ def fetch(url: str, sha256: str, path: Path) -> str:
             raise InputError(f"{url} cannot be fetched ({error}); {by_hand}") from error
         if length and temporary.stat().st_size != length:
             raise InputError(f"{url} broke off after {temporary.stat().st_size} of {length} bytes; {by_hand}")
-        _verify(temporary, sha256, f"what {url} sends", by_hand)
+        verify(temporary, sha256, f"what {url} sends", by_hand)
         os.replace(temporary, path)
-    return _verify(path, sha256, str(path), "delete it to fetch it again, or correct weights.sha256")
+    return verify(path, sha256, str(path), "delete it to fetch it again, or correct weights.sha256")
 
 
-def _verify(path: Path, sha256: str, what: str, advice: str) -> str:
+def verify(path: Path, sha256: str, what: str, advice: str) -> str:
+    """The file's sha256. Raises InputError where another one is given, with `what` it is and an `advice`."""
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 and actual != sha256.lower():

@@ -6,48 +6,62 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from m2det.errors import InputError
 from tasks.common import BACKBONE, main_root, params
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def weights() -> None:
     """Write models/backbone.safetensors from what weights.source names: a backbone, or a whole model."""
     from safetensors.torch import save_file
 
-    from m2det.pretrained import load_backbone, random_backbone, read_tensors
+    from m2det.pretrained import VGG16_REDUCEDFC, load_backbone, random_backbone, read_tensors
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     settings, name = params().weights, params().model.name
-    if settings.source == "checkpoint":
-        path = main_root() / Path(settings.checkpoint).expanduser()
+    if settings.source == "random":
+        print(f"backbone of {name}: random, seed {params().seed}")
+        state = _named(random_backbone(name, params().seed))
+    elif settings.source == "checkpoint":
+        path = _local_file(settings.checkpoint)
         state = {key: value.clone() for key, value in read_tensors(path).items()}  # aliases share memory
-        print(f"training starts from the checkpoint {path.name}")
     else:
-        if settings.source == "random":
-            backbone = random_backbone(name, params().seed)
-            print(f"backbone of {name}: random, seed {params().seed}")
-        else:
-            path = _local_file(settings.source, settings.sha256)
-            backbone = load_backbone(name, path, settings.images)
-            print(f"backbone of {name}: {path.name}")
-        state = {f"base.{key}": value for key, value in backbone.state_dict().items()}
+        source = VGG16_REDUCEDFC if settings.source == "vgg16_reducedfc" else settings.source
+        path = _download(source) if "://" in source else _local_file(source)
+        state = _named(load_backbone(name, path, settings.images))
     BACKBONE.parent.mkdir(parents=True, exist_ok=True)
     temporary = BACKBONE.with_name(BACKBONE.name + ".tmp")
     save_file(state, str(temporary))
     os.replace(temporary, BACKBONE)
 
 
-def _local_file(source: str, sha256: str) -> Path:
+def _named(backbone: nn.Module) -> dict[str, Tensor]:
+    return {f"base.{key}": value for key, value in backbone.state_dict().items()}
+
+
+def _local_file(name: str) -> Path:
+    """A file of the user's, its sha256 printed, and verified where weights.sha256 is set."""
+    from m2det.pretrained import verify
+
+    path = main_root() / Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(f"weights: {path}: no such file")
+    sha256 = verify(path, params().weights.sha256, str(path), "take that file, or correct weights.sha256")
+    print(f"training starts from {path.name}, sha256 {sha256}")
+    return path
+
+
+def _download(url: str) -> Path:
+    """Kept across runs and experiments, outside what DVC deletes."""
     from m2det.pretrained import VGG16_REDUCEDFC, fetch
 
-    if source == "vgg16_reducedfc":
-        source = VGG16_REDUCEDFC
-    elif "://" in source and not sha256:
+    sha256 = params().weights.sha256
+    if not sha256 and url != VGG16_REDUCEDFC:
         raise InputError("weights.sha256 is empty: a file from the network is used only when its sha256 is known")
-    if "://" not in source:
-        return main_root() / Path(source).expanduser()
-    # kept across runs and experiments, outside what DVC deletes
-    path = main_root() / "models" / "downloads" / source.rsplit("/", 1)[-1]
-    print(f"{path.name}: sha256 {fetch(source, sha256, path)}")
+    path = main_root() / "models" / "downloads" / url.rsplit("/", 1)[-1]
+    print(f"training starts from {path.name}, sha256 {fetch(url, sha256, path)}")
     return path

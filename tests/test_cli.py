@@ -1,6 +1,7 @@
 """The command line: its surface, its speed, and `m2det detect` on real files."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from m2det.model import build_model
 from tests.conftest import ROOT
 from tests.tiny_model import write_tiny_model
 
-COMMANDS = ["detect", "recipes", "use", "info", "convert", "export"]
+COMMANDS = ["detect", "recipes", "use", "info", "convert", "export", "bench"]
 
 
 def test_help_answers_at_once_and_lists_the_commands():
@@ -87,3 +88,9 @@ def test_flops_of_the_original_are_the_known_ones():
     with torch.device("meta"):
         model = build_model("m2det512-vgg16", 80)
     assert forward_flops(model) / 1e9 == pytest.approx(380.2, abs=0.1)
+
+
+def test_bench_network_compares_plain_with_what_training_does(capsys):
+    assert main(["bench", "network", "--model", "m2det-tiny", "--rounds", "1", "--device", "cpu"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"as training does it +[\d.]+ s, \d+% of it", last)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from m2det.evaluate.metrics import NAMES
+from tests.pipeline.conftest import SHORT
+from tests.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -197,3 +199,19 @@ def test_own_data_packs(clone):
     own_data(clone)
     done = clone.run("dvc", "repro", "pack")
     assert "1 classes: cat" in done.stdout and "train: 3 images, 3 boxes" in done.stdout
+
+
+def test_finetuning_starts_from_a_model_of_other_classes(clone):
+    own_data(clone)
+    write_tiny_model(clone.folder / "models")
+    clone.edit(SHORT | {"  batch_size: ": "  batch_size: 2"})
+    clone.edit({"  source: random": "  source: checkpoint", "  checkpoint: ": "  checkpoint: models/model.safetensors"})
+    done = clone.run("dvc", "repro", "train")
+    assert "training starts from model.safetensors, sha256 " in done.stdout
+    assert "starts fresh: conf.0.weight (12, 128, 3, 3) (the checkpoint has (66, 128, 3, 3))" in done.stdout
+    assert "starts fresh: unet1" not in done.stdout
+    card = clone.run("m2det.cli", "info", "models/m2det.safetensors").stdout
+    assert "1: cat" in card and "sha256 of backbone" in card
+    clone.edit({"  checkpoint: ": "  checkpoint: models/none.pth"})
+    done = clone.run("dvc", "repro", "train", ok=False)
+    assert "models/none.pth: no such file" in done.stderr and "Traceback" not in done.stderr
