@@ -50,22 +50,25 @@ class M2Det(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """float32 [B,3,S,S] BGR minus its mean -> `loc` [B,P,4] encoded, `conf` [B,P,C+1] logits, background first."""
-        shallow, deep = self.base(images)
-        # FFMv1 (figure 4a)
-        deep = self.up_reduce(deep)
-        shallow = self.reduce(shallow)
-        base = torch.cat([shallow, upsample_nearest_to(deep, shallow.shape[2:])], dim=1)
+        base = self.ffm_v1(*self.base(images))
         pyramids: list[list[Tensor]] = []
-        for i, leach in enumerate(self.leach):
-            x = leach(base)
-            if pyramids:  # FFMv2 (figure 4b)
-                x = torch.cat([x, pyramids[-1][-1]], dim=1)
-            pyramids.append(self.get_submodule(f"unet{i + 1}")(x))
+        for level, leach in enumerate(self.leach):
+            x = self.ffm_v2(leach(base), pyramids[-1][-1]) if pyramids else leach(base)
+            pyramids.append(self.get_submodule(f"unet{level + 1}")(x))  # a TUM
         # one map per scale from all levels, largest scale first
         maps = [torch.cat(same_scale, dim=1) for same_scale in zip(*pyramids, strict=True)][::-1]
         maps = self.sfam_module(maps)
         maps[0] = self.Norm(maps[0])
         return {"loc": _predict(self.loc, maps, 4), "conf": _predict(self.conf, maps, self.num_classes + 1)}
+
+    def ffm_v1(self, shallow: Tensor, deep: Tensor) -> Tensor:
+        """FFMv1 (section 3.1, figure 4a): the backbone's two maps -> the base feature [B,768,S/8,S/8]."""
+        shallow = self.reduce(shallow)
+        return torch.cat([shallow, upsample_nearest_to(self.up_reduce(deep), shallow.shape[2:])], dim=1)
+
+    def ffm_v2(self, base: Tensor, largest: Tensor) -> Tensor:
+        """FFMv2 (section 3.1, figure 4b): the base feature made thin, beside the largest map of the last TUM."""
+        return torch.cat([base, largest], dim=1)
 
 
 def first_names(model: nn.Module) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 FFMv1 fuses two backbone maps into the base feature; each TUM makes a pyramid of it; FFMv2 hands the largest
 map of one TUM to the next, beside a slice of the base feature; SFAM weighs what is concatenated per scale.
-FFMv1 and FFMv2 are lines of `M2Det.forward`: their layers carry the original's names.
+FFMv1 and FFMv2 are methods of `M2Det`, `ffm_v1` and `ffm_v2`: their layers carry the original's names.
 """
 
 from __future__ import annotations
