@@ -9,7 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, main_root, params
+from tasks.common import BACKBONE, CACHE, MODEL, PARAMS, RESULTS, main_root, params
+from tasks.process import run_child
 
 SHAPING = ("epochs", "seed", "device", "processes", "model", "train", "precision")
 
@@ -21,18 +22,24 @@ def train() -> None:
     deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it.
     """
     from m2det.train.checkpoint import digest, digest_code, digest_files, save_trained
+    from m2det.train.launch import count_processes, train_together
     from m2det.train.log import write_curves
-    from m2det.train.loop import train as run
+    from m2det.train.loop import train as run_alone
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    processes = count_processes(params())
+    shaping = params().section(*SHAPING) | {"processes": processes}  # "auto" depends on the machine
     hashes = {
         "cache": digest_files([*CACHE.glob("*.arrow"), *CACHE.glob("*.json")], CACHE),  # with each JPEG's crc32
         "backbone": hashlib.sha256(BACKBONE.read_bytes()).hexdigest(),
         "code": digest_code(),
-        "params": digest(json.dumps(params().section(*SHAPING), sort_keys=True).encode()),
+        "params": digest(json.dumps(shaping, sort_keys=True).encode()),
     }
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
-    outcome = run(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
+    if processes == 1:
+        outcome = run_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
+    else:
+        outcome = train_together(params(), PARAMS, CACHE, BACKBONE, unfinished, processes, run_child)
     evaluated = [row for row in outcome.rows if "AP" in row]
     best = max(evaluated, key=lambda row: row["AP"])
     kept = next(row for row in outcome.rows if row["epoch"] == outcome.kept_epoch)

@@ -108,20 +108,39 @@ def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) for a whole training, a permutation per epoch, the last partial batch left out."""
+    """Batches of (epoch, index) for a whole training, a permutation per epoch, the last partial batch left out.
 
-    def __init__(self, images: int, batch_size: int, seed: int, steps: int, start: int = 0) -> None:
-        if images < batch_size:
-            raise InputError(f"train.batch_size is {batch_size}, but there are only {images} training images; lower it")
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+    batch_size: images per process. Process `rank` of `processes` gets its share of each step's batch; the batches
+    of all together depend on their total size alone.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        seed: int,
+        steps: int,
+        start: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        total = batch_size * processes
+        if images < total:
+            together = f" in each of {processes} processes" if processes > 1 else ""
+            raise InputError(
+                f"train.batch_size is {batch_size}{together}, but there are only {images} training images; lower it"
+            )
+        self.images, self.batch_size, self.seed = images, total, seed
+        self.share = slice(rank * batch_size, (rank + 1) * batch_size)
         self.steps, self.start = steps, start
-        self.steps_per_epoch = images // batch_size
+        self.steps_per_epoch = images // total
 
     def batch(self, step: int) -> list[tuple[int, int]]:
-        """What step number `step` (from 0, over all epochs) sees."""
+        """What this process sees in step number `step` (from 0, over all epochs)."""
         epoch, within = divmod(step, self.steps_per_epoch)
         order = epoch_order(self.seed, epoch, self.images)
-        return [(epoch, int(i)) for i in order[within * self.batch_size : (within + 1) * self.batch_size]]
+        batch = order[within * self.batch_size : (within + 1) * self.batch_size]
+        return [(epoch, int(i)) for i in batch[self.share]]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return (self.batch(step) for step in range(self.start, self.steps))
@@ -147,6 +166,6 @@ def training_loader(samples: TrainingSamples, order: TrainingOrder, workers: int
     )
 
 
-def plain_loader(samples: PlainSamples, batch_size: int, workers: int) -> DataLoader[Sample]:
+def plain_loader(samples: Dataset[Sample], batch_size: int, workers: int) -> DataLoader[Sample]:
     """Every image once, in order."""
     return DataLoader(samples, batch_size, num_workers=workers, collate_fn=collate, worker_init_fn=_start_worker)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from m2det.boxes import decode_offsets_to_xyxy
 from m2det.config import EvaluateParams
@@ -95,9 +96,11 @@ def detect_split(
     device: torch.device,
     settings: EvaluateParams,
     workers: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(index, detections [K,6]) for every image of a split, in order."""
-    for batch in plain_loader(PlainSamples(split, size), settings.batch_size, workers):
+    """(index, detections [K,6]) for every image of a split, in order; part (k, n): every n-th image from the k-th."""
+    samples = Subset(PlainSamples(split, size), range(part[0], len(split), part[1]))
+    for batch in plain_loader(samples, settings.batch_size, workers):
         indices = batch.index.tolist()
         sizes = [(int(w), int(h)) for w, h in split.sizes[indices]]
         yield from zip(indices, detect_images(model, priors, batch.images, sizes, device, settings), strict=True)

@@ -58,7 +58,7 @@ class ResNet(nn.Module):
                 layer.append(Block(channels, width, stride if j == 0 else 1, config.bottleneck))
                 channels = width * widening
             self.add_module(f"layer{i + 1}", layer)
-        self.fc = nn.Linear(channels, 1000)
+        self.fc = nn.Linear(channels, 1000).requires_grad_(False)  # nothing uses it: no gradient to wait for
         self.shallow_channels, self.deep_channels = 128 * widening, channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,13 +14,17 @@ from tqdm import tqdm
 
 
 class TrainingLog:
-    """Says how it goes. Rates count from the first step of this process and leave evaluation out."""
+    """Says how it goes; path None says nothing. Rates count from this process's first step and leave evaluation out."""
 
-    def __init__(self, path: Path, start: int, steps: int, batch_size: int) -> None:
+    def __init__(self, path: Path | None, start: int, steps: int, batch_size: int) -> None:
+        self._silent = path is None
+        path = path or Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
         self._steps, self._start, self._batch_size = steps, start, batch_size
-        self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+        self._bar = tqdm(
+            total=steps, initial=start, unit="step", dynamic_ncols=True, disable=self._silent or not sys.stderr.isatty()
+        )
         self._busy = self._waiting = 0.0
         self._since = time.perf_counter()
 
@@ -27,6 +32,8 @@ class TrainingLog:
         """Print and keep one line."""
         self._file.write(text + "\n")
         self._file.flush()
+        if self._silent:
+            return
         if self._bar.disable:
             print(text, flush=True)
         else:

@@ -22,12 +22,15 @@ from m2det.pretrained import load_initial
 from m2det.train.checkpoint import load_state, save_state
 from m2det.train.diagnose import first_nonfinite
 from m2det.train.ema import Average
+from m2det.train.group import Group
 from m2det.train.optimizer import base_rate, freeze, make_optimizer, train_mode
 from m2det.train.precision import Precision
 from m2det.train.schedule import learning_rate
 from m2det.train.validate import validate
 
 log = logging.getLogger(__name__)
+
+STEPS_TO_AGREE = 10  # on stopping: agreeing waits for the device
 
 
 @dataclass
@@ -48,15 +51,15 @@ class Run:
     cache: Path
     backbone: Path
     unfinished: Path
+    group: Group = field(default_factory=Group)
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     bad_step: Tensor = field(init=False)  # the first whose loss is not finite, from 0; -1: none
 
     def __post_init__(self) -> None:
         params, settings = self.params, self.params.train
-        if params.processes not in (1, "auto"):
-            raise InputError(f"processes is {params.processes}, but this version trains with 1; set processes: 1")
-        self.device = choose_device(params.device)
+        self.device = self.group.own_device(choose_device(params.device))
+        self.group.connect(self.device)
         self.precision = Precision(params.precision, self.device)
         self.split, self.val = PackedSplit(self.cache, "train"), PackedSplit(self.cache, "val")
         torch.manual_seed(params.seed)
@@ -74,11 +77,14 @@ class Run:
         self.size = self.model.config.size
         self.priors = prior_boxes(self.model.config).to(self.device)
         self.loss = MultiBoxLoss(label_smoothing=settings.label_smoothing)
-        self.rate = base_rate(settings, processes=1)
+        self.network = self.group.wrap(self.model, self.device)
+        self.rate = base_rate(settings, self.group.size)
         self.optimizer = make_optimizer(self.model, settings, self.rate)
         self.average = Average(self.model, settings.ema)
         self.samples = TrainingSamples(self.split, self.size, params.seed, settings)
-        self.order = TrainingOrder(len(self.split), settings.batch_size, params.seed, 0)
+        self.order = TrainingOrder(
+            len(self.split), settings.batch_size, params.seed, 0, rank=self.group.rank, processes=self.group.size
+        )
         self.order.steps = params.epochs * self.order.steps_per_epoch
         if settings.max_steps:
             self.order.steps = min(self.order.steps, settings.max_steps)
@@ -113,6 +119,17 @@ class Run:
             group["lr"] = rate
         return rate
 
+    @property
+    def failed(self) -> Tensor:
+        """bool scalar on the device: some process has had a loss that is not finite."""
+        return self.group.any(self.bad_step >= 0)
+
+    def agrees_to_stop(self, requested: int) -> int:
+        """The signal to stop by, 0 for none; several processes agree every tenth step, so that they stop together."""
+        if self.group.size > 1 and self.step % STEPS_TO_AGREE and not self.epoch_ended:
+            return 0
+        return max(self.group.gather(requested))
+
     def note(self, losses: dict[str, Tensor]) -> None:
         """Count the step and add its losses up on the device; nothing waits for it."""
         both = torch.stack([losses["loc"], losses["conf"]]).detach()
@@ -123,11 +140,12 @@ class Run:
         self.step += 1
 
     def mean_losses(self) -> dict[str, float]:
-        """Over the epoch so far. Raises InputError where one was not finite, with the step's image ids."""
+        """Over the epoch so far and all processes. Raises InputError where one was not finite, saying where."""
         bad = int(self.bad_step)
-        if bad >= 0:
-            raise InputError(self._explain(bad))
-        loc, conf = (self._loss_sum / self._loss_count).tolist()
+        troubles = self.group.gather((bad, self._explain(bad)) if bad >= 0 else None)
+        if any(troubles):
+            raise InputError(min(trouble for trouble in troubles if trouble)[1])
+        loc, conf = self.group.mean(self._loss_sum / self._loss_count).tolist()
         return {"loc": loc, "conf": conf}
 
     def _explain(self, bad: int) -> str:
@@ -137,8 +155,9 @@ class Run:
         with self.precision.autocast():
             source = first_nonfinite(self.model, images)
         ids = [int(self.split.image_ids[i]) for _, i in self.order.batch(bad)]
+        where = f" in process {self.group.rank}" if self.group.size > 1 else ""
         return (
-            f"the loss of step {bad + 1} is not finite; first: {source}; images {ids}; lower train.lr or set "
+            f"the loss of step {bad + 1}{where} is not finite; first: {source}; images {ids}; lower train.lr or set "
             "train.clip_norm, or look at these images; what was trained until the last checkpoint is kept"
         )
 
@@ -156,7 +175,8 @@ class Run:
         text = f"epoch {epoch}: saved"
         if epoch % self.params.train.evaluate_every == 0 or self.step == self.order.steps:
             with self.average.applied():
-                metrics = validate(self.model, self.priors.cpu(), self.val, self.size, self.device)
+                self.group.share_buffers(self.model)
+                metrics = validate(self.model, self.priors.cpu(), self.val, self.size, self.device, self.group)
                 if metrics["AP"] > self._best["AP"]:
                     keep = self.params.train.keep == "best"
                     state = self.model.state_dict() if keep else {}
@@ -177,6 +197,8 @@ class Run:
 
     def save(self) -> None:
         self.mean_losses() if self._loss_count else None  # never keep weights behind a loss that was not finite
+        if not self.group.leads:
+            return
         save_state(
             self.unfinished,
             {

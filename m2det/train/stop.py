@@ -8,7 +8,10 @@ from typing import Any
 
 
 class StopRequest:
-    """While it is entered, SIGTERM and SIGINT only set `requested` to their number; a second one acts as before."""
+    """While it is entered, SIGTERM and SIGINT only set `requested` to their number; a second SIGINT acts as before.
+
+    A second SIGTERM does not: launchers and the kernel may each send one.
+    """
 
     def __init__(self) -> None:
         self.requested = 0
@@ -25,4 +28,5 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.requested = number
-        self.__exit__()
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[signal.SIGINT])

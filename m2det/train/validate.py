@@ -14,19 +14,26 @@ from m2det.data.store import PackedSplit
 from m2det.evaluate.detect import coco_results, detect_split
 from m2det.evaluate.metrics import coco_metrics
 from m2det.model import M2Det
+from m2det.train.group import Group
 
 SETTINGS = EvaluateParams(
     batch_size=32, nms="linear", score_threshold=0.05, nms_iou=0.3, per_class=50, per_image=100, scorer="auto"
 )
 
 
-def validate(model: M2Det, priors: Tensor, split: PackedSplit, size: int, device: torch.device) -> dict[str, float]:
-    """The COCO numbers of the split; the model is left in evaluation mode."""
+def validate(
+    model: M2Det, priors: Tensor, split: PackedSplit, size: int, device: torch.device, group: Group
+) -> dict[str, float]:
+    """The COCO numbers of the split, every image counted once; the model is left in evaluation mode.
+
+    Each process of the group takes its part of the images, and all get the same numbers.
+    """
     model.eval()
     results = []
-    for index, detections in detect_split(model, priors, split, size, device, SETTINGS):
+    for index, detections in detect_split(model, priors, split, size, device, SETTINGS, part=(group.rank, group.size)):
         width, height = (int(x) for x in split.sizes[index])
         results += coco_results(int(split.image_ids[index]), (width, height), detections, split.category_ids)
+    results = [entry for part in group.gather(results) for entry in part]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.json"
         path.write_text(json.dumps(results))

@@ -7,51 +7,18 @@ import subprocess
 import sys
 import time
 
-import cv2
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from m2det.config import Params, load_params
-from m2det.data.coco import read_split
 from m2det.data.loader import TrainingOrder
-from m2det.data.store import finish_cache, write_split
 from m2det.errors import InputError
 from m2det.loss import MultiBoxLoss
-from m2det.pretrained import random_backbone
 from m2det.train import loop
 from m2det.train.log import write_curves
 from m2det.train.run import Run
 from tests.conftest import ROOT
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory):
-    """A cache of 14 images with one bright square each, and a backbone: (cache, backbone)."""
-    import json
-
-    folder = tmp_path_factory.mktemp("material")
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir()
-    images, annotations = [], []
-    for i in range(1, 15):
-        picture = rng.integers(0, 60, (80, 80, 3), dtype=np.uint8)
-        x, y, side = (int(v) for v in rng.integers((0, 0, 25), (40, 40, 40)))
-        picture[y : y + side, x : x + side] = 220
-        cv2.imwrite(str(folder / f"images/{i}.jpg"), picture)
-        images.append({"id": i, "file_name": f"{i}.jpg", "width": 80, "height": 80})
-        annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [x, y, side, side], "area": side**2})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]}
-    (folder / "a.json").write_text(json.dumps(content))
-    cache = folder / "cache"
-    cache.mkdir()
-    split = read_split([(folder / "a.json", folder / "images")])
-    entries = {name: write_split(cache, name, split, lambda *_: None) for name in ("train", "val")}
-    finish_cache(cache, split.categories, entries)
-    state = {f"base.{k}": v for k, v in random_backbone("m2det-tiny", 0).state_dict().items()}
-    save_file(state, str(folder / "backbone.safetensors"))
-    return cache, folder / "backbone.safetensors"
 
 
 def settings(**changes) -> Params:
@@ -193,8 +160,6 @@ def test_impossible_settings_are_refused(material, tmp_path):
         run(material, tmp_path, Params.model_validate(one))
     with pytest.raises(InputError, match="there are only 14 training images"):
         run(material, tmp_path, settings(batch_size=15))
-    with pytest.raises(InputError, match="this version trains with 1"):
-        run(material, tmp_path, settings(processes=8))
 
 
 def test_every_image_once_an_epoch_and_another_order_in_the_next():

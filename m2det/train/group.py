@@ -1,0 +1,81 @@
+"""The processes that train together, one per device; the same calls where there is only one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's place: rank of `size`, and which of this machine's devices is its own."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls) -> Group:
+        """As torchrun says it; alone where it did not start us."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        return cls(*(int(os.environ[name]) for name in names)) if "RANK" in os.environ else cls()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def own_device(self, device: torch.device) -> torch.device:
+        """Of several devices of the chosen kind, this process's; the CPU is everybody's."""
+        if device.type == "cpu" or self.size == 1:
+            return device
+        torch.accelerator.set_device_index(self.local_rank)
+        return torch.device(device.type, self.local_rank)
+
+    def connect(self, device: torch.device) -> None:
+        """Join the others by what the device's backend is: hccl, nccl or gloo. Ends with the process."""
+        if self.size > 1 and not dist.is_initialized():
+            backend = dist.get_default_backend_for_device(device)
+            dist.init_process_group(backend, timeout=timedelta(minutes=30))
+
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """The model with gradients averaged over all, and rank 0's running statistics for everyone."""
+        if self.size == 1:
+            return model
+        return DistributedDataParallel(model, None if device.type == "cpu" else [device.index])
+
+    def any(self, flag: Tensor) -> Tensor:
+        """Whether the bool scalar is true anywhere; stays on the device, nothing waits for it."""
+        if self.size == 1:
+            return flag
+        total = flag.to(torch.int32)
+        dist.all_reduce(total, dist.ReduceOp.MAX)
+        return total > 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over all processes; exactly `values` where there is one."""
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everyone's value, by rank; waits for all."""
+        values: list[Any] = [value]
+        if self.size > 1:
+            values = [None] * self.size
+            dist.all_gather_object(values, value)
+        return values
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give everyone rank 0's running statistics."""
+        for buffer in model.buffers() if self.size > 1 else ():
+            dist.broadcast(buffer, 0)

@@ -1,0 +1,150 @@
+"""Several processes train as one: through torchrun itself, with gloo."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from m2det.config import load_params
+from m2det.data.loader import TrainingOrder, collate
+from m2det.data.store import PackedSplit
+from m2det.device import normalise
+from m2det.errors import InputError
+from m2det.model import prior_boxes
+from m2det.train.group import Group
+from m2det.train.launch import count_processes, train_together
+from m2det.train.run import Run
+from m2det.train.validate import validate
+from tasks.process import run_child
+from tests.conftest import ROOT
+from tests.train.test_loop import settings
+
+pytestmark = pytest.mark.slow
+
+
+def write_params(folder: Path, **changes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(settings(**{"batch_size": 2, "processes": 2} | changes).model_dump(), file)
+    return folder / "params.yaml"
+
+
+def torchrun(case: str, *arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tests.train.one_of_several", case, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def together(material, folder: Path, params_file: Path):
+    return train_together(load_params(params_file), params_file, *material, folder / "state", 2, run_child)
+
+
+def left_over(folder: Path) -> list[str]:
+    """Command lines of processes that still work on the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(folder) in line and int(path.parent.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+def none_left(folder: Path, within: float = 40.0) -> bool:
+    deadline = time.monotonic() + within
+    while left_over(folder):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+@pytest.fixture(scope="module")
+def undisturbed(material, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return together(material, folder, write_params(folder))
+
+
+def test_the_gradient_is_the_mean_of_the_replicas(material, tmp_path):
+    params_file = write_params(tmp_path, batch_size=6)
+    process = torchrun("gradients", params_file, *material, tmp_path)
+    assert process.wait(120) == 0, process.stdout.read()
+    found = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    single = Run(load_params(params_file), *material, tmp_path / "single")
+    single.model.double()
+    start = {k: v.clone() for k, v in single.model.state_dict().items()}
+    wanted = {name: torch.zeros_like(p) for name, p in single.model.named_parameters()}
+    seen = []
+    for rank in (0, 1):
+        keys = TrainingOrder(14, 6, single.params.seed, 1, rank=rank, processes=2).batch(0)
+        seen += keys
+        single.model.load_state_dict(start)
+        single.model.zero_grad()
+        batch = collate([single.samples[key] for key in keys])
+        out = single.model(normalise(batch.images, single.device).double())
+        losses = single.loss(out, single.priors, batch.boxes, batch.labels)
+        (losses["loc"] + losses["conf"]).backward()
+        for name, parameter in single.model.named_parameters():
+            wanted[name] += parameter.grad / 2
+    assert seen == TrainingOrder(14, 12, single.params.seed, 1).batch(0), "the same images as one process would take"
+    for name, gradient in wanted.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-5 * gradient.abs().max().item()), name
+
+
+def test_every_image_is_evaluated_once(material, undisturbed):
+    """AP of two processes, 7 images each, is that of one process with the same weights."""
+    split = PackedSplit(material[0], "val")
+    model = undisturbed.model.eval()
+    alone = validate(model, prior_boxes(model.config), split, 96, torch.device("cpu"), Group())
+    assert undisturbed.rows[-1]["AP"] == pytest.approx(alone["AP"], abs=1e-4)
+    assert undisturbed.steps == 9
+
+
+@pytest.mark.parametrize("moment", ["launcher SIGTERM", "launcher SIGKILL", "rank SIGTERM", "rank SIGKILL"])
+def test_a_disturbed_run_continues_to_the_same_bits(material, undisturbed, tmp_path, moment):
+    params_file = write_params(tmp_path)
+    victim, name = moment.split()
+    process = torchrun("train", params_file, *material, tmp_path / "state")
+    while not (tmp_path / "state/checkpoint.pt").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    pid = process.pid
+    if victim == "rank":
+        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
+    os.kill(pid, getattr(signal, name))
+    process.wait(60)
+    assert none_left(tmp_path)
+    resumed = together(material, tmp_path, params_file)
+    assert none_left(tmp_path)
+    assert resumed.rows == undisturbed.rows
+    wanted, found = undisturbed.model.state_dict(), resumed.model.state_dict()
+    for key in wanted:
+        assert torch.equal(found[key], wanted[key]), key
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_it(material, tmp_path):
+    params_file = write_params(tmp_path)
+    process = torchrun("poisoned", params_file, *material, tmp_path / "state")
+    assert process.wait(120) != 0
+    sentence = (tmp_path / "state/error.txt").read_text()
+    third = {1 + i for _, i in TrainingOrder(14, 2, settings().seed, 9, rank=1, processes=2).batch(2)}
+    assert sentence.startswith("the loss of step 3 in process 1 is not finite; first: ")
+    assert {int(i) for i in sentence.split("[")[1].split("]")[0].split(",")} == third
+
+
+def test_wrong_input_is_one_sentence(material, tmp_path):
+    with pytest.raises(InputError, match="batch_size is 8 in each of 2 processes, but there are only 14"):
+        together(material, tmp_path, write_params(tmp_path, batch_size=8))
+
+
+def test_auto_is_one_process_per_accelerator_and_one_on_a_cpu():
+    assert count_processes(settings(processes="auto")) == 1
+    assert count_processes(settings(processes=2)) == 2
