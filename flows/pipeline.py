@@ -22,21 +22,26 @@ from prefect.runtime import task_run
 from prefect.states import Failed, State
 
 from flows.stage import PARENT_TASK_RUN
+from m2det.recipes import read_recipe
 from tasks.process import relay_child
 
 STAGES = ("data", "pack", "ops", "weights", "train", "evaluate", "benchmark")
 
 
 @flow(name="m2det", persist_result=False)
-def m2det(overrides: dict[str, Any] | None = None, isolated: bool = False) -> State[None] | None:
+def m2det(
+    recipe: str | None = None, overrides: dict[str, Any] | None = None, isolated: bool = False
+) -> State[None] | None:
     """From data to a trained model, its metrics and its pictures.
 
-    overrides: values for keys of params.yaml, such as {"epochs": 160, "train.lr": 0.01}; the run is then
-        a DVC experiment in the working copy, which holds its results afterwards.
+    recipe: one that `m2det recipes` lists; its values replace those of params.yaml, but for where the data lies.
+    overrides: values for keys of params.yaml, such as {"epochs": 160, "train.lr": 0.01}, over the recipe's.
+        With either the run is a DVC experiment in the working copy, which holds its results afterwards.
     isolated: run the experiment in a temporary copy and leave the working copy as it is.
     """
-    if overrides or isolated:
-        return _outcome(experiment(overrides or {}, isolated, return_state=True))
+    if recipe or overrides or isolated:
+        changes = settings_of(recipe) | (overrides or {})
+        return _outcome(experiment(changes, isolated, return_state=True))
     for stage in STAGES:
         named = reproduce.with_options(name=stage, task_run_name=stage)
         if failed := _outcome(named(stage, return_state=True)):
@@ -55,6 +60,15 @@ def experiment(overrides: dict[str, Any], isolated: bool) -> State[None] | None:
     """Run all stages with other parameters."""
     settings = [f"--set-param={key}={hydra(value)}" for key, value in overrides.items()]
     return _dvc("exp", "run", *["--temp"] * isolated, *settings)
+
+
+def settings_of(recipe: str | None) -> dict[str, Any]:
+    """The recipe's values by dotted keys; none without a recipe. Raises InputError for one that does not exist."""
+    values = read_recipe(recipe)[1] if recipe else {}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def hydra(value: Any) -> str:

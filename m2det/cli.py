@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError names the file and says why
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--weights", required=True, type=Path, metavar="FILE", help="a model.safetensors")
     detect.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for what is written")
     detect.add_argument("--json", action="store_true", help="write DIR/detections.json too, in COCO's results format")
-    detect.add_argument("--score", type=float, default=0.5, help="least score that is drawn (default %(default)s)")
+    detect.add_argument("--score", type=_fraction, default=0.5, help="least score that is drawn (default %(default)s)")
     detect.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
     detect.set_defaults(run=_detect)
     recipes = commands.add_parser("recipes", help="list the parameter sets that come with m2det")
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help="the original's checkpoints to model files, or back")
     convert.add_argument("source", type=Path, metavar="IN", help="ORIGINAL.pth, or a model.safetensors")
     convert.add_argument("target", type=Path, metavar="OUT", help="OUT.safetensors, or OUT.pth")
-    convert.add_argument("--size", type=int, help="side of the input in pixels, where the file's name does not say it")
+    convert.add_argument("--size", type=_count, help="side of the input, where the file's name does not say it")
     convert.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations with the classes' names")
     convert.set_defaults(run=_convert)
     export = commands.add_parser("export", help="a model for other runtimes, checked against PyTorch")
@@ -58,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     parts = bench.add_subparsers(title="what", required=True, metavar="PART")
     network = parts.add_parser("network", help="forward and backward: plain float32 against what training does")
     network.add_argument("--model", default="m2det320-vgg16", metavar="NAME", help="(default %(default)s)")
-    network.add_argument("--batch", type=int, default=2, help="images (default %(default)s)")
-    network.add_argument("--rounds", type=int, default=5, help="of which the fastest counts (default %(default)s)")
+    network.add_argument("--batch", type=_count, default=2, help="images (default %(default)s)")
+    network.add_argument("--rounds", type=_count, default=5, help="of which the fastest counts (default %(default)s)")
     network.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
     network.set_defaults(run=_bench_network)
     return parser
@@ -69,6 +69,22 @@ def _detect(arguments: argparse.Namespace) -> None:
     from m2det.detect_files import detect_files
 
     detect_files(arguments.images, arguments.weights, arguments.out, arguments.score, arguments.json, arguments.device)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return value
 
 
 def _recipes(_: argparse.Namespace) -> None:

@@ -162,19 +162,25 @@ def load_params(path: str | Path) -> Params:
     Raises InputError naming the file, every wrong key and what it should be.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file; run this in the project's folder, where params.yaml lies")
-    try:
-        raw = YAML(typ="safe").load(path.read_text())
-    except YAMLError as error:
-        where = str(error).replace("\n", " ")
-        raise InputError(f"{path} is not valid YAML: {where}") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} must hold keys and values, like the params.yaml the project came with")
+    raw = read_yaml(path)
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise InputError(f"{path}: " + "; ".join(_sentence(e, raw) for e in error.errors())) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The file's keys and values, unchecked. Raises InputError for what is missing, no YAML, or no mapping."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file; run this in the project's folder, where params.yaml lies")
+    try:
+        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        where = str(error).replace("\n", " ")
+        raise InputError(f"{path} is not valid YAML: {where}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} must hold keys and values, like the params.yaml the project came with")
+    return raw
 
 
 def _sentence(error: Any, raw: dict[str, Any]) -> str:
@@ -182,7 +188,7 @@ def _sentence(error: Any, raw: dict[str, Any]) -> str:
     keys: list[str] = []
     here: Any = raw
     for part in error["loc"]:
-        if not isinstance(here, list | dict) or (isinstance(here, dict) and part not in here):
+        if not (isinstance(here, dict) and part in here) and not (isinstance(here, list) and isinstance(part, int)):
             break
         keys.append(str(part))
         here = here[part]

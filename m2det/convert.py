@@ -59,6 +59,7 @@ def _from_original(source: Path, target: Path, size: int | None, annotations: Pa
 
 def _to_original(source: Path, target: Path) -> None:
     model, _ = load_trained(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".tmp")
     torch.save(model.state_dict(), temporary)
     os.replace(temporary, target)

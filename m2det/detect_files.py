@@ -50,6 +50,14 @@ def detect_files(
     is drawn twice (soft-NMS keeps near-duplicates: good for AP, not for eyes).
     """
     pictures = find_pictures(paths)
+    targets: dict[Path, Path] = {}
+    for path in pictures:
+        target = out / f"{path.stem}.jpg"
+        if target.resolve() == path.resolve():
+            raise InputError(f"{target} would overwrite the picture itself; choose another --out")
+        if target in targets:
+            raise InputError(f"{targets[target]} and {path} would both be drawn as {target}; give them one at a time")
+        targets[target] = path
     device = choose_device(device_name)
     model, card = load_trained(weights)
     place_model(model, device)
@@ -65,8 +73,8 @@ def detect_files(
     )
     out.mkdir(parents=True, exist_ok=True)
     results = []
-    for number, path in enumerate(pictures, 1):
-        image = decode_bgr(path.read_bytes(), str(path))
+    for number, (target, path) in enumerate(targets.items(), 1):
+        image = decode_bgr(path.read_bytes(), str(path), upright=True)  # a telephone's picture as one sees it
         height, width = image.shape[:2]
         square, _ = resize_into(image, torch.zeros(0, 4).numpy(), Placement(0, 0, width, height), size)
         batch = torch.from_numpy(square).permute(2, 0, 1)[None]
@@ -80,10 +88,8 @@ def detect_files(
             label = int(row[5])
             box = tuple(row[:4].clip(0, limits))
             marks.append(Mark(box, f"{card['classes'][label - 1]} {row[4]:.2f}", _colour(label)))
-        target = out / f"{path.stem}.jpg"
-        if target.resolve() == path.resolve():
-            raise InputError(f"{target} would overwrite the picture itself; choose another --out")
-        cv2.imwrite(str(target), draw_marks(image, marks, max(1.0, LEAST_SIDE / min(height, width))))
+        if not cv2.imwrite(str(target), draw_marks(image, marks, max(1.0, LEAST_SIDE / min(height, width)))):
+            raise InputError(f"{target} cannot be written; see whether the disk is full or the folder read-only")
         print(f"{path}: {len(shown)} objects -> {target}")
     if as_json:
         (out / "detections.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -40,9 +40,11 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     found = torch.accelerator.current_accelerator(check_available=True)
     if wanted == "auto":
-        reason = "the accelerator that is there" if found else "no accelerator is there"
-        log.info("device: %s, %s", found or "cpu", reason)
-        return found or torch.device("cpu")
+        if found and found.type in TRAITS:
+            log.info("device: %s, the accelerator that is there", found)
+            return found
+        log.info("device: cpu, %s", f"{found.type} is not supported" if found else "no accelerator is there")
+        return torch.device("cpu")
     if found is None or found.type != wanted:
         raise InputError(
             f"device is {wanted!r}, but this machine has {found.type if found else 'no accelerator'}; "

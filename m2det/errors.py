@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line and the stages print the sentence without a traceback and exit with 1.
     """
+
+    def __str__(self) -> str:
+        # a data-loading process hands it on inside the text of its traceback
+        return super().__str__().rpartition("InputError: ")[2].strip()

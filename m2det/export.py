@@ -22,6 +22,7 @@ from m2det.train.checkpoint import load_trained
 
 log = logging.getLogger(__name__)
 
+MOST_PICTURES = 8  # that an export is checked on
 TOLERANCE = 1e-4  # of boxes (fractions of the image, of themselves where larger than it) and scores
 
 ATC = """#!/bin/sh
@@ -61,7 +62,7 @@ class ExportedDetector(nn.Module):
 def export_onnx(weights: Path, target: Path, pictures: list[Path]) -> None:
     """Write OUT.onnx (any batch) once it computes what PyTorch does on the pictures, and OUT_atc.sh beside it.
 
-    pictures: files or folders; none takes the two photographs that scikit-learn brings.
+    pictures: files or folders, of which the first eight are taken; none: the two photographs of scikit-learn.
     Raises InputError without the extra `export`, and where the outputs differ by more than 1e-4.
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
@@ -69,7 +70,7 @@ def export_onnx(weights: Path, target: Path, pictures: list[Path]) -> None:
             raise InputError(f"exporting needs {module}; install the extra: pip install 'm2det[export]'")
     model, _ = load_trained(weights)
     detector, size = ExportedDetector(model).eval(), model.config.size
-    images = _read(find_pictures(pictures or _photographs()), size)
+    images = _read(find_pictures(pictures or _photographs())[:MOST_PICTURES], size)
     temporary = target.with_name(target.name + ".tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
@@ -85,6 +86,7 @@ def export_onnx(weights: Path, target: Path, pictures: list[Path]) -> None:
     )
     difference = _difference(detector, temporary, images)
     if not difference <= TOLERANCE:
+        temporary.unlink()
         raise InputError(f"the exported network differs from PyTorch's by {difference:.2g}; {target} was not written")
     os.replace(temporary, target)
     script = target.with_name(f"{target.stem}_atc.sh")

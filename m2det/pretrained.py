@@ -46,10 +46,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise InputError(f"{path} is damaged or no safetensors file ({error}); get it again") from error
     except Exception as error:  # torch raises a dozen kinds here, each meaning: not a file of plain tensors
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be loaded as plain tensors ({reason}); get the file again") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        advice = "delete it and get it again"
+        raise InputError(f"{path} cannot be loaded as plain tensors ({reason}); {advice}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     tensors = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
     if not tensors:
         raise InputError(f"{path} holds no tensors by name; it takes a state dict")
     return tensors
@@ -67,6 +69,9 @@ def load_backbone(name: str, path: Path, images: str = "bgr255") -> nn.Module:
         state = reduce_vgg16_classifier(state)
         log.info("%s is a plain VGG16: fc6 and fc7 made convolutions by subsampling", path.name)
     backbone = build_backbone(get_config(name).backbone)
+    for key, value in backbone.state_dict().items():
+        if key.endswith("num_batches_tracked"):  # files from before torch 0.4.1 lack this counter
+            state.setdefault(key, torch.zeros_like(value))
     wanted = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     if wanted != found:
@@ -146,8 +151,14 @@ def fetch(url: str, sha256: str, path: Path) -> str:
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise InputError(f"{url} cannot be fetched ({error}); {by_hand}") from error
         if length and temporary.stat().st_size != length:
-            raise InputError(f"{url} broke off after {temporary.stat().st_size} of {length} bytes; {by_hand}")
-        verify(temporary, sha256, f"what {url} sends", by_hand)
+            sent = temporary.stat().st_size
+            temporary.unlink()
+            raise InputError(f"{url} broke off after {sent} of {length} bytes; {by_hand}")
+        try:
+            verify(temporary, sha256, f"what {url} sends", by_hand)
+        except InputError:
+            temporary.unlink()
+            raise
         os.replace(temporary, path)
     return verify(path, sha256, str(path), "delete it to fetch it again, or correct weights.sha256")
 

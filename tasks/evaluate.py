@@ -18,7 +18,7 @@ def detect() -> None:
 
     from m2det.data.store import PackedSplit
     from m2det.device import choose_device, place_model
-    from m2det.evaluate.detect import coco_results, detect_split
+    from m2det.evaluate.detect import coco_results_of_split
     from m2det.model import prior_boxes
     from m2det.train.checkpoint import load_trained
 
@@ -27,12 +27,8 @@ def detect() -> None:
     model, _ = load_trained(MODEL)
     place_model(model, device)
     split = PackedSplit(CACHE, "val")
-    results = []
-    priors = prior_boxes(model.config)
-    found = detect_split(model, priors, split, model.config.size, device, params().evaluate)
-    for index, detections in tqdm(found, "detecting", len(split), unit="image"):
-        width, height = (int(x) for x in split.sizes[index])
-        results += coco_results(int(split.image_ids[index]), (width, height), detections, split.category_ids)
+    found = coco_results_of_split(model, prior_boxes(model.config), split, model.config.size, device, params().evaluate)
+    results = [entry for image in tqdm(found, "detecting", len(split), unit="image") for entry in image]
     RESULTS.mkdir(exist_ok=True)
     DETECTIONS.write_text(json.dumps(results, separators=(",", ":")) + "\n")
     print(f"{len(results)} detections on {len(split)} images")

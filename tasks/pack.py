@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from m2det.data.coco import ImageRecord, read_split
-from m2det.data.image import check_jpeg_is_whole, check_size
+from m2det.data.image import check_header, check_jpeg_is_whole, check_size
 from m2det.data.manifest import load_sources
 from m2det.data.store import finish_cache, write_split
 from m2det.errors import InputError
@@ -33,6 +33,7 @@ def pack() -> None:
 
 def _is_whole(data: bytes, record: ImageRecord) -> None:
     check_jpeg_is_whole(data, _name(record))
+    check_header(data, _name(record), record.width, record.height)
 
 
 def _decodes(data: bytes, record: ImageRecord) -> None:

@@ -58,6 +58,42 @@ def test_detect_writes_a_picture_and_coco_results(tmp_path, model, picture):
         assert set(entry) == {"image_id", "category_id", "bbox", "score", "file_name"}
 
 
+def test_pictures_of_one_name_are_refused_before_any_is_drawn(tmp_path, model, picture, capsys):
+    (picture.parent / "photo.bmp").write_bytes(picture.read_bytes())
+    out = tmp_path / "out"
+    assert main(["detect", str(picture.parent), "--weights", str(model), "--out", str(out)]) == 1
+    assert "would both be drawn as" in capsys.readouterr().err and not out.exists()
+
+
+def test_a_telephones_picture_is_seen_upright(tmp_path, model):
+    """EXIF orientation 6: stored lying, to be shown turned by a quarter."""
+    ok, data = cv2.imencode(".jpg", np.zeros((40, 80, 3), np.uint8))
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    (tmp_path / "phone.jpg").write_bytes(data[:2].tobytes() + segment + data[2:].tobytes())
+    assert main(["detect", str(tmp_path / "phone.jpg"), "--weights", str(model), "--out", str(tmp_path / "out")]) == 0
+    height, width = cv2.imread(str(tmp_path / "out/phone.jpg")).shape[:2]
+    assert ok and height == 2 * width
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["bench", "network", "--rounds", "0"], "'0' is no whole number above 0"),
+        (["detect", "x", "--weights", "y", "--out", "z", "--score", "-1"], "'-1' is no number from 0 to 1"),
+    ],
+)
+def test_impossible_numbers_are_refused(words, sentence, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_batch_of_one_that_cannot_train_is_a_sentence(capsys):
+    assert main(["bench", "network", "--model", "m2det-tiny", "--batch", "1", "--device", "cpu"]) == 1
+    assert "--batch is 1, but the smallest map of m2det-tiny is 1x1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("case", ["no picture", "no weights", "not a model", "empty folder", "damaged"])
 def test_wrong_input_is_one_sentence(tmp_path, model, picture, capsys, case):
     (tmp_path / "empty").mkdir()

@@ -73,6 +73,7 @@ def test_writing_it_as_dvc_does_changes_nothing():
         ("  lr: ", "  rate: 3\n  lr: ", "unknown key 'train.rate'"),
         ("  milestones: ", "  milestones: [1.5] #", "train.milestones.0: input should be less than or equal to 1"),
         ("  milestones: ", "  milestones: [] #", "lr_factors needs one entry more"),
+        ("processes: ", "processes: [1] #", "processes: input should be a valid integer"),
         ("processes: ", "processes: many #", "processes: input should be a valid integer, got 'many'"),
         ("  source: digits", "  source: coco", "source 'coco' needs"),
         ("epochs: ", "epochs: [", "not valid YAML"),

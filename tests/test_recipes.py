@@ -67,6 +67,32 @@ def test_there_and_back_is_the_same_file(params):
     assert params.read_text() == original
 
 
+def test_lists_and_comments_of_the_users_come_through(params):
+    """Data as the README shows it, with comments where they break a line when a list is replaced."""
+    own = "# my notes\n#\n# more of them\n"
+    block = (
+        "  train:   # mine\n  # the first\n  - {annotations: a.json, images: i}   # one\n"
+        "  val:\n  - {annotations: b.json, images: j}\n"
+    )
+    text = params.read_text()
+    text = text.replace(text[text.index("  train: []") : text.index("\npack:")], block)
+    params.write_text(own + text[text.index("epochs:") :])
+    assert main(["use", "coco512-8p"]) == 0
+    after = params.read_text()
+    assert after.startswith(read_recipe("coco512-8p")[0] + "#\n" + own)
+    values = YAML(typ="safe").load(after)
+    assert (values["data"]["train"], values["data"]["val"], values["epochs"]) == ([], [], 160)
+    assert main(["use", "finetune-1p"]) == 0
+    assert params.read_text().count("The recipe `") == 1 and own in params.read_text()
+
+
+@pytest.mark.parametrize("text", ["epochs: [", "", "a: 1\na: 2\n"])
+def test_a_broken_params_yaml_is_left_alone(params, text, capsys):
+    params.write_text(text)
+    assert main(["use", "digits"]) == 1
+    assert capsys.readouterr().err.startswith("error: params.yaml ") and params.read_text() == text
+
+
 def test_the_eight_npu_recipe_is_the_seeds():
     _, values = read_recipe("coco512-8p")
     train, precision = values["train"], values["precision"]

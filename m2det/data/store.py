@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
     ]
 )
 RECORDS_PER_COMMIT = 1000  # fixed, like the map size: the same input must give the same bytes
+REPACK = "run `dvc repro -f pack`"
 FORMAT = 1
 
 
@@ -132,7 +133,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} is no finished cache (no manifest.json); run `dvc repro pack`")
     manifest: dict[str, Any] = json.loads(path.read_text())
     if manifest["format"] != FORMAT:
-        raise InputError(f"{folder} has format {manifest['format']}, this code reads {FORMAT}; run `dvc repro -f pack`")
+        raise InputError(f"{folder} has format {manifest['format']}, this code reads {FORMAT}; {REPACK}")
     return manifest
 
 
@@ -187,9 +188,11 @@ class PackedSplit:
         return Annotations(self._boxes[rows], self._labels[rows], self._iscrowd[rows])
 
     def jpeg(self, index: int) -> bytes:
-        """The image file's own bytes."""
+        """The image file's own bytes. Raises InputError where they were damaged since: LMDB has no checksums."""
         with _environment(self.folder / f"{self.name}.lmdb").begin() as transaction:
             value: bytes = transaction.get(_key(index))
+        if zlib.crc32(value) != self.crc32[index]:
+            raise InputError(f"{self.folder}/{self.name}.lmdb is damaged at image {self.file_names[index]}; {REPACK}")
         return value
 
     def _check_lmdb_size(self) -> None:
@@ -197,7 +200,7 @@ class PackedSplit:
         path = self.folder / f"{self.name}.lmdb"
         least = self.manifest["splits"][self.name]["bytes"]
         if not path.exists() or path.stat().st_size < least:
-            raise InputError(f"{path} is missing or truncated; run `dvc repro -f pack`")
+            raise InputError(f"{path} is missing or truncated; {REPACK}")
 
 
 _open: dict[Path, tuple[int, Any]] = {}  # file -> (process that opened it, environment)

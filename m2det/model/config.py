@@ -86,6 +86,12 @@ class M2DetConfig:
                 f"{self.name}: levels is {self.levels}, scales {self.scales}, planes {self.planes}; "
                 "it takes at least 2 levels, 3 scales, and an even number of planes"
             )
+        if self.sfam and self.planes * self.levels < 16:
+            raise InputError(f"{self.name}: sfam needs planes x levels to be at least 16")
+        if len(self.fused) != 2 or not all(isinstance(n, int) and n > 0 for n in self.fused):
+            raise InputError(f"{self.name}: fused is {self.fused}, but it takes two numbers of channels")
+        if not all(isinstance(s, int | float) and s > 0 for s in self.sizes):
+            raise InputError(f"{self.name}: sizes are {self.sizes}, but they must be numbers above 0")
         if self.sizes and len(self.sizes) != self.scales + 1:
             raise InputError(f"{self.name}: sizes needs {self.scales + 1} entries, one more than scales")
         if not self._works_at(self.size):
@@ -94,6 +100,14 @@ class M2DetConfig:
             raise InputError(
                 f"{self.name}: a pyramid of {self.scales} scales does not work out at {self.size} px "
                 f"(maps {self._feature_sizes(self.size)}); the nearest size that does is {nearest}"
+            )
+
+    def check_training_batch(self, images: int, name: str) -> None:
+        """Raises InputError for a batch, called `name`, that batch normalisation cannot train on."""
+        if images == 1 and self.feature_sizes[-1] == 1:
+            raise InputError(
+                f"{name} is 1, but the smallest map of {self.name} is 1x1: batch normalisation has nothing to "
+                f"normalise over; set {name} to 2 or more"
             )
 
     def _neighbours(self) -> tuple[range, range]:

@@ -45,8 +45,7 @@ class M2Det(nn.Module):
                 module.bn.momentum = self.config.bn_momentum
             elif name.startswith(("loc.", "conf.")) and isinstance(module, nn.Conv2d):
                 assert module.bias is not None
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.bias)  # the weights stay as torch draws them, as in the original
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """float32 [B,3,S,S] BGR minus its mean -> `loc` [B,P,4] encoded, `conf` [B,P,C+1] logits, background first."""

@@ -11,9 +11,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from m2det.config import read_yaml
 from m2det.errors import InputError
 
-END_OF_HEADER = "#"  # the comment line in params.yaml below what the recipe says of itself
+END_OF_HEADER = "#\n"  # the comment line in params.yaml below what the recipe says of itself
 
 
 def recipe_names() -> list[str]:
@@ -38,25 +39,25 @@ def use_recipe(name: str, path: Path) -> list[str]:
     Returns what changed, as `key: old -> new`. Raises InputError where there is no such recipe or file.
     """
     header, values = read_recipe(name)
-    if not path.exists():
-        raise InputError(f"{path}: no such file; run this in the project's folder, where params.yaml lies")
+    read_yaml(path)
     yaml = YAML()
-    lines = path.read_text().splitlines(keepends=True)
-    content = yaml.load("".join(lines))
+    content = yaml.load(path)
     changes = _put(content, values, "")
     out = io.StringIO()
     yaml.dump(content, out)
-    below = out.getvalue().splitlines(keepends=True)
-    stripped = [line.rstrip() for line in below]
-    comment = next((i for i, line in enumerate(below) if not line.startswith("#")), 0)
-    if END_OF_HEADER in stripped[:comment]:
-        below = below[stripped.index(END_OF_HEADER) :]
-    else:
-        header += END_OF_HEADER + "\n"
+    text = header + END_OF_HEADER + _without_header(out.getvalue())
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(header + "".join(below))
+    temporary.write_text(text)
+    assert read_yaml(temporary) == YAML(typ="safe").load(out.getvalue())
     os.replace(temporary, path)
     return changes
+
+
+def _without_header(text: str) -> str:
+    """What stands below the comment of another recipe; all of it where it begins with none."""
+    if text.startswith("# The recipe `") and END_OF_HEADER in text:
+        return text[text.index(END_OF_HEADER) + len(END_OF_HEADER) :]
+    return text
 
 
 def _put(content: CommentedMap, values: dict[str, Any], where: str) -> list[str]:
@@ -67,6 +68,7 @@ def _put(content: CommentedMap, values: dict[str, Any], where: str) -> list[str]
             changes += _put(content.setdefault(key, CommentedMap()), value, f"{where}{key}.")
         elif old != value:
             changes.append(f"{where}{key}: {old} -> {value}")
+            content.ca.items.pop(key, None) if isinstance(old, list | dict) else None  # a block's comments break a line
             content[key] = _in_line(value)
     return changes
 

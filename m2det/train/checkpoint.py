@@ -62,14 +62,14 @@ def load_trained(path: str | Path) -> tuple[M2Det, dict[str, Any]]:
     Raises InputError for a file that is missing or not one of ours.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise InputError(f"{path}: no such file; train a model first (`dvc repro`), or name another")
     try:
         with safe_open(str(path), "pt") as file:
             card = json.loads((file.metadata() or {})["card"])
-    except (SafetensorError, KeyError) as error:
+        model = build_model(card["model"], len(card["classes"]), **card["overrides"])
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is no model written by m2det (safetensors with a card inside)") from error
-    model = build_model(card["model"], len(card["classes"]), **card["overrides"])
     state = load_file(str(path))
     model.load_state_dict({key: state[first] for key, first in first_names(model).items()})
     return model.eval(), card

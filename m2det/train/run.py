@@ -64,11 +64,7 @@ class Run:
         self.split, self.val = PackedSplit(self.cache, "train"), PackedSplit(self.cache, "val")
         torch.manual_seed(params.seed)
         self.model = build_model(params.model.name, len(self.split.classes), **params.model.all_overrides)
-        if settings.batch_size == 1 and self.model.config.feature_sizes[-1] == 1:
-            raise InputError(
-                f"train.batch_size is 1, but the smallest map of {params.model.name} is 1x1: batch normalisation "
-                "has nothing to normalise over; set train.batch_size: 2 or more"
-            )
+        self.model.config.check_training_batch(settings.batch_size, "train.batch_size")
         if settings.sync_norms:
             synchronise_norms(self.model, self.device)
         load_initial(self.model, self.backbone, params.weights.least_match)
@@ -89,8 +85,11 @@ class Run:
         if settings.max_steps:
             self.order.steps = min(self.order.steps, settings.max_steps)
         self._best: dict[str, Any] = {"AP": -1.0, "epoch": 0, "model": {}}
+        self._rate_of_open_epoch = 0.0  # above 0: the epoch's steps are done, its evaluation is not
         self._reset_sums()
         self._resume()
+        if self._rate_of_open_epoch:
+            log.info("%s", self.end_epoch(self._rate_of_open_epoch))
         self.order.start = self.step
         train_mode(self.model, settings)
 
@@ -158,7 +157,7 @@ class Run:
         where = f" in process {self.group.rank}" if self.group.size > 1 else ""
         return (
             f"the loss of step {bad + 1}{where} is not finite; first: {source}; images {ids}; lower train.lr or set "
-            "train.clip_norm, or look at these images; what was trained until the last checkpoint is kept"
+            "train.clip_norm, or look at these images"
         )
 
     def end_epoch(self, rate: float) -> str:
@@ -174,6 +173,8 @@ class Run:
         }
         text = f"epoch {epoch}: saved"
         if epoch % self.params.train.evaluate_every == 0 or self.step == self.order.steps:
+            self._rate_of_open_epoch = rate
+            self.save()  # an evaluation takes minutes, and who interrupts it should lose no epoch
             with self.average.applied():
                 self.group.share_buffers(self.model)
                 metrics = validate(self.model, self.priors.cpu(), self.val, self.size, self.device, self.group)
@@ -186,6 +187,7 @@ class Run:
             row |= {"AP": round(metrics["AP"], 4), "AP50": round(metrics["AP50"], 4)}
             text = f"epoch {epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
         self.rows.append(row)
+        self._rate_of_open_epoch = 0.0
         self._reset_sums()
         self.save()
         return text
@@ -197,6 +199,7 @@ class Run:
 
     def save(self) -> None:
         self.mean_losses() if self._loss_count else None  # never keep weights behind a loss that was not finite
+        self._refuse_infinite_weights()
         if not self.group.leads:
             return
         save_state(
@@ -208,10 +211,22 @@ class Run:
                 "average": self.average.state_dict(),
                 "rows": self.rows,
                 "best": self._best,
+                "rate_of_open_epoch": self._rate_of_open_epoch,
                 "loss_sum": self._loss_sum,
                 "loss_count": self._loss_count,
             },
         )
+
+    def _refuse_infinite_weights(self) -> None:
+        """A finite loss may have an infinite gradient."""
+        floating = {k: v for k, v in self.model.state_dict().items() if v.is_floating_point()}
+        finite = torch.stack([value.isfinite().all() for value in floating.values()]).tolist()
+        for name, sound in zip(floating, finite, strict=True):
+            if not sound:
+                raise InputError(
+                    f"after step {self.step} the weights {name} are not finite, by the gradient of a loss that was; "
+                    "lower train.lr or set train.clip_norm"
+                )
 
     def _resume(self) -> None:
         state = load_state(self.unfinished)
@@ -221,6 +236,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
         self.step, self.rows, self._best = state["step"], state["rows"], state["best"]
+        self._rate_of_open_epoch = state["rate_of_open_epoch"]
         self._loss_sum, self._loss_count = state["loss_sum"].to(self.device), state["loss_count"]
         log.info("resuming at step %d of %d", self.step, self.order.steps)
 

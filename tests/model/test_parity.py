@@ -94,3 +94,9 @@ def test_wrong_names_and_sizes_end_in_a_sentence():
         get_config("m2det320-vgg16", levels=1)
     with pytest.raises(InputError, match="levels is '4', but it takes a value like 2"):
         get_config("m2det320-vgg16", levels="4")
+    with pytest.raises(InputError, match=r"fused is \(64,\), but it takes two"):
+        get_config("m2det320-vgg16", fused=[64])
+    with pytest.raises(InputError, match="numbers above 0"):
+        get_config("m2det-tiny", sizes=[0.1, -1, 1, 2, 3])
+    with pytest.raises(InputError, match="sfam needs planes x levels to be at least 16"):
+        get_config("m2det320-vgg16", sfam=True, planes=2, levels=2)

@@ -7,7 +7,9 @@ import time
 import cv2
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
+from flows.pipeline import hydra, settings_of
 from m2det.evaluate.metrics import NAMES
 from tests.pipeline.conftest import SHORT
 from tests.tiny_model import write_tiny_model
@@ -215,3 +217,24 @@ def test_finetuning_starts_from_a_model_of_other_classes(clone):
     clone.edit({"  checkpoint: ": "  checkpoint: models/none.pth"})
     done = clone.run("dvc", "repro", "train", ok=False)
     assert "models/none.pth: no such file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_recipe_reaches_params_yaml_through_dvc(clone):
+    """As the deployment train-8p does it; without COCO it ends at the first stage, in a sentence."""
+    wanted = settings_of("coco512-8p")
+    done = clone.run("dvc", "exp", "run", *(f"--set-param={k}={hydra(v)}" for k, v in wanted.items()), ok=False)
+    assert "error: params.yaml: data: source 'coco2014' needs data.root" in done.stderr
+    values = YAML(typ="safe").load(clone.folder / "params.yaml")
+    flat = {f"{k}.{i}": x for k, v in values.items() if isinstance(v, dict) for i, x in v.items()} | values
+    assert {key: flat[key] for key in wanted} == wanted
+
+
+def test_two_processes_train_in_the_stage(clone):
+    clone.edit(SHORT | {"processes: ": "processes: 2", "  batch_size: ": "  batch_size: 4"})
+    done = clone.run("dvc", "repro", "evaluate")
+    assert "for a total batch of 4 x 2" in done.stdout
+    assert json.loads((clone.folder / "results/train.json").read_text())["steps"] == 3
+    assert not list((clone.folder / "models/unfinished").glob("*/checkpoint.pt"))
+    clone.edit({"  batch_size: ": "  batch_size: 4000"})
+    done = clone.run("dvc", "repro", "train", ok=False)
+    assert "error: train.batch_size is 4000 in each of 2 processes, but there are only 1500" in done.stderr

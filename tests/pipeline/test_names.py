@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from flows.pipeline import STAGES, hydra
+from flows.pipeline import STAGES, hydra, settings_of
 from flows.stage import api_url
 from m2det_prefect import deployments, expand, is_command
 from tests.conftest import ROOT
@@ -24,7 +24,9 @@ def test_every_dependency_of_a_stage_exists():
 
 
 def test_deployments_are_read_from_prefect_yaml():
-    assert [entry["name"] for entry in deployments(ROOT / "prefect.yaml")] == ["digits"]
+    assert [entry["name"] for entry in deployments(ROOT / "prefect.yaml")] == [
+        *("digits", "train-8p", "train-1p", "finetune-1p")
+    ]
     assert deployments(Path("no-such-file.yaml")) == []
 
 
@@ -44,6 +46,13 @@ def test_deployments_are_read_from_prefect_yaml():
 def test_bare_names_are_expanded(typed, meant):
     assert is_command(typed.split())
     assert " ".join(expand(typed.split(), ["digits"])) == meant
+
+
+def test_every_deployment_names_a_recipe_that_exists():
+    for entry in deployments(ROOT / "prefect.yaml"):
+        recipe = entry.get("parameters", {}).get("recipe")
+        assert ("processes" in settings_of(recipe)) == (entry["name"] != "digits")
+    assert settings_of("coco512-8p")["train.lr_batch"] == 128 and settings_of(None) == {}
 
 
 def test_other_commands_are_left_alone():

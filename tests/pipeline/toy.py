@@ -41,7 +41,10 @@ class Toy:
             "m2det_prefect.py",
             "prefect.yaml",
             "pyproject.toml",
+            "m2det/config.py",
             "m2det/errors.py",
+            "m2det/process.py",
+            "m2det/recipes",
             "tasks/process.py",
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,17 @@ from safetensors.torch import load_file
 
 from m2det.config import Params, load_params
 from m2det.data.loader import TrainingOrder
+from m2det.data.store import PackedSplit
 from m2det.errors import InputError
 from m2det.loss import MultiBoxLoss
+from m2det.model import prior_boxes
 from m2det.train import loop
+from m2det.train.checkpoint import load_state
+from m2det.train.group import Group
 from m2det.train.log import write_curves
+from m2det.train.precision import Precision
 from m2det.train.run import Run
+from m2det.train.validate import validate
 from tests.conftest import ROOT
 
 
@@ -69,6 +76,9 @@ def test_best_keeps_the_best_epoch(material, tmp_path):
     outcome = run(material, tmp_path, settings(epochs=4, keep="best"))
     best = max((row for row in outcome.rows if "AP" in row), key=lambda row: row["AP"])
     assert outcome.kept_epoch == best["epoch"]
+    model, split = outcome.model.eval(), PackedSplit(material[0], "val")
+    found = validate(model, prior_boxes(model.config), split, 96, torch.device("cpu"), Group())
+    assert found["AP"] == pytest.approx(best["AP"], abs=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_images(material, tmp_path, monkeypatch):
@@ -120,6 +130,36 @@ def test_infinite_weights_are_named(material, tmp_path, monkeypatch):
         run(material, tmp_path, settings())
 
 
+def test_infinite_weights_are_never_kept(material, tmp_path, monkeypatch):
+    """A finite loss with an infinite gradient at the last step: nothing later would see it."""
+    step = Precision.step
+
+    def poison(self, optimizer, clip_norm, skip):
+        step(self, optimizer, clip_norm, skip)
+        if next(calls) == 9:
+            with torch.no_grad():
+                optimizer.param_groups[0]["params"][0][0] = float("inf")
+
+    calls = iter(range(1, 100))
+    monkeypatch.setattr(Precision, "step", poison)
+    with pytest.raises(InputError, match=r"after step 9 the weights unet1.* are not finite"):
+        run(material, tmp_path, settings())
+
+
+def test_who_interrupts_an_evaluation_loses_no_epoch(material, tmp_path, monkeypatch):
+    whole = run(material, tmp_path / "whole", settings())
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("m2det.train.run.validate", interrupted)
+        run(material, tmp_path / "parts", settings())
+    assert load_state(tmp_path / "parts/state")["step"] == 6
+    resumed = run(material, tmp_path / "parts", settings())
+    assert resumed.rows == whole.rows
+
+
 def test_options_that_help_train_and_resume(material, tmp_path, monkeypatch):
     """EMA, cosine, label smoothing and undecayed norms, interrupted and resumed: the same as undisturbed."""
     options = {"ema": 0.9, "schedule": "cosine", "label_smoothing": 0.1, "decay_norms": False, "optimizer": "adamw"}
@@ -149,6 +189,19 @@ def test_what_is_frozen_stays(material, tmp_path):
     assert all(torch.equal(state[key], value) for key, value in given.items())
     assert all((v == 0).all() for k, v in state.items() if k.endswith("running_mean"))
     assert state["Norm.weight"].ne(1).any()  # statistics only: its parameters are trained
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_record_is_one_sentence_that_names_it(material, tmp_path, workers):
+    """LMDB has no checksums: a flipped byte would train in silence."""
+    cache = shutil.copytree(material[0], tmp_path / "cache")
+    data = bytearray((cache / "train.lmdb").read_bytes())
+    jpeg = PackedSplit(material[0], "train").jpeg(3)
+    data[data.index(jpeg) + len(jpeg) // 2] ^= 1
+    (cache / "train.lmdb").write_bytes(data)
+    with pytest.raises(InputError) as error:
+        loop.train(settings(workers=workers), cache, material[1], tmp_path / "state", tmp_path / "log.txt")
+    assert str(error.value) == f"{cache}/train.lmdb is damaged at image 4.jpg; run `dvc repro -f pack`"
 
 
 def test_impossible_settings_are_refused(material, tmp_path):
@@ -184,7 +237,8 @@ def test_curves_have_their_columns(tmp_path):
 def test_a_killed_process_resumes(material, tmp_path):
     """SIGKILL anywhere leaves a checkpoint that loads."""
     code = (
-        "import sys; from pathlib import Path\n"
+        "import logging, sys; from pathlib import Path\n"
+        "logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
         "from tests.train.test_loop import settings; from m2det.train import loop\n"
         "cache, backbone, folder = map(Path, sys.argv[1:])\n"
         "out = loop.train(settings(epochs=6), cache, backbone, folder / 'state', folder / 'log.txt')\n"
@@ -198,4 +252,4 @@ def test_a_killed_process_resumes(material, tmp_path):
     process.kill()
     process.wait()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "finished 18" in done.stdout
+    assert "resuming at step" in done.stdout and "finished 18" in done.stdout
