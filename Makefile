@@ -9,10 +9,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro: .venv/installed  ## data to model: everything that is not up to date
 	dvc repro
 
-test: .venv/installed  ## fast tests, then the slow ones (real servers and pipelines)
+test: .venv/installed  ## fast tests, then the slow ones (real servers and pipelines), two files at a time
 	python setup.py -q build_ext --inplace
 	pytest -q
-	pytest -q -m slow
+	OMP_NUM_THREADS=1 pytest -q -m slow -n 2 --dist loadfile
 
 lint: .venv/installed
 	ruff check .
