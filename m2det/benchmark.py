@@ -18,6 +18,7 @@ from m2det.device import describe, in_format_of, normalise, place_model, synchro
 from m2det.evaluate.detect import detect_images
 from m2det.loss import MultiBoxLoss
 from m2det.model import M2Det, build_model, prior_boxes
+from m2det.train.optimizer import check_training_batch
 from m2det.train.precision import Precision
 
 
@@ -40,7 +41,7 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
     settings = params.benchmark
     split = PackedSplit(cache, "train")
     batch_size = min(settings.batch_size, len(split))
-    model.config.check_training_batch(batch_size, "benchmark.batch_size")
+    check_training_batch(model.config, batch_size, "benchmark.batch_size")
     size = model.config.size
     priors = prior_boxes(model.config)
     samples = TrainingSamples(split, size, params.seed, params.train)
@@ -111,7 +112,7 @@ def forward_backward(name: str, batch_size: int, device: torch.device, rounds: i
         for kind, level in levels.items()
     }
     size = models["plain"].config.size
-    models["plain"].config.check_training_batch(batch_size, "--batch")
+    check_training_batch(models["plain"].config, batch_size, "--batch")
     images = torch.randn(batch_size, 3, size, size).to(device)
     times: dict[str, list[float]] = {kind: [] for kind in models}
     for _ in range(rounds):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from m2det.errors import InputError
-from m2det.model import build_backbone, first_names, get_config
+from m2det.model import build_backbone, first_names, get_config, load_reference_state_dict
 
 log = logging.getLogger(__name__)
 
@@ -109,21 +109,20 @@ def load_initial(model: nn.Module, path: Path, least_match: float) -> None:
     Raises InputError below that share.
     """
     given, own, first = read_tensors(path), model.state_dict(), first_names(model)
-    fits = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
-    model.load_state_dict(fits, strict=False)
+    report = load_reference_state_dict(model, given, strict=False)
     if all(key.startswith("base.") for key in given):
-        assert fits.keys() == {key for key in own if key.startswith("base.")}  # checked by load_backbone
+        assert not any(key.startswith("base.") for key in report.missing)  # checked by load_backbone
         return
-    loaded = {first[key] for key in fits}
-    fresh = [key for key in own if key == first[key] and key not in loaded]
+    missing = set(report.missing)
+    fresh = [key for key in own if key in missing and first[key] == key]
     for key in fresh:
         reason = f"the checkpoint has {tuple(given[key].shape)}" if key in given else "not in the checkpoint"
         log.info("starts fresh: %s %s (%s)", key, tuple(own[key].shape), reason)
-    unused = sorted(key for key in given if key not in own)
-    if unused:
-        log.info("not used: %d tensors of the checkpoint, first %s", len(unused), unused[0])
-    share = sum(own[key].numel() for key in loaded) / sum(own[key].numel() for key in {*first.values()})
-    log.info("from the checkpoint: %d tensors, %.1f %% of all values; fresh: %d", len(loaded), 100 * share, len(fresh))
+    if report.unexpected:
+        log.info("not used: %d tensors of the checkpoint, first %s", len(report.unexpected), report.unexpected[0])
+    total, lacking = (sum(own[key].numel() for key in keys) for keys in ({*first.values()}, fresh))
+    share = 1 - lacking / total
+    log.info("from the checkpoint: %s; %.1f %% of all values", report, 100 * share)
     if share < least_match:
         raise InputError(
             f"only {share:.1%} of the network's values come from the checkpoint, less than weights.least_match "

@@ -86,32 +86,18 @@ class M2DetConfig:
                 f"{self.name}: levels is {self.levels}, scales {self.scales}, planes {self.planes}; "
                 "it takes at least 2 levels, 3 scales, and an even number of planes"
             )
-        if self.sfam and self.planes * self.levels < 16:
-            raise InputError(f"{self.name}: sfam needs planes x levels to be at least 16")
         if len(self.fused) != 2 or not all(isinstance(n, int) and n > 0 for n in self.fused):
             raise InputError(f"{self.name}: fused is {self.fused}, but it takes two numbers of channels")
-        if not all(isinstance(s, int | float) and s > 0 for s in self.sizes):
-            raise InputError(f"{self.name}: sizes are {self.sizes}, but they must be numbers above 0")
-        if self.sizes and len(self.sizes) != self.scales + 1:
-            raise InputError(f"{self.name}: sizes needs {self.scales + 1} entries, one more than scales")
+        numbers = all(isinstance(s, int | float) and s > 0 for s in self.sizes)
+        if self.sizes and not (numbers and len(self.sizes) == self.scales + 1):
+            raise InputError(f"{self.name}: sizes is {self.sizes}, but it takes {self.scales + 1} numbers above 0")
         if not self._works_at(self.size):
-            around = [[s for s in sizes if self._works_at(s)] for sizes in self._neighbours()]
-            nearest = " or ".join(str(found[0]) for found in around if found)
+            around = (range(self.size - 1, 0, -1), range(self.size + 1, self.size + 4096))
+            nearest = [str(next(filter(self._works_at, sizes), "")) for sizes in around]
             raise InputError(
-                f"{self.name}: a pyramid of {self.scales} scales does not work out at {self.size} px "
-                f"(maps {self._feature_sizes(self.size)}); the nearest size that does is {nearest}"
+                f"{self.name}: a pyramid of {self.scales} scales does not work out at {self.size} px (maps "
+                f"{self._feature_sizes(self.size)}); the nearest size that does is {' or '.join(filter(None, nearest))}"
             )
-
-    def check_training_batch(self, images: int, name: str) -> None:
-        """Raises InputError for a batch, called `name`, that batch normalisation cannot train on."""
-        if images == 1 and self.feature_sizes[-1] == 1:
-            raise InputError(
-                f"{name} is 1, but the smallest map of {self.name} is 1x1: batch normalisation has nothing to "
-                f"normalise over; set {name} to 2 or more"
-            )
-
-    def _neighbours(self) -> tuple[range, range]:
-        return range(self.size - 1, 0, -1), range(self.size + 1, self.size + 4096)
 
     def _works_at(self, size: int) -> bool:
         sides = self._feature_sizes(size)

@@ -58,10 +58,9 @@ class TUM(nn.Module):
         self.toplayer = nn.Sequential(BasicConv(planes, planes, 1))
         lateral = [BasicConv(planes, planes, 3, 1, 1) for _ in range(scales - 2)]
         self.latlayer = nn.Sequential(*lateral, BasicConv(inputs, planes, 3, 1, 1))
-        if smooth:
-            self.smooth = nn.Sequential(*(BasicConv(planes, planes, 1) for _ in range(scales - 1)))
-        else:
-            self.smooth = nn.Sequential(*(nn.Identity() for _ in range(scales - 1)))
+        self.smooth = nn.Sequential(
+            *(BasicConv(planes, planes, 1) if smooth else nn.Identity() for _ in range(scales - 1))
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[B,inputs,H,H] -> maps [B,planes,h,h], smallest first, the last one at the input's size."""
@@ -83,8 +82,9 @@ class SFAM(nn.Module):
 
     def __init__(self, channels: int, scales: int, shared: bool, compress: int = 16) -> None:
         super().__init__()
-        self.fc1 = repeat(scales, shared, lambda: nn.Conv2d(channels, channels // compress, 1))
-        self.fc2 = repeat(scales, shared, lambda: nn.Conv2d(channels // compress, channels, 1))
+        inner = max(1, channels // compress)
+        self.fc1 = repeat(scales, shared, lambda: nn.Conv2d(channels, inner, 1))
+        self.fc2 = repeat(scales, shared, lambda: nn.Conv2d(inner, channels, 1))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps [B,C,h,h], each times its channels' weights [B,C,1,1]."""

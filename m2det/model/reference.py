@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from m2det.errors import InputError
+from m2det.model.m2det import first_names
 
 
 @dataclass(frozen=True)
@@ -23,26 +25,33 @@ class LoadReport:
         return "keys: {} matched, {} missing, {} unexpected".format(*map(len, counts))
 
 
-def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
-    """Load a checkpoint with the original's keys, `module.` prefixes of DataParallel allowed; strict.
+def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], strict: bool = True) -> LoadReport:
+    """Load a checkpoint with the original's keys, `module.` prefixes of DataParallel allowed.
 
-    Raises InputError naming the first missing, unexpected or wrongly shaped key; the model is then untouched.
+    A shared layer has several keys; one is enough. Not strict: what fits in name and shape is loaded, the rest
+    is reported. Strict: raises InputError naming the first missing, unexpected or wrongly shaped key, or keys of
+    one shared layer that differ; the model is then untouched.
     """
     given = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    own = model.state_dict()
+    own, first = model.state_dict(), first_names(model)
+    fits = {key: given[key] for key in own if key in given and given[key].shape == own[key].shape}
+    loaded = {first[key] for key in fits}
     report = LoadReport(
-        matched=sorted(own.keys() & given.keys()),
-        missing=sorted(own.keys() - given.keys()),
+        matched=sorted(key for key in own if first[key] in loaded),
+        missing=sorted(key for key in own if first[key] not in loaded),
         unexpected=sorted(given.keys() - own.keys()),
     )
-    for key in report.matched:
-        if own[key].shape != given[key].shape:
+    if strict:
+        for key in own.keys() & given.keys() - fits.keys():
             raise InputError(
                 f"layer {key}: the checkpoint has {tuple(given[key].shape)}, the model {tuple(own[key].shape)}; "
                 "build the model with the checkpoint's size, classes and options"
             )
-    for kind, keys in (("lacks", report.missing), ("has unknown", report.unexpected)):
-        if keys:
-            raise InputError(f"the checkpoint {kind} {len(keys)} of the model's keys, first {keys[0]}")
-    model.load_state_dict(given)
+        for kind, keys in (("lacks", report.missing), ("has unknown", report.unexpected)):
+            if keys:
+                raise InputError(f"the checkpoint {kind} {len(keys)} of the model's keys, first {keys[0]}")
+        for key, value in fits.items():
+            if first[key] != key and not torch.equal(value, fits.get(first[key], value)):
+                raise InputError(f"{first[key]} and {key} differ: build the model with shared=False")
+    model.load_state_dict(fits, strict=False)
     return report

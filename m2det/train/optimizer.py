@@ -1,4 +1,4 @@
-"""The optimizer: which parameters it has, how they decay, and the rate for this total batch."""
+"""The optimizer: which parameters it has, how they decay, and the rate and batches that suit it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from m2det.config import TrainParams
+from m2det.errors import InputError
+from m2det.model import M2DetConfig
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,15 @@ def base_rate(settings: TrainParams, processes: int) -> float:
             total / settings.lr_batch,
         )
     return rate
+
+
+def check_training_batch(config: M2DetConfig, images: int, name: str) -> None:
+    """Raises InputError for a batch per process, called `name`, that batch normalisation cannot train on."""
+    if images == 1 and config.feature_sizes[-1] == 1:
+        raise InputError(
+            f"{name} is 1, but the smallest map of {config.name} is 1x1: batch normalisation has nothing to "
+            f"normalise over; set {name} to 2 or more"
+        )
 
 
 def freeze(model: nn.Module, backbone: bool) -> None:

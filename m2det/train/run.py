@@ -23,7 +23,7 @@ from m2det.train.checkpoint import load_state, save_state
 from m2det.train.diagnose import first_nonfinite
 from m2det.train.ema import Average
 from m2det.train.group import Group
-from m2det.train.optimizer import base_rate, freeze, make_optimizer, train_mode
+from m2det.train.optimizer import base_rate, check_training_batch, freeze, make_optimizer, train_mode
 from m2det.train.precision import Precision
 from m2det.train.schedule import learning_rate
 from m2det.train.validate import validate
@@ -64,7 +64,7 @@ class Run:
         self.split, self.val = PackedSplit(self.cache, "train"), PackedSplit(self.cache, "val")
         torch.manual_seed(params.seed)
         self.model = build_model(params.model.name, len(self.split.classes), **params.model.all_overrides)
-        self.model.config.check_training_batch(settings.batch_size, "train.batch_size")
+        check_training_batch(self.model.config, settings.batch_size, "train.batch_size")
         if settings.sync_norms:
             synchronise_norms(self.model, self.device)
         load_initial(self.model, self.backbone, params.weights.least_match)

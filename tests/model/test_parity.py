@@ -81,6 +81,21 @@ def test_a_checkpoint_without_a_layer_is_refused():
         load_reference_state_dict(model, state)
 
 
+def test_layers_that_differ_are_not_loaded_into_a_shared_one():
+    separate = build_model("m2det-tiny", 10, shared=False).state_dict()
+    with pytest.raises(InputError, match=r"leach\.0\.conv\.weight and leach\.1\.conv\.weight differ: .* shared=False"):
+        load_reference_state_dict(build_model("m2det-tiny", 10), separate)
+    load_reference_state_dict(build_model("m2det-tiny", 10, shared=False), separate)
+
+
+def test_what_fits_can_be_loaded_alone():
+    model, other = build_model("m2det-tiny", 10), build_model("m2det-tiny", 20).state_dict()
+    report = load_reference_state_dict(model, {**other, "more": torch.zeros(1)}, strict=False)
+    assert report.unexpected == ["more"] and len(report.matched) + len(report.missing) == len(model.state_dict())
+    assert report.missing == sorted(f"conf.{i}.{kind}" for i in range(4) for kind in ("weight", "bias"))
+    assert torch.equal(model.state_dict()["reduce.conv.weight"], other["reduce.conv.weight"])
+
+
 def test_wrong_names_and_sizes_end_in_a_sentence():
     with pytest.raises(InputError, match=r"no model is called 'm2det512'.*resnet101"):
         get_config("m2det512")
@@ -96,7 +111,5 @@ def test_wrong_names_and_sizes_end_in_a_sentence():
         get_config("m2det320-vgg16", levels="4")
     with pytest.raises(InputError, match=r"fused is \(64,\), but it takes two"):
         get_config("m2det320-vgg16", fused=[64])
-    with pytest.raises(InputError, match="numbers above 0"):
+    with pytest.raises(InputError, match="takes 5 numbers above 0"):
         get_config("m2det-tiny", sizes=[0.1, -1, 1, 2, 3])
-    with pytest.raises(InputError, match="sfam needs planes x levels to be at least 16"):
-        get_config("m2det320-vgg16", sfam=True, planes=2, levels=2)
