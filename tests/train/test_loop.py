@@ -65,11 +65,13 @@ def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, mo
 
 
 def test_it_learns(material, tmp_path):
-    outcome = run(material, tmp_path, settings(epochs=20, lr=0.04, crop_probability=0.0, expand_probability=0.0))
+    """120 steps bring AP50 to 1.0 on any number of threads."""
+    options = {"epochs": 40, "lr": 0.04, "ema": 0.0, "crop_probability": 0.0, "expand_probability": 0.0}
+    outcome = run(material, tmp_path, settings(**options))
     first, last = outcome.rows[0], outcome.rows[-1]
     # not the confidence: its negatives are mined anew at each step, always the hardest
-    assert last["loss_loc"] < 0.6 * first["loss_loc"]
-    assert last["AP50"] > 0.2
+    assert last["loss_loc"] < 0.5 * first["loss_loc"]
+    assert last["AP50"] > 0.7
 
 
 def test_best_keeps_the_best_epoch(material, tmp_path):
