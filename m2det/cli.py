@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, metavar="OUT.onnx", help="(default: FILE with the suffix .onnx)")
     export.add_argument("--images", nargs="+", type=Path, default=[], metavar="IMAGE|DIR", help="to check it on")
     export.set_defaults(run=_export)
+    doctor = commands.add_parser("doctor", help="what this machine has, and what m2det chooses on it")
+    doctor.set_defaults(run=_doctor)
+    unfinished = commands.add_parser("unfinished", help="list trainings that can be continued, or delete one")
+    unfinished.add_argument("--delete", metavar="NAME", help="one that the list has")
+    unfinished.set_defaults(run=_unfinished)
     bench = commands.add_parser("bench", help="how fast this machine is")
     parts = bench.add_subparsers(title="what", required=True, metavar="PART")
     network = parts.add_parser("network", help="forward and backward: plain float32 against what training does")
@@ -118,6 +123,25 @@ def _export(arguments: argparse.Namespace) -> None:
 
     _print_log()
     export_onnx(arguments.weights, arguments.out or arguments.weights.with_suffix(".onnx"), arguments.images)
+
+
+def _doctor(_: argparse.Namespace) -> None:
+    from m2det.doctor import examine
+
+    findings = examine()
+    width = max(len(what) for what, _ in findings)
+    print("\n".join(f"{what:<{width}}  {finding}" for what, finding in findings))
+
+
+def _unfinished(arguments: argparse.Namespace) -> None:
+    from m2det.train.unfinished import delete, unfinished_runs
+
+    root = Path("models/unfinished")
+    if arguments.delete:
+        delete(root, arguments.delete)
+    for run in unfinished_runs(root):
+        what = f"{run.shape['model.name']}, {run.shape['epochs']} epochs, seed {run.shape['seed']}"
+        print(f"{run.folder.name}  {what}: step {run.step}, {run.size / 1e6:.1f} MB")
 
 
 def _bench_network(arguments: argparse.Namespace) -> None:

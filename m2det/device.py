@@ -34,7 +34,7 @@ def choose_device(wanted: str) -> torch.device:
     Raises InputError where the wanted device is not there.
     """
     if wanted == "npu":
-        _import_torch_npu()
+        import_torch_npu()
     if wanted == "cpu":
         log.info("device: cpu, as asked for")
         return torch.device("cpu")
@@ -54,7 +54,8 @@ def choose_device(wanted: str) -> torch.device:
     return found
 
 
-def _import_torch_npu() -> None:
+def import_torch_npu() -> None:
+    """The one place that imports it. Raises InputError naming CANN where it does not load."""
     try:
         importlib.import_module("torch_npu")
     except ImportError as error:

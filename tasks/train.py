@@ -8,9 +8,13 @@ import logging
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.common import BACKBONE, CACHE, MODEL, PARAMS, RESULTS, main_root, params
 from tasks.process import run_child
+
+if TYPE_CHECKING:
+    from m2det.train.run import Outcome
 
 SHAPING = ("epochs", "seed", "device", "processes", "model", "train", "precision")
 
@@ -21,10 +25,10 @@ def train() -> None:
     The state of an unfinished run lies in models/unfinished/<fingerprint>/ of the main working copy, where DVC
     deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it.
     """
-    from m2det.train.checkpoint import digest, digest_code, digest_files, save_trained
+    from m2det.train.checkpoint import digest, digest_code, digest_files
     from m2det.train.launch import count_processes, train_together
-    from m2det.train.log import write_curves
     from m2det.train.loop import train as run_alone
+    from m2det.train.unfinished import introduce, locked
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
@@ -36,10 +40,21 @@ def train() -> None:
         "params": digest(json.dumps(shaping, sort_keys=True).encode()),
     }
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
-    if processes == 1:
-        outcome = run_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
-    else:
-        outcome = train_together(params(), PARAMS, CACHE, BACKBONE, unfinished, processes, run_child)
+    with locked(unfinished):
+        introduce(unfinished, shaping | {"hashes": hashes})
+        if processes == 1:
+            outcome = run_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
+        else:
+            outcome = train_together(params(), PARAMS, CACHE, BACKBONE, unfinished, processes, run_child)
+        _publish(outcome, hashes, unfinished)
+        shutil.rmtree(unfinished)
+
+
+def _publish(outcome: Outcome, hashes: dict[str, str], unfinished: Path) -> None:
+    """Write the outputs, the model last."""
+    from m2det.train.checkpoint import save_trained
+    from m2det.train.log import write_curves
+
     evaluated = [row for row in outcome.rows if "AP" in row]
     best = max(evaluated, key=lambda row: row["AP"])
     kept = next(row for row in outcome.rows if row["epoch"] == outcome.kept_epoch)
@@ -66,7 +81,6 @@ def train() -> None:
     }
     _write_json(RESULTS / "train.json", summary)
     save_trained(MODEL, outcome.model, card)
-    shutil.rmtree(unfinished)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -17,7 +17,7 @@ from m2det.model import build_model
 from tests.conftest import ROOT
 from tests.tiny_model import write_tiny_model
 
-COMMANDS = ["detect", "recipes", "use", "info", "convert", "export", "bench"]
+COMMANDS = ["detect", "recipes", "use", "info", "convert", "export", "doctor", "unfinished", "bench"]
 
 
 def test_help_answers_at_once_and_lists_the_commands():
@@ -27,7 +27,7 @@ def test_help_answers_at_once_and_lists_the_commands():
         done = subprocess.run([sys.executable, "-m", "m2det.cli", "--help"], cwd=ROOT, capture_output=True, text=True)
         times.append(time.perf_counter() - start)
     commands = done.stdout.split("COMMAND\n")[1]
-    assert [line.split()[0] for line in commands.splitlines() if line.startswith("    ")] == COMMANDS
+    assert [line.split()[0] for line in commands.splitlines() if re.match(r" {4}\w", line)] == COMMANDS
     assert min(times) < 0.3
 
 
@@ -130,3 +130,12 @@ def test_bench_network_compares_plain_with_what_training_does(capsys):
     assert main(["bench", "network", "--model", "m2det-tiny", "--rounds", "1", "--device", "cpu"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(r"as training does it +[\d.]+ s, \d+% of it", last)
+
+
+def test_doctor_says_what_is_chosen(capsys):
+    assert main(["doctor"]) == 0
+    found = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert found["torch"] == torch.__version__
+    assert found["processes: auto"] and found["opt_level: O1"].endswith(("loss scale 32", "loss scale 1"))
+    if not torch.accelerator.is_available():
+        assert found["device: auto"].startswith("cpu: ") and found["joined by"] == "gloo"
