@@ -123,7 +123,8 @@ def test_killing_dvc_ends_its_stage(clone, number):
         "def wait():\n    pathlib.Path('pid').write_text(str(os.getpid()))\n    time.sleep(60)\n"
         "run_stage('ops', wait)\n"
     )
-    environment = dict(os.environ, PYTHONPATH=str(clone.folder), PREFECT_HOME="/nonexistent")
+    # DVC starts stages by $SHELL; /bin/sh, often dash, stays in between where the command has no exec
+    environment = dict(os.environ, PYTHONPATH=str(clone.folder), PREFECT_HOME="/nonexistent", SHELL="/bin/sh")
     environment["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{environment['PATH']}"  # noqa: PTH120
     command = [sys.executable, "-m", "dvc", "repro", "-s", "ops"]
     dvc = subprocess.Popen(command, cwd=clone.folder, env=environment, stdout=subprocess.DEVNULL)

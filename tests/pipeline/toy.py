@@ -56,7 +56,7 @@ class Toy:
             functions = "".join(f"def {function}(): step({name!r})\n" for function in steps)
             (folder / f"tasks/{name}.py").write_text(f"from tasks.step import step\n{functions}")
             dep = f"{before}.txt" if before else "tasks/step.py"
-            dvc_yaml += f"  {name}:\n    cmd: python -m flows.{name}\n    deps: [{dep}]\n"
+            dvc_yaml += f"  {name}:\n    cmd: exec python -m flows.{name}\n    deps: [{dep}]\n"
             dvc_yaml += f"    params: [epochs, wrong, crash, sleep]\n    outs: [{name}.txt]\n"
         (folder / "dvc.yaml").write_text(dvc_yaml)
         (folder / "tasks/step.py").write_text(STEP)
