@@ -88,23 +88,6 @@ def detect_images(
     ]
 
 
-def detect_split(
-    model: nn.Module,
-    priors: Tensor,
-    split: PackedSplit,
-    size: int,
-    device: torch.device,
-    settings: EvaluateParams,
-    part: tuple[int, int] = (0, 1),
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(index, detections [K,6]) for every image of a split, in order; part (k, n): every n-th image from the k-th."""
-    samples = Subset(PlainSamples(split, size), range(part[0], len(split), part[1]))
-    for batch in plain_loader(samples, settings.batch_size, 0):
-        indices = batch.index.tolist()
-        sizes = [(int(w), int(h)) for w, h in split.sizes[indices]]
-        yield from zip(indices, detect_images(model, priors, batch.images, sizes, device, settings), strict=True)
-
-
 def coco_results_of_split(
     model: nn.Module,
     priors: Tensor,
@@ -114,10 +97,14 @@ def coco_results_of_split(
     settings: EvaluateParams,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[list[dict[str, Any]]]:
-    """The entries of a COCO results file, image by image; part as in detect_split."""
-    for index, detections in detect_split(model, priors, split, size, device, settings, part):
-        width, height = (int(x) for x in split.sizes[index])
-        yield coco_results(int(split.image_ids[index]), (width, height), detections, split.category_ids)
+    """The entries of a COCO results file, image by image, in order; part (k, n): every n-th image from the k-th."""
+    samples = Subset(PlainSamples(split, size), range(part[0], len(split), part[1]))
+    for batch in plain_loader(samples, settings.batch_size, 0):
+        indices = batch.index.tolist()
+        sizes = [(int(w), int(h)) for w, h in split.sizes[indices]]
+        found = detect_images(model, priors, batch.images, sizes, device, settings)
+        for index, image_size, detections in zip(indices, sizes, found, strict=True):
+            yield coco_results(int(split.image_ids[index]), image_size, detections, split.category_ids)
 
 
 def coco_results(

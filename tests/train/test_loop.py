@@ -42,9 +42,8 @@ def run(material, folder, params):
     return loop.train(params, *material, folder / "state", folder / "log.txt")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, monkeypatch, workers):
-    whole = run(material, tmp_path / "whole", settings())
+def interrupt_at_5(material, folder, params, monkeypatch):
+    """Train until SIGTERM arrives in the fifth step."""
     note = Run.note
 
     def stop_after_5(self, losses):
@@ -52,11 +51,17 @@ def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, mo
         if self.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Run, "note", stop_after_5)
-    with pytest.raises(SystemExit) as stopped:
-        run(material, tmp_path / "parts", settings(workers=workers))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(Run, "note", stop_after_5)
+        run(material, folder, params)
     assert stopped.value.code == 143
-    monkeypatch.setattr(Run, "note", note)
+    assert load_state(folder / "state")["step"] == 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, monkeypatch, workers):
+    whole = run(material, tmp_path / "whole", settings())
+    interrupt_at_5(material, tmp_path / "parts", settings(workers=workers), monkeypatch)
     resumed = run(material, tmp_path / "parts", settings(workers=workers))
     assert resumed.steps == whole.steps == 9
     assert resumed.rows == whole.rows
@@ -168,17 +173,7 @@ def test_options_that_help_train_and_resume(material, tmp_path, monkeypatch):
     whole = run(material, tmp_path / "whole", settings(**options))
     plain = run(material, tmp_path / "plain", settings(**(options | {"ema": 0.0})))
     assert not torch.equal(whole.model.loc[0].weight, plain.model.loc[0].weight)
-    note = Run.note
-
-    def stop_after_5(self, losses):
-        note(self, losses)
-        if self.step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Run, "note", stop_after_5)
-    with pytest.raises(SystemExit):
-        run(material, tmp_path / "parts", settings(**options))
-    monkeypatch.setattr(Run, "note", note)
+    interrupt_at_5(material, tmp_path / "parts", settings(**options), monkeypatch)
     resumed = run(material, tmp_path / "parts", settings(**options))
     assert resumed.rows == whole.rows
     for (name, a), (_, b) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
