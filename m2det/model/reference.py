@@ -42,7 +42,7 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
         unexpected=sorted(given.keys() - own.keys()),
     )
     if strict:
-        for key in own.keys() & given.keys() - fits.keys():
+        for key in (key for key in own if key in given and key not in fits):
             raise InputError(
                 f"layer {key}: the checkpoint has {tuple(given[key].shape)}, the model {tuple(own[key].shape)}; "
                 "build the model with the checkpoint's size, classes and options"
