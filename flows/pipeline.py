@@ -22,6 +22,7 @@ from prefect.runtime import task_run
 from prefect.states import Failed, State
 
 from flows.stage import PARENT_TASK_RUN
+from m2det.config import dotted
 from m2det.recipes import read_recipe
 from tasks.process import relay_child
 
@@ -64,11 +65,7 @@ def experiment(overrides: dict[str, Any], isolated: bool) -> State[None] | None:
 
 def settings_of(recipe: str | None) -> dict[str, Any]:
     """The recipe's values by dotted keys; none without a recipe. Raises InputError for one that does not exist."""
-    values = read_recipe(recipe)[1] if recipe else {}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
+    return dotted(read_recipe(recipe)[1]) if recipe else {}
 
 
 def hydra(value: Any) -> str:

@@ -156,6 +156,14 @@ class Params(Section):
         return {name: everything[name] for name in names}
 
 
+def dotted(values: dict[str, Any]) -> dict[str, Any]:
+    """Sections of params.yaml -> one mapping with keys such as train.lr."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
 def load_params(path: str | Path) -> Params:
     """Read and check a params.yaml.
 

@@ -13,7 +13,7 @@ from m2det.model import M2DetConfig
 
 log = logging.getLogger(__name__)
 
-FARTHEST = 2.0  # times as many images per step as a rate was given for
+FARTHEST = 1.5  # times as many images per step as a rate was given for
 
 
 def make_optimizer(model: nn.Module, settings: TrainParams, rate: float) -> torch.optim.Optimizer:

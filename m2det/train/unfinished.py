@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from m2det.config import dotted
 from m2det.errors import InputError
 from m2det.train.checkpoint import load_state
 
@@ -52,7 +53,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def introduce(folder: Path, shape: dict[str, Any]) -> None:
     """Write down what shapes the run; where it is new, log in what it differs from the nearest unfinished one."""
-    flat = flatten(shape)
+    flat = dotted(shape)
     if not (folder / WHAT).exists():
         others = [run for run in unfinished_runs(folder.parent) if run.folder != folder]
         differences = [(differing(flat, run.shape), run) for run in others]
@@ -60,13 +61,6 @@ def introduce(folder: Path, shape: dict[str, Any]) -> None:
             nearest, run = min(differences, key=lambda pair: len(pair[0]))
             log.info("a new run; %s, unfinished at step %d, has other %s", run.folder, run.step, ", ".join(nearest))
     (folder / WHAT).write_text(json.dumps(flat, indent=1, sort_keys=True) + "\n")
-
-
-def flatten(shape: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in shape.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
 
 
 def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
