@@ -108,7 +108,7 @@ def forward_backward(name: str, batch_size: int, device: torch.device, rounds: i
     place_model(models["training"], device)
     levels: dict[str, Literal["O0", "O1"]] = {"plain": "O0", "training": "O1"}
     precisions = {
-        kind: Precision(PrecisionParams(opt_level=level, loss_scale=32.0, dtype="auto"), device)
+        kind: Precision(PrecisionParams(opt_level=level, loss_scale=32.0, dtype="auto", backend="native"), device)
         for kind, level in levels.items()
     }
     size = models["plain"].config.size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -77,6 +77,7 @@ class ModelParams(Section):
 
 class TrainParams(Section):
     batch_size: AtLeastOne
+    accumulate: AtLeastOne
     max_steps: Count
     optimizer: Literal["sgd", "adamw"]
     lr: Positive
@@ -91,6 +92,7 @@ class TrainParams(Section):
     clip_norm: Annotated[float, Field(ge=0)]
     ema: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    normalize: Literal["process", "global"]
     sync_norms: bool
     freeze_backbone: bool
     freeze_norms: bool
@@ -98,8 +100,11 @@ class TrainParams(Section):
     expand_probability: Fraction
     mirror: bool
     workers: Count
+    compile: bool
     evaluate_every: AtLeastOne
     log_every: AtLeastOne
+    save_every: AtLeastOne
+    stop_grace: AtLeastOne
     keep: Literal["final", "best"]
 
     @model_validator(mode="after")
@@ -114,10 +119,25 @@ class TrainParams(Section):
         return self
 
 
+REFUSED_LEVELS = {
+    "O2": "it keeps the network's own weights in half precision beside float32 copies, which gains nothing at this "
+    "size; O1 computes in half precision, too",
+    "O3": "it trains in half precision alone, which loses small updates",
+}
+
+
 class PrecisionParams(Section):
     opt_level: Literal["O0", "O1"]
-    loss_scale: Positive
+    loss_scale: Positive | Literal["dynamic"]
     dtype: Literal["auto", "float16", "bfloat16"]
+    backend: Literal["native", "apex"]
+
+    @field_validator("opt_level", mode="before")
+    @classmethod
+    def _level_is_offered(cls, level: Any) -> Any:
+        if level in REFUSED_LEVELS:
+            raise ValueError(f"{level!r} is not offered: {REFUSED_LEVELS[level]}; use 'O1'")
+        return level
 
 
 class EvaluateParams(Section):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,17 +17,44 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Traits:
-    """half: the type that O1 computes in; channels_last: whether that memory format works and pays."""
+    """half: the type that O1 computes in; channels_last: whether that memory format works and pays;
+    compiles: whether torch.compile does; environment: what must be set before its processes start."""
 
     half: torch.dtype
     channels_last: bool
+    compiles: bool
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 TRAITS = {
-    "cpu": Traits(half=torch.bfloat16, channels_last=True),
-    "cuda": Traits(half=torch.float16, channels_last=True),
-    "npu": Traits(half=torch.float16, channels_last=False),  # channels_last raises there
+    "cpu": Traits(half=torch.bfloat16, channels_last=True, compiles=True),
+    "cuda": Traits(half=torch.float16, channels_last=True, compiles=True),
+    "npu": Traits(
+        half=torch.float16,
+        channels_last=False,  # raises there
+        compiles=False,  # its compilers are packages of their own, which we have not tried
+        environment={  # Ascend/pytorch, docs/zh/api/environment_variable
+            "TASK_QUEUE_ENABLE": "2",  # operators are queued and launched by threads of their own
+            "CPU_AFFINITY_CONF": "2",  # each device's threads keep to cores of their own (the original: taskset)
+            "HCCL_CONNECT_TIMEOUT": "1200",  # seconds; one process may compile operators while others wait
+            "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",  # less fragmentation
+        },
+    ),
 }
+
+# Dense operations per second in the half type, by a part of the device's name; the first that fits.
+PEAKS = (
+    ("H200", 989e12),  # NVIDIA H200 data sheet: 1,979 TFLOP/s with sparsity
+    ("H100 PCIe", 756e12),  # NVIDIA H100 data sheet: 1,513 with sparsity
+    ("H100", 989e12),  # the same, SXM: 1,979 with sparsity
+    ("A100", 312e12),  # NVIDIA A100 data sheet
+    ("L40S", 362e12),  # NVIDIA L40S data sheet: 733 with sparsity
+    ("L4", 121e12),  # NVIDIA L4 data sheet: 242 with sparsity
+    ("V100", 125e12),  # NVIDIA V100 data sheet, SXM2
+    ("Ascend910B2", 376e12),  # Huawei, Atlas 800T A2
+    ("Ascend910B3", 313e12),  # the same
+    ("Ascend910A", 256e12),  # Huawei, Ascend 910 (2019)
+)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -101,6 +130,35 @@ def normalise(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 def in_format_of(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The images in the memory format that suits the device."""
     return images.contiguous(memory_format=torch.channels_last) if TRAITS[device.type].channels_last else images
+
+
+def compiled(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The network by torch.compile, on fixed shapes; its parameters stay the same objects.
+
+    Raises InputError where that does not work.
+    """
+    if not TRAITS[device.type].compiles:
+        raise InputError(f"train.compile is true, which this project does not support on {device.type}; set it false")
+    log.info("network: compiled by torch.compile; the first steps take minutes")
+    return torch.compile(network, dynamic=False)  # type: ignore[return-value]
+
+
+def peak_flops(device: torch.device) -> float:
+    """Operations per second that the device can do in its half type, as its vendor says; 0 where it is not known."""
+    if device.type == "cpu":
+        return 0.0
+    name = torch.get_device_module(device.type).get_device_name(device)
+    return next((peak for part, peak in PEAKS if part in name), 0.0)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had: of the device's memory, or of the CPU's."""
+    if device.type != "cpu":
+        return torch.accelerator.max_memory_allocated(device)
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
 
 
 def synchronise(device: torch.device) -> None:

@@ -29,13 +29,13 @@ def examine() -> list[tuple[str, str]]:
     ]
     device = choose_device("auto")
     count = torch.accelerator.device_count() if device.type != "cpu" else 0
-    precision = Precision(PrecisionParams(opt_level="O1", loss_scale=32.0, dtype="auto"), device)
+    precision = Precision(PrecisionParams(opt_level="O1", loss_scale=32.0, dtype="auto", backend="native"), device)
     layout = "channels last" if TRAITS[device.type].channels_last else "channels first (the device refuses the other)"
     return [
         *findings,
         ("device: auto", f"{device.type}: {describe(device)}" + (f", {count} of them" if count else "")),
         ("processes: auto", f"{max(count, 1)}, " + ("one per accelerator" if count else "there is no accelerator")),
-        ("opt_level: O1", f"{str(precision.dtype)[6:]}, loss scale {precision.loss_scale:g}"),
+        ("opt_level: O1", f"{str(precision.dtype)[6:]}, loss scale {precision.loss_scale():g}"),
         ("memory format", layout),
         ("joined by", torch.distributed.get_default_backend_for_device(device)),
     ]

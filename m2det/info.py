@@ -5,25 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from m2det.model import M2Det, build_model, prior_boxes
+from m2det.cost import forward_flops
+from m2det.model import prior_boxes
 from m2det.train.checkpoint import load_trained
-
-
-def forward_flops(model: M2Det) -> int:
-    """Floating-point operations (a multiplication and an addition are two) of one image's forward pass.
-
-    Counted on shapes alone; convolutions and matrix products, as torch counts them.
-    """
-    with torch.device("meta"):
-        twin = build_model(model.config, model.num_classes).eval()
-        images = torch.empty(1, 3, model.config.size, model.config.size)
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        twin(images)
-    total: int = counter.get_total_flops()
-    return total
 
 
 def describe_model(path: Path) -> str:

@@ -7,6 +7,8 @@ device, and the numbers are the original's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,6 +50,19 @@ def hardest_negatives(background_loss: Tensor, positive: Tensor, per_positive: i
     return rank < wanted
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What the network should have said: loc float32 [B,P,4] encoded, labels int64 [B,P], 0 = background."""
+
+    loc: Tensor
+    labels: Tensor
+
+    @property
+    def positives(self) -> Tensor:
+        """Their number in the batch, int64 scalar."""
+        return (self.labels > 0).sum()
+
+
 class MultiBoxLoss(nn.Module):
     """Smooth L1 over positives, cross entropy over positives and their hardest negatives.
 
@@ -66,19 +81,26 @@ class MultiBoxLoss(nn.Module):
 
         Returns float32 scalars `loc` and `conf`, each divided by the number of positives in the batch (>= 1).
         """
+        targets = self.targets(priors, boxes, labels)
+        return self.compare(outputs, targets, targets.positives.clamp(min=1))
+
+    @torch.no_grad()
+    def targets(self, priors: Tensor, boxes: Tensor, labels: Tensor) -> Targets:
+        """Priors and ground truth as in forward."""
+        target_boxes, target_labels = match(cxcywh_to_xyxy(priors), boxes, labels, self.overlap)
+        return Targets(encode_xyxy_to_offsets(target_boxes, priors), target_labels)
+
+    def compare(self, outputs: dict[str, Tensor], targets: Targets, divisor: Tensor) -> dict[str, Tensor]:
+        """The two losses, divided by `divisor` (a scalar) instead of the batch's own number of positives."""
         loc, conf = outputs["loc"].float(), outputs["conf"].float()
-        with torch.no_grad():
-            target_boxes, target_labels = match(cxcywh_to_xyxy(priors), boxes, labels, self.overlap)
-            target_loc = encode_xyxy_to_offsets(target_boxes, priors)
-            positive = target_labels > 0
-            count = positive.sum().clamp(min=1)
+        positive = targets.labels > 0
         cross_entropy = F.cross_entropy(
-            conf.flatten(0, 1), target_labels.flatten(), reduction="none", label_smoothing=self.label_smoothing
+            conf.flatten(0, 1), targets.labels.flatten(), reduction="none", label_smoothing=self.label_smoothing
         )
-        cross_entropy = cross_entropy.view_as(target_labels)
+        cross_entropy = cross_entropy.view_as(targets.labels)
         negative = hardest_negatives(cross_entropy.detach(), positive, self.negatives_per_positive)
-        smooth_l1 = F.smooth_l1_loss(loc, target_loc, reduction="none").sum(-1)
+        smooth_l1 = F.smooth_l1_loss(loc, targets.loc, reduction="none").sum(-1)
         return {
-            "loc": torch.where(positive, smooth_l1, 0.0).sum() / count,
-            "conf": torch.where(positive | negative, cross_entropy, 0.0).sum() / count,
+            "loc": torch.where(positive, smooth_l1, 0.0).sum() / divisor,
+            "conf": torch.where(positive | negative, cross_entropy, 0.0).sum() / divisor,
         }

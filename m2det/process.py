@@ -6,6 +6,8 @@ import ctypes
 import os
 import signal
 import sys
+import time
+from threading import Thread
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _libc = ctypes.CDLL(None)  # loaded here: as little as possible may happen between fork and exec
@@ -21,3 +23,15 @@ def die_with_parent(parent: int) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != parent:  # it ended before we asked
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_after_parent(parent: int, grace: float) -> None:
+    """End this process, whatever it waits for, `grace` seconds after its parent has ended; a thread looks."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        time.sleep(grace)
+        os._exit(128 + signal.SIGKILL)
+
+    Thread(target=look, daemon=True).start()

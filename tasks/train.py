@@ -8,7 +8,9 @@ import logging
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
 
 from tasks.common import BACKBONE, CACHE, MODEL, PARAMS, RESULTS, main_root, params
 from tasks.process import run_child
@@ -16,7 +18,9 @@ from tasks.process import run_child
 if TYPE_CHECKING:
     from m2det.train.run import Outcome
 
-SHAPING = ("epochs", "seed", "device", "processes", "model", "train", "precision")
+SHAPING = ("epochs", "seed", "model", "train", "precision")
+# of section train, what a run may be continued with other values of: see Run.how for those that change bits
+FREE = ("batch_size", "accumulate", "workers", "compile", "log_every", "save_every", "stop_grace")
 
 
 def train() -> None:
@@ -25,29 +29,45 @@ def train() -> None:
     The state of an unfinished run lies in models/unfinished/<fingerprint>/ of the main working copy, where DVC
     deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it.
     """
-    from m2det.train.checkpoint import digest, digest_code, digest_files
-    from m2det.train.launch import count_processes, train_together
-    from m2det.train.loop import train as run_alone
+    from m2det.torchrun import count_processes, needs_torchrun
+    from m2det.train.checkpoint import digest
+    from m2det.train.launch import train_together
+    from m2det.train.loop import train as train_alone
     from m2det.train.unfinished import introduce, locked
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
-    shaping = params().section(*SHAPING) | {"processes": processes}  # "auto" depends on the machine
-    hashes = {
-        "cache": digest_files([*CACHE.glob("*.arrow"), *CACHE.glob("*.json")], CACHE),  # with each JPEG's crc32
-        "backbone": hashlib.sha256(BACKBONE.read_bytes()).hexdigest(),
-        "code": digest_code(),
-        "params": digest(json.dumps(shaping, sort_keys=True).encode()),
-    }
+    shape = _shape(processes)
+    hashes = {**_hashes(), "params": digest(json.dumps(shape, sort_keys=True).encode())}
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
     with locked(unfinished):
-        introduce(unfinished, shaping | {"hashes": hashes})
-        if processes == 1:
-            outcome = run_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
-        else:
+        introduce(unfinished, shape | {"hashes": hashes})
+        if needs_torchrun(params(), processes):
             outcome = train_together(params(), PARAMS, CACHE, BACKBONE, unfinished, processes, run_child)
+        else:
+            outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
         _publish(outcome, hashes, unfinished)
         shutil.rmtree(unfinished)
+
+
+def _shape(processes: int) -> dict[str, Any]:
+    """The parameters that make a run what it is: how many images a step has, not who computes which of them."""
+    shape = params().section(*SHAPING)
+    settings = params().train
+    shape["train"] = {key: value for key, value in shape["train"].items() if key not in FREE}
+    return shape | {"images_per_step": settings.batch_size * settings.accumulate * processes}
+
+
+def _hashes() -> dict[str, str]:
+    from m2det.train.checkpoint import digest_files
+
+    deps = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]["train"]["deps"]  # the one list of what shapes a model
+    sources = [source for dep in deps for source in (Path(dep), *Path(dep).rglob("*.py")) if source.suffix == ".py"]
+    return {
+        "cache": digest_files([*CACHE.glob("*.arrow"), *CACHE.glob("*.json")], CACHE),  # with each JPEG's crc32
+        "backbone": hashlib.sha256(BACKBONE.read_bytes()).hexdigest(),
+        "code": digest_files([*sources, Path("m2det/ops/nms.pyx")], Path()),
+    }
 
 
 def _publish(outcome: Outcome, hashes: dict[str, str], unfinished: Path) -> None:

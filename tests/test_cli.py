@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from m2det.cli import main
-from m2det.info import forward_flops
+from m2det.cost import forward_flops
 from m2det.model import build_model
 from tests.conftest import ROOT
 from tests.tiny_model import write_tiny_model

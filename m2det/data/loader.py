@@ -108,10 +108,10 @@ def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) for a whole training, a permutation per epoch, the last partial batch left out.
+    """Batches of (epoch, index) for a whole training, a permutation per epoch, the last partial step left out.
 
-    batch_size: images per process. Process `rank` of `processes` gets its share of each step's batch; the batches
-    of all together depend on their total size alone.
+    batch_size: images per batch; a step has `accumulate` batches in each of `processes`, and process `rank` gets
+    its share of them. Which images a step has, all processes together, depends on its total size alone.
     """
 
     def __init__(
@@ -123,30 +123,38 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         start: int = 0,
         rank: int = 0,
         processes: int = 1,
+        accumulate: int = 1,
     ) -> None:
-        total = batch_size * processes
-        if images < total:
+        own = batch_size * accumulate
+        if images < own * processes:
+            times = f", accumulated {accumulate} times" if accumulate > 1 else ""
             together = f" in each of {processes} processes" if processes > 1 else ""
             raise InputError(
-                f"train.batch_size is {batch_size}{together}, but there are only {images} training images; lower it"
+                f"train.batch_size is {batch_size}{times}{together}, but there are only {images} training images; "
+                "lower it"
             )
-        self.images, self.batch_size, self.seed = images, total, seed
-        self.share = slice(rank * batch_size, (rank + 1) * batch_size)
+        self.images, self.seed = images, seed
+        self.part_size, self.total = batch_size, own * processes
+        self.share = slice(rank * own, (rank + 1) * own)
         self.steps, self.start = steps, start
-        self.steps_per_epoch = images // total
+        self.steps_per_epoch = images // self.total
 
     def batch(self, step: int) -> list[tuple[int, int]]:
         """What this process sees in step number `step` (from 0, over all epochs)."""
         epoch, within = divmod(step, self.steps_per_epoch)
         order = epoch_order(self.seed, epoch, self.images)
-        batch = order[within * self.batch_size : (within + 1) * self.batch_size]
-        return [(epoch, int(i)) for i in batch[self.share]]
+        return [(epoch, int(i)) for i in order[within * self.total : (within + 1) * self.total][self.share]]
+
+    def parts(self, step: int) -> list[list[tuple[int, int]]]:
+        """The same as the batches that are computed one after the other."""
+        batch = self.batch(step)
+        return [batch[i : i + self.part_size] for i in range(0, len(batch), self.part_size)]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return (self.batch(step) for step in range(self.start, self.steps))
+        return (part for step in range(self.start, self.steps) for part in self.parts(step))
 
     def __len__(self) -> int:
-        return self.steps - self.start
+        return (self.steps - self.start) * len(self.parts(0))
 
 
 def _start_worker(_: int) -> None:

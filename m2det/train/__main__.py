@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from m2det.config import load_params
-from m2det.errors import InputError
-from m2det.process import die_with_parent
-from m2det.train.group import Group
-from m2det.train.launch import ERROR, OUTCOME
+from m2det.group import Group
+from m2det.torchrun import as_one_of_several
+from m2det.train.launch import OUTCOME
 from m2det.train.loop import train
 
 
 def main(params_file: str, cache: str, backbone: str, unfinished: str) -> None:
-    """Train; rank 0 leaves the outcome in UNFINISHED. Wrong input leaves its sentence there and exits with 1."""
-    die_with_parent(os.getppid())  # torchrun puts us into a session of our own and leaves us when it is killed
-    group, folder = Group.from_environment(), Path(unfinished)
-    level = logging.INFO if group.leads else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
-    try:
-        outcome = train(load_params(params_file), Path(cache), Path(backbone), folder, folder / "log.txt", group)
-    except InputError as error:
-        with suppress(FileExistsError), (folder / ERROR).open("x") as file:  # the first to say something is heard
-            file.write(str(error))
-        sys.exit(1)
-    if group.leads:
-        content = {
-            "model": outcome.model.state_dict(),
-            "rows": outcome.rows,
-            "steps": outcome.steps,
-            "kept_epoch": outcome.kept_epoch,
-        }
-        torch.save(content, folder / f"{OUTCOME}.tmp")
-        os.replace(folder / f"{OUTCOME}.tmp", folder / OUTCOME)
+    """Train; rank 0 leaves the outcome in UNFINISHED."""
+    params, folder = load_params(params_file), Path(unfinished)
+
+    def work(group: Group) -> None:
+        outcome = train(params, Path(cache), Path(backbone), folder, folder / "log.txt", group)
+        if group.leads:
+            content = {
+                "model": outcome.model.state_dict(),
+                "rows": outcome.rows,
+                "steps": outcome.steps,
+                "kept_epoch": outcome.kept_epoch,
+            }
+            torch.save(content, folder / f"{OUTCOME}.tmp")
+            os.replace(folder / f"{OUTCOME}.tmp", folder / OUTCOME)
+
+    as_one_of_several(work, folder, params.train.stop_grace)
 
 
 if __name__ == "__main__":

@@ -4,45 +4,94 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from m2det.errors import InputError
 from m2det.model import M2Det, build_model, first_names
 
-VERSION = 1
-FILE = "checkpoint.pt"
+log = logging.getLogger(__name__)
+
+VERSION = 2
+KEPT = 2  # the last one may be what a failing disk spoils
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write {version, **state} under a temporary name, then rename: a reader never sees half a file.
+    """Write {version, **state} as the checkpoint of state["step"]; the last two are kept.
 
     state holds tensors and plain types only, so that it loads with weights_only=True.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{FILE}.tmp"
+    _write(folder / f"step-{state['step']:09d}.pt", {"version": VERSION, **state})
+    for path in checkpoints(folder)[:-KEPT]:
+        path.unlink()
+
+
+def save_best(folder: Path, epoch: int, model: nn.Module) -> None:
+    """Keep the model's weights as those of `epoch`; the checkpoint that names it comes later, so two are kept."""
+    _write(_best(folder, epoch), {"model": model.state_dict()})
+    for path in sorted(folder.glob("best-*.pt"))[:-KEPT]:
+        path.unlink()
+
+
+def load_best(folder: Path, epoch: int, model: nn.Module) -> None:
+    """Put what save_best has kept into the model."""
+    model.load_state_dict(torch.load(_best(folder, epoch), map_location="cpu", weights_only=True)["model"])
+
+
+def _best(folder: Path, epoch: int) -> Path:
+    return folder / f"best-{epoch:06d}.pt"
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write under a temporary name, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("wb") as file:
-        torch.save({"version": VERSION, **state}, file)
+        torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, folder / FILE)
+    os.replace(temporary, path)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Those of an unfinished run, oldest first."""
+    return sorted(folder.glob("step-*.pt"))
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("step-"))
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """The last saved state, on the CPU, or None where this run has not saved any."""
-    path = folder / FILE
-    if not path.exists():
-        return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if state["version"] != VERSION:
-        raise InputError(f"{path} has version {state['version']}, this code reads {VERSION}; delete it to start anew")
-    return state
+    """The last saved state, on the CPU, or None where this run has not saved any.
+
+    One that cannot be read is passed over with a warning. Raises InputError where none of them can.
+    """
+    damaged = None
+    for path in reversed(checkpoints(folder)):
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            log.warning("warning: %s is damaged (%r)", path, error)
+            damaged = path
+            continue
+        if state["version"] != VERSION:
+            raise InputError(
+                f"{path} has version {state['version']}, this code reads {VERSION}; delete it to start anew"
+            )
+        return state
+    if damaged:
+        raise InputError(f"no checkpoint in {folder} can be read; delete the folder to start anew")
+    return None
 
 
 def save_trained(path: Path, model: M2Det, card: dict[str, Any]) -> None:
@@ -88,9 +137,3 @@ def digest_files(paths: Iterable[Path], root: Path) -> str:
     return digest(
         *(part for path in sorted(paths) for part in (str(path.relative_to(root)).encode(), path.read_bytes()))
     )
-
-
-def digest_code() -> str:
-    """Of the package's own sources."""
-    package = Path(__file__).parents[1]
-    return digest_files([p for p in package.rglob("*") if p.suffix in (".py", ".pyx")], package)

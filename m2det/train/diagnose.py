@@ -1,12 +1,46 @@
-"""Where a loss that is not finite comes from."""
+"""Where numbers that are not finite come from."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from m2det.data.loader import collate
+from m2det.device import normalise
+from m2det.errors import InputError
+
+if TYPE_CHECKING:
+    from m2det.train.run import Run
+
+
+def explain(run: Run, bad_batch: int) -> str:
+    """A sentence on a loss that was not finite. The weights are still those of then: no update came after it."""
+    step, part = divmod(bad_batch, run.params.train.accumulate)
+    keys = run.order.parts(step)[part]
+    images = normalise(collate([run.samples[key] for key in keys]).to(run.device).images, run.device)
+    with run.precision.autocast():
+        source = first_nonfinite(run.model, images)
+    ids = [int(run.split.image_ids[i]) for _, i in keys]
+    where = f" in process {run.group.rank}" if run.group.size > 1 else ""
+    return (
+        f"the loss of step {step + 1}{where} is not finite; first: {source}; images {ids}; lower train.lr or set "
+        "train.clip_norm, or look at these images"
+    )
+
+
+def refuse_infinite_weights(model: nn.Module, step: int) -> None:
+    """Raises InputError naming the first: a finite loss may have an infinite gradient."""
+    floating = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in floating.values()]).tolist()
+    for name, sound in zip(floating, finite, strict=True):
+        if not sound:
+            raise InputError(
+                f"after step {step} the weights {name} are not finite, by the gradient of a loss that was; "
+                "lower train.lr or set train.clip_norm"
+            )
 
 
 @torch.no_grad()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from m2det.config import Params
-from m2det.data.loader import training_loader
+from m2det.data.loader import Batch, training_loader
 from m2det.device import normalise
-from m2det.train.group import Group
+from m2det.group import Group
+from m2det.train.feed import by_step, garbage_kept, on_device
 from m2det.train.log import TrainingLog
 from m2det.train.run import Outcome, Run
 from m2det.train.stop import StopRequest
@@ -24,33 +28,44 @@ def train(
 
     Raises InputError for settings that the data does not allow and for a loss that is not finite.
     """
-    run = Run(params, cache, backbone, unfinished, group)
-    with (
-        StopRequest() as stop,
-        TrainingLog(log_file if group.leads else None, run.step, run.order.steps, run.order.batch_size) as report,
-    ):
-        loader = training_loader(run.samples, run.order, params.train.workers, run.device.type != "cpu")
-        for batch in loader:
+    run, settings = Run(params, cache, backbone, unfinished, group), params.train
+    report = TrainingLog(log_file if group.leads else None, run.step, run.order.steps, run.order.total, run.cost())
+    with StopRequest() as stop, report, garbage_kept():
+        loader = training_loader(run.samples, run.order, settings.workers, run.device.type != "cpu")
+        for batches in by_step(on_device(loader, run.device), settings.accumulate):
             report.got_batch()
             rate = run.set_learning_rate()
-            batch = batch.to(run.device)
-            with run.precision.autocast():
-                outputs = run.network(normalise(batch.images, run.device))
-            losses = run.loss(outputs, run.priors, batch.boxes, batch.labels)
-            run.note(losses)
-            run.optimizer.zero_grad()
-            run.precision.backward(losses["loc"] + losses["conf"])
-            run.precision.step(run.optimizer, params.train.clip_norm, skip=run.failed)
-            run.average.update()
+            train_step(run, batches)
             report.did_step()
-            stopping = run.agrees_to_stop(stop.requested)
-            if run.step % params.train.log_every == 0 or run.epoch_ended or stopping:
-                report.progress(run.step, run.epochs_done, params.epochs, run.mean_losses(), rate)
+            stopping = run.agrees_to_stop(stop.requested, report.step_seconds)
+            if run.step % settings.log_every == 0 or run.epoch_ended or stopping:
+                losses, scale = run.losses.mean(), run.precision.loss_scale()
+                report.progress(run.step, run.epochs_done, params.epochs, losses, rate, scale)
+            report.worked()
             if run.epoch_ended:
                 report.line(run.end_epoch(rate))
-                report.resume_clock()
-            if stopping:
+                gc.collect()
+            elif run.step % settings.save_every == 0 or stopping:
                 run.save()
+            report.resume_clock()
+            if stopping:
                 report.line(f"stopped at step {run.step}; the same command continues from there")
                 raise SystemExit(128 + stopping)
     return run.outcome()
+
+
+def train_step(run: Run, batches: Sequence[Batch]) -> None:
+    """One update of the weights by the gradients of these batches; nothing in it waits for the device."""
+    targets = [run.loss.targets(run.priors, batch.boxes, batch.labels) for batch in batches]
+    divisors = run.divisors(targets)
+    run.optimizer.zero_grad()
+    for part, batch in enumerate(batches):
+        with nullcontext() if part == len(batches) - 1 else run.group.apart(run.network):
+            with run.precision.autocast():
+                outputs = run.network(normalise(batch.images, run.device))
+            losses = run.loss.compare(outputs, targets[part], divisors[part])
+            run.note(part, losses)
+            run.precision.backward(losses["loc"] + losses["conf"])
+    run.precision.step(run.optimizer, run.params.train.clip_norm, skip=run.losses.failed())
+    run.average.update()
+    run.did_step()

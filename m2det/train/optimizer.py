@@ -34,10 +34,11 @@ def base_rate(settings: TrainParams, processes: int) -> float:
     Warns far above it: the original at 320 px reached 33 AP with a total batch of at most 32 at 0.004, and 22
     with 56 (its issue 45).
     """
-    total = settings.batch_size * processes
+    own = settings.batch_size * settings.accumulate
+    total = own * processes
     rate = settings.lr * total / settings.lr_batch
     scaled = "as given" if total == settings.lr_batch else f"train.lr {settings.lr:g} is for {settings.lr_batch}"
-    log.info("learning rate: %g for a total batch of %d x %d (%s)", rate, settings.batch_size, processes, scaled)
+    log.info("learning rate: %g for a total batch of %d x %d (%s)", rate, own, processes, scaled)
     if total > FARTHEST * settings.lr_batch:
         log.warning(
             "warning: this total batch is %.1f times the one train.lr was found for, and scaling a rate that far is "

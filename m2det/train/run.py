@@ -12,25 +12,26 @@ import torch
 from torch import Tensor
 
 from m2det.config import Params
-from m2det.data.loader import TrainingOrder, TrainingSamples, collate
+from m2det.cost import Cost, forward_flops
+from m2det.data.loader import TrainingOrder, TrainingSamples
 from m2det.data.store import PackedSplit
-from m2det.device import choose_device, normalise, place_model, synchronise_norms
-from m2det.errors import InputError
-from m2det.loss import MultiBoxLoss
+from m2det.device import choose_device, compiled, peak_flops, place_model, synchronise_norms
+from m2det.group import Group
+from m2det.loss import MultiBoxLoss, Targets
 from m2det.model import M2Det, build_model, prior_boxes
 from m2det.pretrained import load_initial
-from m2det.train.checkpoint import load_state, save_state
-from m2det.train.diagnose import first_nonfinite
+from m2det.train.checkpoint import load_best, load_state, save_best, save_state
+from m2det.train.diagnose import explain, refuse_infinite_weights
 from m2det.train.ema import Average
-from m2det.train.group import Group
+from m2det.train.losses import Losses
 from m2det.train.optimizer import base_rate, check_training_batch, freeze, make_optimizer, train_mode
-from m2det.train.precision import Precision
+from m2det.train.precision import make_precision
 from m2det.train.schedule import learning_rate
 from m2det.train.validate import validate
 
 log = logging.getLogger(__name__)
 
-STEPS_TO_AGREE = 10  # on stopping: agreeing waits for the device
+STEPS_TO_AGREE, SECONDS_TO_AGREE = 10, 5.0  # at most, from one agreement on stopping to the next: it waits
 
 
 @dataclass
@@ -54,13 +55,12 @@ class Run:
     group: Group = field(default_factory=Group)
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    bad_step: Tensor = field(init=False)  # the first whose loss is not finite, from 0; -1: none
 
     def __post_init__(self) -> None:
         params, settings = self.params, self.params.train
         self.device = self.group.own_device(choose_device(params.device))
         self.group.connect(self.device)
-        self.precision = Precision(params.precision, self.device)
+        self.precision = make_precision(params.precision, self.device)
         self.split, self.val = PackedSplit(self.cache, "train"), PackedSplit(self.cache, "val")
         torch.manual_seed(params.seed)
         self.model = build_model(params.model.name, len(self.split.classes), **params.model.all_overrides)
@@ -73,20 +73,30 @@ class Run:
         self.size = self.model.config.size
         self.priors = prior_boxes(self.model.config).to(self.device)
         self.loss = MultiBoxLoss(label_smoothing=settings.label_smoothing)
-        self.network = self.group.wrap(self.model, self.device)
         self.rate = base_rate(settings, self.group.size)
         self.optimizer = make_optimizer(self.model, settings, self.rate)
+        self.precision.prepare(self.model, self.optimizer)
+        self.network = self.group.wrap(self.model, self.device)
+        if settings.compile:
+            self.network = compiled(self.network, self.device)
         self.average = Average(self.model, settings.ema)
         self.samples = TrainingSamples(self.split, self.size, params.seed, settings)
         self.order = TrainingOrder(
-            len(self.split), settings.batch_size, params.seed, 0, rank=self.group.rank, processes=self.group.size
+            len(self.split),
+            settings.batch_size,
+            params.seed,
+            0,
+            rank=self.group.rank,
+            processes=self.group.size,
+            accumulate=settings.accumulate,
         )
         self.order.steps = params.epochs * self.order.steps_per_epoch
         if settings.max_steps:
             self.order.steps = min(self.order.steps, settings.max_steps)
-        self._best: dict[str, Any] = {"AP": -1.0, "epoch": 0, "model": {}}
+        self._best: dict[str, Any] = {"AP": -1.0, "epoch": 0}
         self._rate_of_open_epoch = 0.0  # above 0: the epoch's steps are done, its evaluation is not
-        self._reset_sums()
+        self._next_agreement = 0
+        self.losses = Losses(self.group, self.device, lambda bad: explain(self, bad))
         self._resume()
         if self._rate_of_open_epoch:
             log.info("%s", self.end_epoch(self._rate_of_open_epoch))
@@ -119,51 +129,51 @@ class Run:
         return rate
 
     @property
-    def failed(self) -> Tensor:
-        """bool scalar on the device: some process has had a loss that is not finite."""
-        return self.group.any(self.bad_step >= 0)
+    def how(self) -> dict[str, Any]:
+        """What changes bits of a run, but not what it is: its shape is the total batch."""
+        settings = self.params.train
+        return {
+            "processes": self.group.size,
+            "train.batch_size": settings.batch_size,
+            "train.accumulate": settings.accumulate,
+            "train.compile": settings.compile,
+            "device": self.device.type,
+            "torch": str(torch.__version__),
+        }
 
-    def agrees_to_stop(self, requested: int) -> int:
-        """The signal to stop by, 0 for none; several processes agree every tenth step, so that they stop together."""
-        if self.group.size > 1 and self.step % STEPS_TO_AGREE and not self.epoch_ended:
+    def cost(self) -> Cost:
+        peak = peak_flops(self.device) * self.group.size if self.precision.half else 0.0
+        return Cost(3.0 * forward_flops(self.model), peak, self.device)
+
+    def divisors(self, targets: list[Targets]) -> list[Tensor]:
+        """What the losses of each batch of a step are divided by; processes' gradients are averaged, batches' added."""
+        counts = [target.positives for target in targets]
+        if self.params.train.normalize == "process":
+            return [count.clamp(min=1) * len(counts) for count in counts]
+        everywhere = self.group.total(torch.stack(counts).sum()).clamp(min=1)
+        return [everywhere / self.group.size] * len(counts)
+
+    def agrees_to_stop(self, requested: int, step_seconds: float) -> int:
+        """The signal to stop by, 0 for none; several processes agree every few steps, so that they stop together."""
+        if self.group.size > 1 and self.step < self._next_agreement and not self.epoch_ended:
             return 0
-        return max(self.group.gather(requested))
+        signal, slowest = self.group.highest([requested, step_seconds], self.device)
+        steps = STEPS_TO_AGREE if slowest * STEPS_TO_AGREE < SECONDS_TO_AGREE else int(SECONDS_TO_AGREE / slowest)
+        self._next_agreement = self.step + max(steps, 1)
+        return int(signal)
 
-    def note(self, losses: dict[str, Tensor]) -> None:
-        """Count the step and add its losses up on the device; nothing waits for it."""
-        both = torch.stack([losses["loc"], losses["conf"]]).detach()
-        first = self.bad_step < 0
-        self.bad_step = torch.where(first & ~both.isfinite().all(), self.step, self.bad_step)
-        self._loss_sum += both
-        self._loss_count += 1
+    def note(self, part: int, losses: dict[str, Tensor]) -> None:
+        """Remember the losses of this step's batch number `part`; nothing waits for the device."""
+        self.losses.note(self.step * self.params.train.accumulate + part, losses)
+
+    def did_step(self) -> None:
+        self.losses.did_step()
         self.step += 1
-
-    def mean_losses(self) -> dict[str, float]:
-        """Over the epoch so far and all processes. Raises InputError where one was not finite, saying where."""
-        bad = int(self.bad_step)
-        troubles = self.group.gather((bad, self._explain(bad)) if bad >= 0 else None)
-        if any(troubles):
-            raise InputError(min(trouble for trouble in troubles if trouble)[1])
-        loc, conf = self.group.mean(self._loss_sum / self._loss_count).tolist()
-        return {"loc": loc, "conf": conf}
-
-    def _explain(self, bad: int) -> str:
-        """The weights are still those of the bad step: no update came after it."""
-        samples = [self.samples[key] for key in self.order.batch(bad)]
-        images = normalise(collate(samples).to(self.device).images, self.device)
-        with self.precision.autocast():
-            source = first_nonfinite(self.model, images)
-        ids = [int(self.split.image_ids[i]) for _, i in self.order.batch(bad)]
-        where = f" in process {self.group.rank}" if self.group.size > 1 else ""
-        return (
-            f"the loss of step {bad + 1}{where} is not finite; first: {source}; images {ids}; lower train.lr or set "
-            "train.clip_norm, or look at these images"
-        )
 
     def end_epoch(self, rate: float) -> str:
         """Record the epoch, evaluate where it is due, save; returns a line to print."""
         epoch = -(-self.step // self.order.steps_per_epoch)
-        losses = self.mean_losses()
+        losses = self.losses.mean()
         row = {
             "epoch": epoch,
             "step": self.step,
@@ -179,27 +189,21 @@ class Run:
                 self.group.share_buffers(self.model)
                 metrics = validate(self.model, self.priors.cpu(), self.val, self.size, self.device, self.group)
                 if metrics["AP"] > self._best["AP"]:
-                    keep = self.params.train.keep == "best"
-                    state = self.model.state_dict() if keep else {}
-                    weights = {k: v.detach().cpu().clone() for k, v in state.items()}
-                    self._best = {"AP": metrics["AP"], "epoch": epoch, "model": weights}
+                    self._best = {"AP": metrics["AP"], "epoch": epoch}
+                    if self.params.train.keep == "best" and self.group.leads:
+                        save_best(self.unfinished, epoch, self.model)
             train_mode(self.model, self.params.train)
             row |= {"AP": round(metrics["AP"], 4), "AP50": round(metrics["AP50"], 4)}
             text = f"epoch {epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
         self.rows.append(row)
         self._rate_of_open_epoch = 0.0
-        self._reset_sums()
+        self.losses.reset()
         self.save()
         return text
 
-    def _reset_sums(self) -> None:
-        self._loss_sum = torch.zeros(2, device=self.device)
-        self._loss_count = 0
-        self.bad_step = torch.tensor(-1, device=self.device)
-
     def save(self) -> None:
-        self.mean_losses() if self._loss_count else None  # never keep weights behind a loss that was not finite
-        self._refuse_infinite_weights()
+        self.losses.mean()  # never keep weights behind a loss that was not finite
+        refuse_infinite_weights(self.model, self.step)
         if not self.group.leads:
             return
         save_state(
@@ -208,25 +212,15 @@ class Run:
                 "step": self.step,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "scaler": self.precision.state_dict(),
                 "average": self.average.state_dict(),
                 "rows": self.rows,
                 "best": self._best,
                 "rate_of_open_epoch": self._rate_of_open_epoch,
-                "loss_sum": self._loss_sum,
-                "loss_count": self._loss_count,
+                "losses": self.losses.state_dict(),
+                "how": self.how,
             },
         )
-
-    def _refuse_infinite_weights(self) -> None:
-        """A finite loss may have an infinite gradient."""
-        floating = {k: v for k, v in self.model.state_dict().items() if v.is_floating_point()}
-        finite = torch.stack([value.isfinite().all() for value in floating.values()]).tolist()
-        for name, sound in zip(floating, finite, strict=True):
-            if not sound:
-                raise InputError(
-                    f"after step {self.step} the weights {name} are not finite, by the gradient of a loss that was; "
-                    "lower train.lr or set train.clip_norm"
-                )
 
     def _resume(self) -> None:
         state = load_state(self.unfinished)
@@ -234,15 +228,22 @@ class Run:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.load_state_dict(state["scaler"])
         self.average.load_state_dict(state["average"])
         self.step, self.rows, self._best = state["step"], state["rows"], state["best"]
         self._rate_of_open_epoch = state["rate_of_open_epoch"]
-        self._loss_sum, self._loss_count = state["loss_sum"].to(self.device), state["loss_count"]
+        self.losses.load_state_dict(state["losses"])
         log.info("resuming at step %d of %d", self.step, self.order.steps)
+        if changed := [f"{key} {state['how'][key]}" for key, now in self.how.items() if state["how"][key] != now]:
+            log.warning(
+                "warning: so far this run had %s: the same images follow in the same order, but with other bits than "
+                "if it had gone on so",
+                ", ".join(changed),
+            )
 
     def outcome(self) -> Outcome:
-        if self._best["model"]:
-            self.model.load_state_dict(self._best["model"])
+        if self.params.train.keep == "best":
+            load_best(self.unfinished, self._best["epoch"], self.model)
             return Outcome(self.model, self.rows, self.step, self._best["epoch"])
         with self.average.applied():
             final = copy.deepcopy(self.model)

@@ -15,7 +15,7 @@ from typing import Any
 
 from m2det.config import dotted
 from m2det.errors import InputError
-from m2det.train.checkpoint import load_state
+from m2det.train.checkpoint import checkpoints, step_of
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +69,14 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def unfinished_runs(root: Path) -> list[Unfinished]:
-    """All under `root` (models/unfinished) that have a checkpoint, by name."""
+    """All under `root` (models/unfinished), by name."""
     runs = []
     for folder in sorted(path.parent for path in root.glob(f"*/{WHAT}")):
-        state = load_state(folder)
+        saved = checkpoints(folder)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        runs.append(Unfinished(folder, json.loads((folder / WHAT).read_text()), state["step"] if state else 0, size))
+        runs.append(
+            Unfinished(folder, json.loads((folder / WHAT).read_text()), step_of(saved[-1]) if saved else 0, size)
+        )
     return runs
 
 

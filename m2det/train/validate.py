@@ -13,8 +13,8 @@ from m2det.config import EvaluateParams
 from m2det.data.store import PackedSplit
 from m2det.evaluate.detect import coco_results_of_split
 from m2det.evaluate.metrics import coco_metrics
+from m2det.group import Group
 from m2det.model import M2Det
-from m2det.train.group import Group
 
 SETTINGS = EvaluateParams(
     batch_size=32, nms="linear", score_threshold=0.05, nms_iou=0.3, per_class=50, per_image=100, scorer="auto"

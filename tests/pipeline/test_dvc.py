@@ -234,7 +234,7 @@ def test_two_processes_train_in_the_stage(clone):
     done = clone.run("dvc", "repro", "evaluate")
     assert "for a total batch of 4 x 2" in done.stdout
     assert json.loads((clone.folder / "results/train.json").read_text())["steps"] == 3
-    assert not list((clone.folder / "models/unfinished").glob("*/checkpoint.pt"))
+    assert not list((clone.folder / "models/unfinished").glob("*/step-*.pt"))
     clone.edit({"  batch_size: ": "  batch_size: 4000"})
     done = clone.run("dvc", "repro", "train", ok=False)
     assert "error: train.batch_size is 4000 in each of 2 processes, but there are only 1500" in done.stderr

@@ -6,33 +6,46 @@ from pathlib import Path
 import torch
 
 from m2det.config import load_params
-from m2det.data.loader import training_loader
-from m2det.device import normalise
+from m2det.data.loader import collate
+from m2det.group import Group
 from m2det.train.__main__ import main
-from m2det.train.group import Group
+from m2det.train.ema import Average
+from m2det.train.loop import ALONE, train_step
 from m2det.train.run import Run
 
 
+def first_gradients(params, cache, backbone, folder, group=ALONE):
+    """The gradients of the first step, as the loop makes them, but in float64, which says what float32 blurs."""
+    run = Run(params, cache, backbone, folder, group)
+    run.model.double().register_forward_pre_hook(lambda _, images: (images[0].double(),))
+    run.average = Average(run.model, 0.0)
+    run.network = group.wrap(run.model, run.device)
+    train_step(run, [collate([run.samples[key] for key in part]) for part in run.order.parts(0)])
+    return {name: p.grad for name, p in run.model.named_parameters()}
+
+
+def assert_close(found, wanted):
+    """To 1e-5 of each tensor's largest value."""
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-5 * gradient.abs().max().item()), name
+
+
 def gradients(params_file: str, cache: str, backbone: str, folder: str) -> None:
-    """Leave the gradients of the first step in FOLDER/gradients.pt; in float64, which says what float32 blurs."""
+    """Leave first_gradients in FOLDER/gradients.pt."""
     group = Group.from_environment()
-    run = Run(load_params(params_file), Path(cache), Path(backbone), Path(folder), group)
-    batch = next(iter(training_loader(run.samples, run.order, 0, False)))
-    network = group.wrap(run.model.double(), run.device)
-    out = network(normalise(batch.images, run.device).double())
-    losses = run.loss(out, run.priors, batch.boxes, batch.labels)
-    (losses["loc"] + losses["conf"]).backward()
+    found = first_gradients(load_params(params_file), Path(cache), Path(backbone), Path(folder), group)
     if group.leads:
-        torch.save({name: p.grad for name, p in run.model.named_parameters()}, Path(folder) / "gradients.pt")
+        torch.save(found, Path(folder) / "gradients.pt")
 
 
 def poisoned(*arguments: str) -> None:
     """Train; in process 1 the loss of step 3 is not finite."""
     note = Run.note
 
-    def poison(self: Run, losses: dict[str, torch.Tensor]) -> None:
+    def poison(self: Run, part: int, losses: dict[str, torch.Tensor]) -> None:
         bad = self.step == 2 and self.group.rank == 1
-        note(self, {**losses, "loc": losses["loc"] * (float("nan") if bad else 1)})
+        note(self, part, {**losses, "loc": losses["loc"] * (float("nan") if bad else 1)})
 
     Run.note = poison  # type: ignore[method-assign]
     main(*arguments)

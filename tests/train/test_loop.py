@@ -2,30 +2,34 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from m2det.config import Params, load_params
+from m2det.cost import forward_flops
 from m2det.data.loader import TrainingOrder
 from m2det.data.store import PackedSplit
 from m2det.errors import InputError
+from m2det.group import Group
 from m2det.loss import MultiBoxLoss
-from m2det.model import prior_boxes
+from m2det.model import build_model, prior_boxes
 from m2det.train import loop
-from m2det.train.checkpoint import load_state
-from m2det.train.group import Group
+from m2det.train.checkpoint import checkpoints, load_state
 from m2det.train.log import write_curves
 from m2det.train.precision import Precision
 from m2det.train.run import Run
 from m2det.train.validate import validate
 from tests.conftest import ROOT
+from tests.train.one_of_several import assert_close, first_gradients
 
 
 def settings(**changes) -> Params:
@@ -33,7 +37,7 @@ def settings(**changes) -> Params:
     base |= {"epochs": 3, "device": "cpu"}
     base["train"] |= {"batch_size": 4, "workers": 0, "evaluate_every": 2, "log_every": 1, "max_steps": 0}
     for key, value in changes.items():
-        target = base["train"] if key in base["train"] else base
+        target = next((base[name] for name in ("train", "precision") if key in base[name]), base)
         target[key] = value
     return Params.model_validate(base)
 
@@ -44,25 +48,34 @@ def run(material, folder, params):
 
 def interrupt_at_5(material, folder, params, monkeypatch):
     """Train until SIGTERM arrives in the fifth step."""
-    note = Run.note
+    did_step = Run.did_step
 
-    def stop_after_5(self, losses):
-        note(self, losses)
+    def stop_after_5(self):
+        did_step(self)
         if self.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(Run, "note", stop_after_5)
+        patch.setattr(Run, "did_step", stop_after_5)
         run(material, folder, params)
     assert stopped.value.code == 143
     assert load_state(folder / "state")["step"] == 5
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, monkeypatch, workers):
-    whole = run(material, tmp_path / "whole", settings())
-    interrupt_at_5(material, tmp_path / "parts", settings(workers=workers), monkeypatch)
-    resumed = run(material, tmp_path / "parts", settings(workers=workers))
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"workers": 0},
+        {"workers": 2},
+        {"batch_size": 2, "accumulate": 2},
+        {"dtype": "bfloat16", "loss_scale": "dynamic"},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, monkeypatch, how):
+    whole = run(material, tmp_path / "whole", settings(**how | {"workers": 0}))
+    interrupt_at_5(material, tmp_path / "parts", settings(**how), monkeypatch)
+    resumed = run(material, tmp_path / "parts", settings(**how))
     assert resumed.steps == whole.steps == 9
     assert resumed.rows == whole.rows
     for (name, a), (_, b) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
@@ -91,14 +104,14 @@ def test_best_keeps_the_best_epoch(material, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_the_images(material, tmp_path, monkeypatch):
     order = TrainingOrder(14, 4, settings().seed, 9)
     third = {1 + index for _, index in order.batch(2)}
-    forward = MultiBoxLoss.forward
+    compare = MultiBoxLoss.compare
     calls = iter(range(100))
 
     def poisoned(self, *arguments):
-        losses = forward(self, *arguments)
+        losses = compare(self, *arguments)
         return {**losses, "loc": losses["loc"] * (float("nan") if next(calls) == 2 else 1)}
 
-    monkeypatch.setattr(MultiBoxLoss, "forward", poisoned)
+    monkeypatch.setattr(MultiBoxLoss, "compare", poisoned)
     with pytest.raises(InputError) as error:
         run(material, tmp_path, settings())
     assert "step 3 is not finite" in str(error.value)
@@ -106,33 +119,32 @@ def test_a_loss_that_is_not_finite_stops_with_the_images(material, tmp_path, mon
 
 
 def test_the_first_layer_that_is_not_finite_is_named_and_no_update_follows(material, tmp_path, monkeypatch):
-    note, weights = Run.note, {}
+    did_step, weights = Run.did_step, {}
 
-    def poison(self, losses):
-        note(self, losses)
+    def poison(self):
+        did_step(self)
         if self.step == 3:  # in the fourth step this layer's output overflows
             self.model.unet2.layers[0].conv.register_forward_hook(lambda *call: call[2] * float("inf"))
-        if self.step == 4:
             weights.update({k: v.clone() for k, v in self.model.named_parameters()})
         if self.step == 6:
             for name, parameter in self.model.named_parameters():
                 assert torch.equal(parameter, weights[name]), name
 
-    monkeypatch.setattr(Run, "note", poison)
+    monkeypatch.setattr(Run, "did_step", poison)
     with pytest.raises(InputError, match=r"the loss of step 4 .*first: the output of layer unet2\.layers\.0\.conv"):
         run(material, tmp_path, settings(log_every=6))
 
 
 def test_infinite_weights_are_named(material, tmp_path, monkeypatch):
-    note = Run.note
+    did_step = Run.did_step
 
-    def poison(self, losses):
-        note(self, losses)
+    def poison(self):
+        did_step(self)
         if self.step == 2:
             with torch.no_grad():
                 self.model.loc[1].bias[0] = float("nan")
 
-    monkeypatch.setattr(Run, "note", poison)
+    monkeypatch.setattr(Run, "did_step", poison)
     with pytest.raises(InputError, match=r"the loss of step 3 .*first: the weights loc\.1\.bias"):
         run(material, tmp_path, settings())
 
@@ -201,6 +213,83 @@ def test_a_damaged_record_is_one_sentence_that_names_it(material, tmp_path, work
     assert str(error.value) == f"{cache}/train.lmdb is damaged at image 4.jpg; run `dvc repro -f pack`"
 
 
+def test_batches_that_are_accumulated_are_one_larger_batch(material, tmp_path):
+    """With batch normalisation fixed and the loss per positive of the whole step."""
+    options = {"freeze_norms": True, "normalize": "global", "batch_size": 12, "opt_level": "O0", "clip_norm": 0.0}
+    whole = first_gradients(settings(**options), *material, tmp_path)
+    parts = first_gradients(settings(**options | {"batch_size": 3, "accumulate": 4}), *material, tmp_path)
+    assert_close(parts, whole)
+
+
+def test_a_step_may_have_batches_without_any_object(material, tmp_path, monkeypatch):
+    """Normalised over the step, an empty batch weighs nothing; by itself it is divided by one, not by zero."""
+    empty = PackedSplit.annotations
+
+    def without(self, index):
+        objects = empty(self, index)
+        return replace(objects, boxes=objects.boxes[:0], labels=objects.labels[:0], iscrowd=objects.iscrowd[:0])
+
+    monkeypatch.setattr(PackedSplit, "annotations", without)
+    for normalize in ("process", "global"):
+        folder = tmp_path / normalize
+        outcome = run(material, folder, settings(normalize=normalize, accumulate=2, batch_size=2, max_steps=2))
+        assert outcome.rows[-1]["loss_loc"] == outcome.rows[-1]["loss_conf"] == 0.0
+
+
+def test_checkpoints_within_an_epoch_and_the_last_two_are_kept(material, tmp_path, monkeypatch):
+    whole = run(material, tmp_path / "whole", settings())
+    interrupt_at_5(material, tmp_path / "parts", settings(save_every=1), monkeypatch)
+    state = tmp_path / "parts/state"
+    assert [path.name for path in checkpoints(state)] == ["step-000000004.pt", "step-000000005.pt"]
+    newest = checkpoints(state)[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])  # a failing disk
+    resumed = run(material, tmp_path / "parts", settings())
+    assert resumed.rows == whole.rows
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+
+
+def test_a_folder_of_damaged_checkpoints_is_one_sentence(material, tmp_path, monkeypatch):
+    interrupt_at_5(material, tmp_path, settings(), monkeypatch)
+    for path in checkpoints(tmp_path / "state"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"no checkpoint in .* can be read; delete the folder"):
+        run(material, tmp_path, settings())
+
+
+def test_the_best_epochs_weights_survive_an_interruption(material, tmp_path, monkeypatch):
+    """Whichever of the last two checkpoints it continues from, the weights that it names are there."""
+    folder, maps = tmp_path / "state", iter([0.5, 0.4, 0.6, 0.1, 0.2])
+    monkeypatch.setattr("m2det.train.run.validate", lambda *_: {"AP": next(maps), "AP50": 0.0})
+    outcome = run(material, tmp_path, settings(epochs=5, evaluate_every=1, keep="best"))
+    assert outcome.kept_epoch == 3
+    for checkpoint in checkpoints(folder):
+        best = torch.load(checkpoint, weights_only=True)["best"]
+        assert best == {"AP": 0.6, "epoch": 3} and (folder / "best-000003.pt").exists()
+    assert len(list(folder.glob("best-*.pt"))) <= 2
+
+
+def test_a_log_line_says_what_a_step_cost(material, tmp_path):
+    run(material, tmp_path, settings(epochs=1, log_every=3))
+    line = (tmp_path / "log.txt").read_text().splitlines()[0]
+    number = r"[\d.e+-]+"
+    assert re.fullmatch(
+        rf"step 3/3 epoch 1.00/1 loc {number} conf {number} lr {number} scale {number} {number} img/s "
+        rf"waiting \d+% {number} TFLOP/s memory {number} GB left \d+:\d\d",
+        line,
+    ), line
+    rate, achieved = (float(re.search(rf"({number}) {unit}", line)[1]) for unit in ("img/s", "TFLOP/s"))
+    model = build_model("m2det-tiny", 1, sfam=True)
+    assert achieved == pytest.approx(3 * forward_flops(model) * rate / 1e12, rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_the_same(material, tmp_path):
+    eager = run(material, tmp_path / "eager", settings(epochs=1, opt_level="O0"))
+    compiled = run(material, tmp_path / "compiled", settings(epochs=1, opt_level="O0", compile=True))
+    assert compiled.rows[0]["loss_loc"] == pytest.approx(eager.rows[0]["loss_loc"], rel=1e-3)
+    assert compiled.rows[0]["loss_conf"] == pytest.approx(eager.rows[0]["loss_conf"], rel=1e-3)
+
+
 def test_impossible_settings_are_refused(material, tmp_path):
     with pytest.raises(InputError, match="a CPU has no synchronised"):
         run(material, tmp_path, settings(sync_norms=True))
@@ -243,7 +332,7 @@ def test_a_killed_process_resumes(material, tmp_path):
     )
     command = [sys.executable, "-c", code, *map(str, material), str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not (tmp_path / "state/checkpoint.pt").exists():
+    while not any((tmp_path / "state").glob("step-*.pt")):
         time.sleep(0.05)
         assert process.poll() is None
     process.kill()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,17 @@ import torch
 from ruamel.yaml import YAML
 
 from m2det.config import load_params
-from m2det.data.loader import TrainingOrder, collate
+from m2det.data.loader import TrainingOrder
 from m2det.data.store import PackedSplit
-from m2det.device import normalise
 from m2det.errors import InputError
+from m2det.group import Group
 from m2det.model import prior_boxes
-from m2det.train.group import Group
-from m2det.train.launch import count_processes, train_together
-from m2det.train.run import Run
+from m2det.torchrun import count_processes
+from m2det.train.launch import train_together
 from m2det.train.validate import validate
 from tasks.process import run_child
 from tests.conftest import ROOT
+from tests.train.one_of_several import assert_close, first_gradients
 from tests.train.test_loop import settings
 
 pytestmark = pytest.mark.slow
@@ -35,8 +36,8 @@ def write_params(folder: Path, **changes) -> Path:
     return folder / "params.yaml"
 
 
-def torchrun(case: str, *arguments: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def torchrun(case: str, *arguments: object, processes: int = 2) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "tests.train.one_of_several", case, *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -73,30 +74,49 @@ def undisturbed(material, tmp_path_factory):
     return together(material, folder, write_params(folder))
 
 
-def test_the_gradient_is_the_mean_of_the_replicas(material, tmp_path):
-    params_file = write_params(tmp_path, batch_size=6)
-    process = torchrun("gradients", params_file, *material, tmp_path)
-    assert process.wait(120) == 0, process.stdout.read()
-    found = torch.load(tmp_path / "gradients.pt", weights_only=True)
-    single = Run(load_params(params_file), *material, tmp_path / "single")
-    single.model.double()
-    start = {k: v.clone() for k, v in single.model.state_dict().items()}
-    wanted = {name: torch.zeros_like(p) for name, p in single.model.named_parameters()}
-    seen = []
-    for rank in (0, 1):
-        keys = TrainingOrder(14, 6, single.params.seed, 1, rank=rank, processes=2).batch(0)
-        seen += keys
-        single.model.load_state_dict(start)
-        single.model.zero_grad()
-        batch = collate([single.samples[key] for key in keys])
-        out = single.model(normalise(batch.images, single.device).double())
-        losses = single.loss(out, single.priors, batch.boxes, batch.labels)
-        (losses["loc"] + losses["conf"]).backward()
-        for name, parameter in single.model.named_parameters():
-            wanted[name] += parameter.grad / 2
-    assert seen == TrainingOrder(14, 12, single.params.seed, 1).batch(0), "the same images as one process would take"
-    for name, gradient in wanted.items():
-        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-5 * gradient.abs().max().item()), name
+def gradients(material, folder: Path, processes: int, **changes):
+    params_file = write_params(folder, processes=processes, opt_level="O0", clip_norm=0.0, **changes)
+    process = torchrun("gradients", params_file, *material, folder, processes=processes)
+    assert process.wait(240) == 0, process.stdout.read()
+    return torch.load(folder / "gradients.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(2, 1), (4, 1), (2, 2)])
+def test_processes_have_the_gradients_of_one_with_the_whole_batch(material, tmp_path, processes, accumulate):
+    """With batch normalisation fixed and the loss normalised over all of them."""
+    options = {"freeze_norms": True, "normalize": "global"}
+    single = settings(**options, batch_size=12, opt_level="O0", clip_norm=0.0)
+    wanted = first_gradients(single, *material, tmp_path / "single")
+    own = {"batch_size": 12 // processes // accumulate, "accumulate": accumulate}
+    assert_close(gradients(material, tmp_path, processes, **options, **own), wanted)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_in_training_mode_the_gradient_is_the_mean_of_the_replicas(material, tmp_path, processes):
+    own = {"batch_size": 12 // processes}
+    found = gradients(material, tmp_path, processes, **own)
+    alone = settings(**own, opt_level="O0", clip_norm=0.0)
+    replicas, seen = [], []
+    for rank in range(processes):
+        place = Replica(rank, processes)
+        replicas.append(first_gradients(alone, *material, tmp_path / "single", place))
+        seen += TrainingOrder(14, own["batch_size"], alone.seed, 1, rank=rank, processes=processes).batch(0)
+    assert seen == TrainingOrder(14, 12, alone.seed, 1).batch(0), "the same images as one process would take"
+    assert_close(found, {name: sum(r[name] for r in replicas) / processes for name in found})
+
+
+@dataclass(frozen=True)
+class Replica(Group):
+    """One process's images, alone."""
+
+    def connect(self, device):
+        pass
+
+    def wrap(self, model, device):  # noqa: ARG002
+        return model
+
+    def any(self, flag):
+        return flag
 
 
 def test_every_image_is_evaluated_once(material, undisturbed):
@@ -113,7 +133,7 @@ def test_a_disturbed_run_continues_to_the_same_bits(material, undisturbed, tmp_p
     params_file = write_params(tmp_path)
     victim, name = moment.split()
     process = torchrun("train", params_file, *material, tmp_path / "state")
-    while not (tmp_path / "state/checkpoint.pt").exists():
+    while not any((tmp_path / "state").glob("step-*.pt")):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.02)
     pid = process.pid

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -49,7 +51,13 @@ class Group:
         """The model with gradients averaged over all, and rank 0's running statistics for everyone."""
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, None if device.type == "cpu" else [device.index])
+        return DistributedDataParallel(
+            model, None if device.type == "cpu" else [device.index], gradient_as_bucket_view=True
+        )
+
+    def apart(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Gradients inside are added up here only; the first backward pass outside shares them all."""
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def any(self, flag: Tensor) -> Tensor:
         """Whether the bool scalar is true anywhere; stays on the device, nothing waits for it."""
@@ -59,13 +67,25 @@ class Group:
         dist.all_reduce(total, dist.ReduceOp.MAX)
         return total > 0
 
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all; stays on the device, nothing waits for it."""
+        if self.size == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    def highest(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """The highest of each value anywhere; waits for all."""
+        if self.size == 1:
+            return list(values)
+        highest = torch.tensor(values, dtype=torch.float32, device=device)
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        return highest.tolist()
+
     def mean(self, values: Tensor) -> Tensor:
         """Over all processes; exactly `values` where there is one."""
-        if self.size == 1:
-            return values
-        total = values.clone()
-        dist.all_reduce(total)
-        return total / self.size
+        return self.total(values) / self.size
 
     def gather(self, value: Any) -> list[Any]:
         """Everyone's value, by rank; waits for all."""
