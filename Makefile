@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint prefect clean
+.PHONY: repro test lint stress prefect clean
 repro: .venv/installed  ## data to model: everything that is not up to date
 	dvc repro
 
@@ -18,6 +18,10 @@ lint: .venv/installed
 	ruff check .
 	ruff format --check .
 	mypy
+
+stress: .venv/installed  ## kill a training at 20 moments of each kind, continue it, compare the bytes; about an hour
+	python setup.py -q build_ext --inplace
+	python -m tests.train.disturb
 
 prefect: .venv/installed  ## a Prefect server in this terminal; README says what to do in the next
 	PREFECT_PLUGINS_ENABLED=false prefect server start

@@ -15,9 +15,12 @@ from m2det.pretrained import random_backbone
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     """A cache of 14 images with one bright square each, and a backbone: (cache, backbone)."""
-    folder = tmp_path_factory.mktemp("material")
+    return make_material(tmp_path_factory.mktemp("material"))
+
+
+def make_material(folder):
     rng = np.random.default_rng(0)
-    (folder / "images").mkdir()
+    (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for i in range(1, 15):
         picture = rng.integers(0, 60, (80, 80, 3), dtype=np.uint8)

@@ -1,6 +1,7 @@
 """What torchrun starts for test_together.py: -m tests.train.one_of_several CASE PARAMS CACHE BACKBONE FOLDER."""
 
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -51,5 +52,34 @@ def poisoned(*arguments: str) -> None:
     main(*arguments)
 
 
+def crashing(*arguments: str) -> None:
+    """Train; process 1 has a mistake in step 3."""
+    did_step = Run.did_step
+
+    def crash(self: Run) -> None:
+        did_step(self)
+        if self.step == 3 and self.group.rank == 1:
+            raise KeyError("a mistake in step 3")
+
+    Run.did_step = crash  # type: ignore[method-assign]
+    main(*arguments)
+
+
+def stuck(*arguments: str) -> None:
+    """Train; in step 3 process 1 waits for ever, whatever signal comes."""
+    did_step = Run.did_step
+
+    def wait(self: Run) -> None:
+        did_step(self)
+        if self.step == 3 and self.group.rank == 1:
+            (self.unfinished / "stuck").touch()
+            while True:
+                time.sleep(1)
+
+    Run.did_step = wait  # type: ignore[method-assign]
+    main(*arguments)
+
+
 if __name__ == "__main__":
-    {"gradients": gradients, "poisoned": poisoned, "train": main}[sys.argv[1]](*sys.argv[2:])
+    cases = {"gradients": gradients, "poisoned": poisoned, "crashing": crashing, "stuck": stuck, "train": main}
+    cases[sys.argv[1]](*sys.argv[2:])

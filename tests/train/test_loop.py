@@ -309,6 +309,17 @@ def test_every_image_once_an_epoch_and_another_order_in_the_next():
     assert list(TrainingOrder(12, 4, 1, 6, start=4)) == steps[4:]
 
 
+@pytest.mark.parametrize(("processes", "accumulate"), [(2, 1), (4, 1), (1, 4), (2, 2)])
+def test_a_step_has_the_same_images_however_it_is_shared(processes, accumulate):
+    alone = TrainingOrder(30, 8, 1, 6)
+    size = 8 // processes // accumulate
+    shared = [TrainingOrder(30, size, 1, 6, 0, rank, processes, accumulate) for rank in range(processes)]
+    for step in range(6):
+        assert [key for order in shared for key in order.batch(step)] == alone.batch(step)
+        assert all(len(part) == size for order in shared for part in order.parts(step))
+    assert [key for part in shared[0] for key in part] == [key for s in range(6) for key in shared[0].batch(s)]
+
+
 def test_curves_have_their_columns(tmp_path):
     write_curves(tmp_path / "c.csv", [{"epoch": 1, "step": 2, "lr": 0.1, "loss_loc": 1.0, "loss_conf": 2.0}])
     with (tmp_path / "c.csv").open() as file:

@@ -1,0 +1,138 @@
+"""Kill a training of two processes at random moments and continue it: `python -m tests.train.disturb` (make stress).
+
+A folder with what stage `train` takes stands for the working copy; `python -m flows.train` runs in it, which starts
+torchrun, which starts two ranks. One of them is killed; then nothing may be left, every checkpoint must load, and
+the same command must end with the bytes of the undisturbed model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT
+from tests.train.conftest import make_material
+from tests.train.test_loop import settings
+
+KINDS = [f"{victim} {name}" for victim in ("stage", "launcher", "rank") for name in ("SIGTERM", "SIGKILL")]
+MODEL, UNFINISHED = Path("models/m2det.safetensors"), Path("models/unfinished")
+
+
+def working_copy(folder: Path, material: tuple[Path, Path]) -> Path:
+    """A folder in which stage `train` runs for 24 steps and writes a checkpoint after each."""
+    (folder / "models").mkdir(parents=True)
+    (folder / "data").mkdir()
+    (folder / "results").mkdir()
+    for name in ("m2det", "tasks", "flows", "dvc.yaml"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "data/cache").symlink_to(material[0])
+    (folder / "models/backbone.safetensors").symlink_to(material[1])
+    changes = {"batch_size": 2, "processes": 2, "epochs": 8, "save_every": 1, "evaluate_every": 4, "opt_level": "O0"}
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(settings(**changes).model_dump(), file)
+    return folder
+
+
+def stage(folder: Path) -> subprocess.Popen:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "flows.train"]
+    with (folder / "out.txt").open("a") as out:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT)
+
+
+def finished(folder: Path) -> bytes:
+    """Run the stage to its end; the bytes of its model."""
+    assert stage(folder).wait(240) == 0, (folder / "out.txt").read_text()
+    assert not list((folder / UNFINISHED).glob("*")), "a finished training leaves nothing unfinished"
+    return (folder / MODEL).read_bytes()
+
+
+def processes_in(folder: Path) -> Iterator[tuple[int, str]]:
+    """(pid, command line) of every process that works in the folder; zombies have none."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if (path / "cwd").readlink() == folder and (line := (path / "cmdline").read_bytes()):
+                yield int(path.name), line.replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+
+
+def find(folder: Path, victim: str, process: subprocess.Popen) -> int | None:
+    """The victim's pid, as soon as there is one; None where the stage has ended before."""
+    part = {"stage": " -m flows.train", "launcher": "torch.distributed.run", "rank": " -m m2det.train"}[victim]
+    while process.poll() is None:
+        lines = [(pid, line) for pid, line in processes_in(folder) if part in line]
+        if victim == "rank":
+            lines = [(pid, line) for pid, line in lines if "torch.distributed.run" not in line]
+        if lines:
+            return lines[-1][0]
+        time.sleep(0.05)
+    return None
+
+
+def disturb(folder: Path, kind: str, moment: float) -> tuple[bool, float]:
+    """Run the stage and kill by `kind` after `moment` seconds.
+
+    Returns whether it was hit before its end, and after how many seconds nothing was left of it. Asserts that
+    nothing is, and that what it has saved can be read.
+    """
+    victim, name = kind.split()
+    process = stage(folder)
+    time.sleep(moment)
+    pid = find(folder, victim, process)
+    if pid is not None:
+        os.kill(pid, getattr(signal, name))
+    killed = time.monotonic()
+    process.wait(120)
+    while rest := list(processes_in(folder)):
+        assert time.monotonic() < killed + 60, f"{kind} after {moment:.2f} s leaves {rest}"
+        time.sleep(0.05)
+    for path in (folder / UNFINISHED).glob("*/*.pt"):
+        torch.load(path, weights_only=True)
+    return pid is not None and process.returncode != 0, time.monotonic() - killed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--moments", type=int, default=20, help="of each kind (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="(default: the clock)")
+    arguments = parser.parse_args()
+    print(f"training, 2 processes, gloo; {arguments.moments} moments of each kind, seed {arguments.seed}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name).resolve()
+        material = make_material(root / "material")
+        start = time.monotonic()
+        wanted = finished(working_copy(root / "undisturbed", material))
+        duration = time.monotonic() - start
+        for kind in KINDS:
+            rng = random.Random(f"{arguments.seed} {kind}")
+            hits, longest, kills = 0, 0.0, 0
+            for i in range(arguments.moments):
+                folder = working_copy(root / "disturbed", material)
+                for _ in range(rng.randint(1, 2)):  # who was killed once may be killed again
+                    hit, seconds = disturb(folder, kind, rng.uniform(0, duration))
+                    kills, hits, longest = kills + 1, hits + hit, max(longest, seconds)
+                assert finished(folder) == wanted, f"{kind}, moment {i} of seed {arguments.seed}: other bytes"
+                shutil.rmtree(folder)
+            print(
+                f"{kind}: {hits} of {kills} kills before its end, all {arguments.moments} models byte for byte the "
+                f"undisturbed one; nothing left after at most {longest:.1f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
