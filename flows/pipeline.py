@@ -26,12 +26,15 @@ from m2det.config import dotted
 from m2det.recipes import read_recipe
 from tasks.process import relay_child
 
-STAGES = ("data", "pack", "ops", "weights", "train", "evaluate", "benchmark")
+STAGES = ("data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance")
 
 
 @flow(name="m2det", persist_result=False)
 def m2det(
-    recipe: str | None = None, overrides: dict[str, Any] | None = None, isolated: bool = False
+    recipe: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    isolated: bool = False,
+    only: list[str] | None = None,
 ) -> State[None] | None:
     """From data to a trained model, its metrics and its pictures.
 
@@ -39,9 +42,18 @@ def m2det(
     overrides: values for keys of params.yaml, such as {"epochs": 160, "train.lr": 0.01}, over the recipe's.
         With either the run is a DVC experiment in the working copy, which holds its results afterwards.
     isolated: run the experiment in a temporary copy and leave the working copy as it is.
+    only: these stages and no other, in this order; the last one even if it is up to date, for a measurement is
+        another machine's or another day's.
     """
-    if recipe or overrides or isolated:
-        changes = settings_of(recipe) | (overrides or {})
+    changes = settings_of(recipe) | (overrides or {})
+    if only:
+        for stage in only:
+            forced = stage == only[-1]
+            single = alone.with_options(name=stage, task_run_name=stage)
+            if failed := _outcome(single(stage, forced, changes if stage == only[0] else {}, return_state=True)):
+                return failed
+        return None
+    if changes or isolated:
         return _outcome(experiment(changes, isolated, return_state=True))
     for stage in STAGES:
         named = reproduce.with_options(name=stage, task_run_name=stage)
@@ -56,11 +68,21 @@ def reproduce(stage: str) -> State[None] | None:
     return _dvc("repro", "--single-item", stage)
 
 
+@task(cache_policy=NO_CACHE, persist_result=False)
+def alone(stage: str, forced: bool, overrides: dict[str, Any]) -> State[None] | None:
+    """The same, by other parameters if there are any, which stay in params.yaml."""
+    options = ["--single-item", *["--force"] * forced, stage]
+    return _dvc("exp", "run", *_settings(overrides), *options) if overrides else _dvc("repro", *options)
+
+
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="experiment")
 def experiment(overrides: dict[str, Any], isolated: bool) -> State[None] | None:
     """Run all stages with other parameters."""
-    settings = [f"--set-param={key}={hydra(value)}" for key, value in overrides.items()]
-    return _dvc("exp", "run", *["--temp"] * isolated, *settings)
+    return _dvc("exp", "run", *["--temp"] * isolated, *_settings(overrides))
+
+
+def _settings(overrides: dict[str, Any]) -> list[str]:
+    return [f"--set-param={key}={hydra(value)}" for key, value in overrides.items()]
 
 
 def settings_of(recipe: str | None) -> dict[str, Any]:

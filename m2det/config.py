@@ -152,7 +152,7 @@ class EvaluateParams(Section):
 
 class BenchmarkParams(Section):
     batch_size: AtLeastOne
-    warmup: Count
+    warmup: AtLeastOne
     steps: AtLeastOne
 
 

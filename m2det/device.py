@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 
@@ -57,8 +58,9 @@ PEAKS = (
 )
 
 
+@cache
 def choose_device(wanted: str) -> torch.device:
-    """auto, cpu, cuda or npu -> a device; the choice is logged with its reason.
+    """auto, cpu, cuda or npu -> a device; the choice is logged with its reason, once.
 
     Raises InputError where the wanted device is not there.
     """

@@ -5,33 +5,30 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
+from pathlib import Path
 
-from tasks.common import CACHE, MODEL, RESULTS, params
+from tasks.common import CACHE, MODEL, PARAMS, RESULTS, params
+from tasks.process import run_child
 
 DETECTIONS = RESULTS / "detections.json"
 PICTURES = RESULTS / "pictures"
 
 
 def detect() -> None:
-    """Write results/detections.json: COCO results on the validation images."""
-    from tqdm import tqdm
-
-    from m2det.data.store import PackedSplit
-    from m2det.device import choose_device, place_model
-    from m2det.evaluate.detect import coco_results_of_split
-    from m2det.model import prior_boxes
-    from m2det.train.checkpoint import load_trained
+    """Write results/detections.json: COCO results on the validation images, by as many processes as training has."""
+    from m2det.evaluate.__main__ import detect_val
+    from m2det.group import Group
+    from m2det.torchrun import count_processes, needs_torchrun, run_together
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    device = choose_device(params().device)
-    model, _ = load_trained(MODEL)
-    place_model(model, device)
-    split = PackedSplit(CACHE, "val")
-    found = coco_results_of_split(model, prior_boxes(model.config), split, model.config.size, device, params().evaluate)
-    results = [entry for image in tqdm(found, "detecting", len(split), unit="image") for entry in image]
-    RESULTS.mkdir(exist_ok=True)
-    DETECTIONS.write_text(json.dumps(results, separators=(",", ":")) + "\n")
-    print(f"{len(results)} detections on {len(split)} images")
+    processes = count_processes(params())
+    if needs_torchrun(params(), processes):
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = (PARAMS, CACHE, MODEL, DETECTIONS, folder)
+            run_together("m2det.evaluate", arguments, params(), processes, Path(folder), run_child)
+    else:
+        detect_val(params(), CACHE, MODEL, DETECTIONS, Group())
 
 
 def score() -> None:

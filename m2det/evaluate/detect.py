@@ -10,12 +10,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Subset
+from tqdm import tqdm
 
 from m2det.boxes import decode_offsets_to_xyxy
 from m2det.config import EvaluateParams
 from m2det.data.loader import PlainSamples, plain_loader
 from m2det.data.store import PackedSplit
 from m2det.device import normalise
+from m2det.group import Group
 from m2det.ops import nms as hard_nms
 from m2det.ops import soft_nms
 
@@ -105,6 +107,26 @@ def coco_results_of_split(
         found = detect_images(model, priors, batch.images, sizes, device, settings)
         for index, image_size, detections in zip(indices, sizes, found, strict=True):
             yield coco_results(int(split.image_ids[index]), image_size, detections, split.category_ids)
+
+
+def coco_results_together(
+    model: nn.Module,
+    priors: Tensor,
+    split: PackedSplit,
+    size: int,
+    device: torch.device,
+    settings: EvaluateParams,
+    group: Group,
+    title: str = "",
+) -> list[list[dict[str, Any]]]:
+    """coco_results_of_split by all processes of the group, each its part; all get the whole, in order.
+
+    title: of a progress bar that rank 0 shows; empty for none.
+    """
+    part = range(group.rank, len(split), group.size)
+    found = coco_results_of_split(model, priors, split, size, device, settings, (group.rank, group.size))
+    parts = group.gather(list(tqdm(found, title, len(part), unit="image", disable=not (title and group.leads))))
+    return [parts[index % group.size][index // group.size] for index in range(len(split))]
 
 
 def coco_results(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m2det.config import EvaluateParams
 from m2det.data.store import PackedSplit
-from m2det.evaluate.detect import coco_results_of_split
+from m2det.evaluate.detect import coco_results_together
 from m2det.evaluate.metrics import coco_metrics
 from m2det.group import Group
 from m2det.model import M2Det
@@ -29,9 +29,8 @@ def validate(
     Each process of the group takes its part of the images, and all get the same numbers.
     """
     model.eval()
-    found = coco_results_of_split(model, priors, split, size, device, SETTINGS, (group.rank, group.size))
-    own = [entry for image in found for entry in image]
-    results = [entry for part in group.gather(own) for entry in part]
+    found = coco_results_together(model, priors, split, size, device, SETTINGS, group)
+    results = [entry for image in found for entry in image]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.json"
         path.write_text(json.dumps(results))

@@ -15,7 +15,7 @@ SHORT = {
     "  batch_size: ": "  batch_size: 4",
     "  workers: ": "  workers: 0",
     "  steps: ": "  steps: 2",
-    "  warmup: 3": "  warmup: 1",
+    "  warmup: 6": "  warmup: 1",
 }
 
 

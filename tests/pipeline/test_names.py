@@ -25,7 +25,7 @@ def test_every_dependency_of_a_stage_exists():
 
 def test_deployments_are_read_from_prefect_yaml():
     assert [entry["name"] for entry in deployments(ROOT / "prefect.yaml")] == [
-        *("digits", "train-8p", "train-1p", "finetune-1p")
+        *("digits", "train-8p", "train-1p", "finetune-1p", "eval-8p", "performance-1p", "performance-8p")
     ]
     assert deployments(Path("no-such-file.yaml")) == []
 
@@ -50,8 +50,10 @@ def test_bare_names_are_expanded(typed, meant):
 
 def test_every_deployment_names_a_recipe_that_exists():
     for entry in deployments(ROOT / "prefect.yaml"):
-        recipe = entry.get("parameters", {}).get("recipe")
-        assert ("processes" in settings_of(recipe)) == (entry["name"] != "digits")
+        parameters = entry.get("parameters", {})
+        changes = settings_of(parameters.get("recipe")) | parameters.get("overrides", {})
+        assert changes.get("processes") == {"8": 8, "1": 1}.get(entry["name"].rsplit("-", 1)[-1][0])
+        assert set(parameters.get("only", [])) <= set(STAGES)
     assert settings_of("coco512-8p")["train.lr_batch"] == 128 and settings_of(None) == {}
 
 

@@ -183,6 +183,24 @@ def test_overrides_stay_in_the_working_copy_unless_isolated(service, toy):
     assert (toy.folder / "train.txt").read_text() == "3\n"
 
 
+def test_only_some_stages_and_the_last_one_in_any_case(service, toy):
+    """A measurement is repeated though nothing has changed; no other stage runs that was not asked for."""
+    assert service.ended(service.run(toy.folder)) == ("COMPLETED", None)
+    only = {"only": ["pack", "benchmark"]}
+    run = service.run(toy.folder, "m2det/digits", overrides={"epochs": 2}, **only)
+    assert service.ended(run) == ("COMPLETED", None)
+    assert [(toy.folder / f"{name}.txt").read_text() for name in ("pack", "train", "benchmark")] == [
+        "2\n",
+        "1\n",
+        "2\n",
+    ]
+    run = service.run(toy.folder, "m2det/digits", overrides={"epochs": 2}, **only)
+    assert service.ended(run) == ("COMPLETED", None)
+    time.sleep(3)
+    log = service.log(run)
+    assert (log.count("pack prints"), log.count("benchmark prints")) == (0, 1)
+
+
 def sleeping(service, toy) -> tuple[str, list[int]]:
     """A run whose stage pack waits for its child, and the ids of dvc, of the stage and of the child."""
     toy.set(sleep="pack")

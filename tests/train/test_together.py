@@ -1,5 +1,6 @@
 """Several processes train as one: through torchrun itself, with gloo."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,8 +20,8 @@ from m2det.data.store import PackedSplit
 from m2det.errors import InputError
 from m2det.group import Group
 from m2det.model import prior_boxes
-from m2det.torchrun import count_processes
-from m2det.train.checkpoint import checkpoints, step_of
+from m2det.torchrun import count_processes, run_together
+from m2det.train.checkpoint import checkpoints, save_trained, step_of
 from m2det.train.launch import train_together
 from m2det.train.validate import validate
 from tasks.process import run_child
@@ -128,6 +129,19 @@ def test_every_image_is_evaluated_once(material, undisturbed):
     alone = validate(model, prior_boxes(model.config), split, 96, torch.device("cpu"), Group())
     assert undisturbed.rows[-1]["AP"] == pytest.approx(alone["AP"], abs=1e-4)
     assert undisturbed.steps == 9
+
+
+def test_detections_of_two_processes_are_the_bytes_of_one(material, undisturbed, tmp_path):
+    """Of 14 images: every one once, whatever the remainder."""
+    params_file = write_params(tmp_path)
+    model = tmp_path / "model.safetensors"
+    card = {"model": "m2det-tiny", "overrides": {"sfam": True}, "classes": ["square"], "category_ids": [1]}
+    save_trained(model, undisturbed.model, card)
+    for name, processes in (("one", 1), ("two", 2), ("three", 3)):
+        arguments = (params_file, material[0], model, tmp_path / name, tmp_path)
+        run_together("m2det.evaluate", arguments, load_params(params_file), processes, tmp_path, run_child)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes() == (tmp_path / "three").read_bytes()
+    assert len(json.loads((tmp_path / "one").read_text())) > 14
 
 
 def test_another_number_of_processes_goes_on_with_the_same_images(material, tmp_path, capfd):
