@@ -67,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument("--rounds", type=_count, default=5, help="of which the fastest counts (default %(default)s)")
     network.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
     network.set_defaults(run=_bench_network)
+    training = parts.add_parser("training", help="training steps without a loader: img/s, share of the peak, memory")
+    training.add_argument("--model", default="m2det512-vgg16", metavar="NAME", help="(default %(default)s)")
+    training.add_argument("--batch", type=_count, nargs="+", default=[16], help="images (default 16)")
+    training.add_argument("--dtype", nargs="+", choices=("float32", "float16", "bfloat16"), default=["float16"])
+    training.add_argument("--compile", action="store_true", help="by torch.compile, too")
+    training.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
+    training.set_defaults(run=_bench_training)
     return parser
 
 
@@ -154,6 +161,19 @@ def _bench_network(arguments: argparse.Namespace) -> None:
     print(f"{arguments.model}, batch {arguments.batch}, on {describe(device)}, forward and backward:")
     print(f"plain (NCHW, float32)   {seconds['plain']:.3f} s")
     print(f"as training does it     {seconds['training']:.3f} s, {seconds['training'] / seconds['plain']:.0%} of it")
+
+
+def _bench_training(arguments: argparse.Namespace) -> None:
+    from itertools import product
+
+    from m2det.benchmark import training_rate
+    from m2det.device import choose_device, describe
+
+    _print_log()
+    device = choose_device(arguments.device)
+    print(f"training {arguments.model} on {describe(device)}:")
+    for way in product(arguments.batch, arguments.dtype, (False, True)[: 1 + arguments.compile]):
+        print(training_rate(arguments.model, *way, device), flush=True)
 
 
 def _print_log() -> None:

@@ -153,6 +153,12 @@ def peak_flops(device: torch.device) -> float:
     return next((peak for part, peak in PEAKS if part in name), 0.0)
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Begin anew what peak_memory says; on a CPU it is the whole process's life."""
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int:
     """The most bytes that this process has had: of the device's memory, or of the CPU's."""
     if device.type != "cpu":

@@ -126,6 +126,15 @@ def test_flops_of_the_original_are_the_known_ones():
     assert forward_flops(model) / 1e9 == pytest.approx(380.2, abs=0.1)
 
 
+def test_bench_training_says_what_each_way_reaches(capsys):
+    command = ["bench", "training", "--model", "m2det-tiny", "--batch", "2", "--dtype", "float32", "bfloat16"]
+    assert main([*command, "--device", "cpu"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("batch ")]
+    ways = [("2", "float32"), ("2", "bfloat16")]
+    assert [tuple(line.split()[1:3]) for line in lines] == ways
+    assert all(re.fullmatch(r"batch .* eager +[\d.]+ img/s [\d.e-]+ TFLOP/s memory [\d.]+ GB", line) for line in lines)
+
+
 def test_bench_network_compares_plain_with_what_training_does(capsys):
     assert main(["bench", "network", "--model", "m2det-tiny", "--rounds", "1", "--device", "cpu"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
