@@ -54,9 +54,9 @@ class There(pytest.Item):
         path = str(self.path.relative_to(ROOT))
         chosen = tuple(i.name for i in self.session.items if isinstance(i, There) and i.path == self.path)
         outcomes = run_file(self.get_closest_marker("inside").args[0], path, chosen, str(self.config.getoption("-m")))
-        case = outcomes.get(self.name)
-        assert case is not None, outcomes["output"]
-        for problem in case:
+        if self.name not in outcomes:
+            pytest.fail(outcomes["output"], pytrace=False)
+        for problem in outcomes[self.name]:
             if problem.tag == "skipped":
                 pytest.skip(problem.get("message"))
             elif problem.tag in ("failure", "error"):
