@@ -8,19 +8,20 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
-from m2det.config import load_params
-from m2det.errors import InputError
+from m2det.errors import InputError, cann_explained
 from m2det.process import die_with_parent
-from m2det.train.group import Group
-from m2det.train.launch import ERROR, OUTCOME
-from m2det.train.loop import train
 
 
 def main(params_file: str, cache: str, backbone: str, unfinished: str) -> None:
     """Train; rank 0 leaves the outcome in UNFINISHED. Wrong input leaves its sentence there and exits with 1."""
     die_with_parent(os.getppid())  # torchrun puts us into a session of our own and leaves us when it is killed
+    import torch
+
+    from m2det.config import load_params
+    from m2det.train.group import Group
+    from m2det.train.launch import ERROR, OUTCOME
+    from m2det.train.loop import train
+
     group, folder = Group.from_environment(), Path(unfinished)
     level = logging.INFO if group.leads else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
@@ -42,4 +43,8 @@ def main(params_file: str, cache: str, backbone: str, unfinished: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        with cann_explained():
+            main(*sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"error: {error}")
