@@ -1,4 +1,4 @@
-"""Every name and operator of torch_npu and torch that the library's NPU path uses is there, and means what we take it for.
+"""What the library's NPU path uses of torch_npu and torch is there, and means what we take it for.
 
 On the real torch_npu package over a simulation of CANN.
 """
@@ -50,7 +50,7 @@ def test_signatures_are_those_that_we_call():
     assert {torch.float16, torch.bfloat16} <= set(torch.npu.get_amp_supported_dtype())
 
 
-def test_batches_are_pinned_for_the_npu(material):
+def test_batches_are_pinned_for_the_npu():
     pinned = torch.ones(4).pin_memory()
     assert pinned.is_pinned() and torch.equal(pinned.to("npu", non_blocking=True).cpu(), torch.ones(4))
 
