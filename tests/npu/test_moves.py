@@ -41,7 +41,13 @@ def test_the_optimizer_continues_on_the_npu(material, tmp_path, monkeypatch):
 
 
 def test_a_model_trained_on_the_npu_is_a_file_for_any_machine(whole, tmp_path):
-    card = {"model": "m2det-tiny", "overrides": {"sfam": False}, "classes": ["square"], "category_ids": [1], "hashes": {}}
+    card = {
+        "model": "m2det-tiny",
+        "overrides": {"sfam": False},
+        "classes": ["square"],
+        "category_ids": [1],
+        "hashes": {},
+    }
     wanted = {key: value.detach().cpu().clone() for key, value in whole.model.state_dict().items()}
     save_trained(tmp_path / "model.safetensors", copy.deepcopy(whole.model), card)
     loaded, _ = load_trained(tmp_path / "model.safetensors")

@@ -19,6 +19,7 @@ from m2det.train.checkpoint import load_trained
 from m2det.train.precision import Precision
 from m2det.train.run import Run
 from tests.npu.training import cpu_in_the_order_of_the_npu, settings, train  # noqa: F401
+from tests.static_shapes import watched_steps
 from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu"), pytest.mark.usefixtures("cpu_in_the_order_of_the_npu")]
@@ -115,3 +116,8 @@ def test_precision_chooses_float16_on_an_npu(caplog):
 def test_validation_of_a_split_runs_on_the_npu(material, tmp_path):
     outcome = train(material, tmp_path, settings("npu", evaluate_every=1))
     assert len(PackedSplit(material[0], "val")) == 14 and "AP" in outcome.rows[-1]
+
+
+def test_a_step_on_the_npu_has_fixed_shapes_and_waits_for_nothing(material, tmp_path, monkeypatch):
+    """But for the flag in torch_npu's own kernel of SGD, see test_optimizers.py."""
+    assert watched_steps(material, tmp_path, settings("npu", steps=2, ema=0.9), monkeypatch) == [1, 2]
