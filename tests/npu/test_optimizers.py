@@ -7,13 +7,22 @@ import copy
 
 import pytest
 import torch
-import torch_npu
 
 from tests.npu.training import settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu")]
 
 RATE = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-3}
+
+
+def npu_fused_sgd(parameters, **options):
+    import torch_npu  # here: the file is read where it is not installed, too
+
+    return torch_npu.optim.NpuFusedSGD(parameters, **options)
+
+
+def fused_sgd(parameters, **options):
+    return torch.optim.SGD(parameters, fused=True, **options)
 
 
 def linear(value=1.0, dtype=torch.float32):
@@ -32,9 +41,9 @@ def test_used_as_it_wants_its_weights_are_those_of_torchs_fused_sgd():
     start = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1))
     batches = [torch.randn(2, 3, 8, 8) for _ in range(4)]
     trained = []
-    for kind, options in ((torch_npu.optim.NpuFusedSGD, {}), (torch.optim.SGD, {"fused": True})):
+    for kind in (npu_fused_sgd, fused_sgd):
         model = copy.deepcopy(start).to("npu")
-        optimizer = kind(model.parameters(), **RATE, **options)
+        optimizer = kind(model.parameters(), **RATE)
         for batch in batches:
             optimizer.zero_grad()
             model(batch.to("npu")).square().mean().backward()
@@ -46,21 +55,18 @@ def test_used_as_it_wants_its_weights_are_those_of_torchs_fused_sgd():
 
 def test_first_trap_it_refuses_gradients_set_to_none():
     layer = linear()
-    optimizer = torch_npu.optim.NpuFusedSGD(layer.parameters(), lr=0.1)
+    optimizer = npu_fused_sgd(layer.parameters(), lr=0.1)
     backward(layer)
     optimizer.step()
     with pytest.raises(ValueError, match="set_to_none"):
         optimizer.zero_grad(set_to_none=True)  # what torch's optimizers do unless told otherwise
 
 
-@pytest.mark.parametrize(("kind", "moved"), [("NpuFusedSGD", 0.19), ("SGD", 0.29)])
+@pytest.mark.parametrize(("kind", "moved"), [(npu_fused_sgd, 0.19), (fused_sgd, 0.29)])
 def test_second_trap_after_the_models_zero_grad_it_takes_old_gradients(kind, moved):
     """In silence: gradients of 1, then of 2; with momentum 0.9 the second step moves by 0.1 (2 + 0.9)."""
     layer = linear()
-    if kind == "SGD":
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, fused=True)
-    else:
-        optimizer = torch_npu.optim.NpuFusedSGD(layer.parameters(), lr=0.1, momentum=0.9)
+    optimizer = kind(layer.parameters(), lr=0.1, momentum=0.9)
     backward(layer)
     optimizer.step()
     before = layer.weight.detach().cpu().clone()
@@ -77,16 +83,16 @@ def test_third_trap_it_takes_the_whole_bucket_of_ddp_for_a_gradient():
     layer.weight.grad = bucket[:16].view(4, 4)
     layer.bias.grad = bucket[16:20]
     with pytest.raises(RuntimeError, match="size of tensor"):
-        torch_npu.optim.NpuFusedSGD(layer.parameters(), lr=0.1).step()
-    torch.optim.SGD(layer.parameters(), lr=0.1, fused=True).step()
+        npu_fused_sgd(layer.parameters(), lr=0.1).step()
+    fused_sgd(layer.parameters(), lr=0.1).step()
 
 
 def test_fourth_trap_it_has_no_bfloat16():
     layer = linear(dtype=torch.bfloat16)
     backward(layer)
     with pytest.raises(TypeError):
-        torch_npu.optim.NpuFusedSGD(layer.parameters(), lr=0.1).step()
-    torch.optim.SGD(layer.parameters(), lr=0.1, fused=True).step()
+        npu_fused_sgd(layer.parameters(), lr=0.1).step()
+    fused_sgd(layer.parameters(), lr=0.1).step()
 
 
 @pytest.fixture
@@ -123,7 +129,7 @@ def test_the_real_sgd_kernel_wants_momentum():
     layer = linear()
     backward(layer)
     with pytest.raises(RuntimeError, match="momentum must be positive"):
-        torch.optim.SGD(layer.parameters(), lr=0.1, fused=True).step()
+        fused_sgd(layer.parameters(), lr=0.1).step()
 
 
 @pytest.mark.usefixtures("own_kernels")

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-import torch_npu
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2det.config import PrecisionParams
@@ -16,7 +15,6 @@ from m2det.train.precision import Precision
 pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu")]
 
 HALVES = [torch.float16, torch.bfloat16]
-NPU = torch.device("npu")
 # all operators that make maps in m2det-tiny: each in autocast's half type, none in float32
 MAPS = (
     *("convolution", "native_batch_norm", "relu", "relu_", "max_pool2d_with_indices", "upsample_nearest2d", "cat"),
@@ -41,11 +39,11 @@ class OutputTypes(TorchDispatchMode):
 
 @pytest.mark.parametrize("half", HALVES, ids=str)
 def test_the_network_computes_in_the_half_type(half):
-    precision = Precision(PrecisionParams(opt_level="O1", loss_scale=32.0, dtype=str(half)[6:]), NPU)
+    precision = Precision(PrecisionParams(opt_level="O1", loss_scale=32.0, dtype=str(half)[6:]), torch.device("npu"))
     model = build_model("m2det-tiny", 3, sfam=True, planes=16).to("npu")
     with OutputTypes() as types, precision.autocast():
         model(torch.randn(2, 3, 96, 96).to("npu"))
-    assert {operator: types.seen[operator] for operator in MAPS} == dict.fromkeys(MAPS, {half})
+    assert {operator: types.seen[operator] for operator in MAPS} == {operator: {half} for operator in MAPS}
 
 
 @pytest.mark.parametrize("half", HALVES, ids=str)
@@ -86,7 +84,7 @@ def test_a_static_scale_of_a_power_of_two_changes_no_bit():
     never = torch.tensor(False, device="npu")
     trained = []
     for scale in (1.0, 32.0):
-        precision = Precision(PrecisionParams(opt_level="O1", loss_scale=scale, dtype="bfloat16"), NPU)
+        precision = Precision(PrecisionParams(opt_level="O1", loss_scale=scale, dtype="bfloat16"), torch.device("npu"))
         small = Small("npu")
         for _ in range(3):
             precision.backward(small.loss())
@@ -125,6 +123,8 @@ def test_a_dynamic_scale_gives_the_weights_of_none():
 
 def test_torch_npus_scaler_halves_too_but_cannot_drive_torchs_fused_sgd():
     """Which is why torch's own is the one to use on an NPU."""
+    import torch_npu  # here: the file is read where it is not installed, too
+
     scaler, small = torch_npu.npu.amp.GradScaler(init_scale=32.0), Small("npu")
     with pytest.raises(TypeError, match="grad_scaler"):
         dynamic_step(scaler, small)
