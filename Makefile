@@ -27,7 +27,7 @@ prefect: .venv/installed  ## a Prefect server in this terminal; README says what
 	PREFECT_PLUGINS_ENABLED=false prefect server start
 
 clean:  ## everything that can be made again, except the virtual environment and DVC's cache
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache dvc_plots m2det/ops/*.so
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache dvc_plots .npu-sim m2det/ops/*.so
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml constraints.txt setup.py

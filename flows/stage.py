@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from m2det.errors import InputError
+from m2det.errors import InputError, cann_explained
 from tasks.process import stage_process
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def run_stage(name: str, *steps: Step) -> None:
     log.addHandler(logging.StreamHandler(sys.stdout))
     log.setLevel(logging.INFO)
     log.propagate = False
+    steps = tuple(cann_explained()(step) for step in steps)
     try:
         if api_url():
             _run_tracked(name, steps)

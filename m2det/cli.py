@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m2det import __version__
-from m2det.errors import InputError
+from m2det.errors import InputError, cann_explained
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code; wrong input is one sentence on stderr and 1."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        with cann_explained():
+            arguments.run(arguments)
     except (InputError, OSError) as error:  # OSError names the file and says why
         print(f"error: {error}", file=sys.stderr)
         return 1

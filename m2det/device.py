@@ -19,21 +19,24 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Traits:
     """half: the type that O1 computes in; channels_last: whether that memory format works and pays;
-    compiles: whether torch.compile does; environment: what must be set before its processes start."""
+    compiles: whether torch.compile does; skips: whether its fused optimizers read the flag that has them leave a
+    step out (found_inf) without waiting; environment: what must be set before its processes start."""
 
     half: torch.dtype
     channels_last: bool
     compiles: bool
+    skips: bool
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 TRAITS = {
-    "cpu": Traits(half=torch.bfloat16, channels_last=True, compiles=True),
-    "cuda": Traits(half=torch.float16, channels_last=True, compiles=True),
+    "cpu": Traits(half=torch.bfloat16, channels_last=True, compiles=True, skips=True),
+    "cuda": Traits(half=torch.float16, channels_last=True, compiles=True, skips=True),
     "npu": Traits(
         half=torch.float16,
         channels_last=False,  # raises there
         compiles=False,  # its compilers are packages of their own, which we have not tried
+        skips=False,  # op-plugin: SGD's kernel reads the flag to the host at each step, AdamW's not at all
         environment={  # Ascend/pytorch, docs/zh/api/environment_variable
             "TASK_QUEUE_ENABLE": "2",  # operators are queued and launched by threads of their own
             "CPU_AFFINITY_CONF": "2",  # each device's threads keep to cores of their own (the original: taskset)

@@ -1,5 +1,8 @@
 """The one exception that means: what you gave us is wrong, and here is what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Wrong input, told in a sentence that says what is wrong, where, and what to do.
@@ -10,3 +13,20 @@ class InputError(ValueError):
     def __str__(self) -> str:
         # a data-loading process hands it on inside the text of its traceback
         return super().__str__().rpartition("InputError: ")[2].strip()
+
+
+@contextmanager
+def cann_explained() -> Iterator[None]:
+    """Around the first import of torch: where torch_npu is installed, it fails unless CANN is loaded.
+
+    Raises InputError for that one failure, whose own text names neither CANN nor what to do.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "Failed to load the backend extension: torch_npu" not in str(error):
+            raise
+        raise InputError(
+            f"torch_npu is installed, but does not load ({error.__cause__}); load CANN: source "
+            "/usr/local/Ascend/ascend-toolkit/set_env.sh; or run on the CPU: export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
+        ) from error

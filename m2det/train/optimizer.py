@@ -25,7 +25,11 @@ def make_optimizer(model: nn.Module, settings: TrainParams, rate: float) -> torc
         groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0})  # type: ignore[dict-item]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, rate, weight_decay=settings.weight_decay, fused=True)
-    return torch.optim.SGD(groups, rate, settings.momentum, weight_decay=settings.weight_decay, fused=True)
+    sgd = torch.optim.SGD(groups, rate, settings.momentum, weight_decay=settings.weight_decay, fused=True)
+    for parameter in trained if settings.momentum else ():
+        # else a first step that is left out (an overflow) would leave momentum that nobody has set
+        sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def base_rate(settings: TrainParams, processes: int) -> float:

@@ -1,7 +1,9 @@
 """The loss scale changes nothing but what it is for, levels that are not offered say why, apex is Ascend's or none."""
 
+import copy
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -9,9 +11,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from m2det import device
 from m2det.config import PrecisionParams
 from m2det.errors import InputError
+from m2det.train.optimizer import make_optimizer
 from m2det.train.precision import LEAST_SCALE, Precision, make_precision
+from tests.train.test_loop import settings as train_settings
 
 CPU = torch.device("cpu")
 
@@ -66,6 +71,31 @@ def test_skip_leaves_weights_and_momentum_alone(scale):
     with_gap = steps(precision, [0.5, 1.0, 0.25], [False, True, False])
     without = steps(Precision(settings(loss_scale=scale), CPU), [0.5, 0.25])
     assert with_gap == [without[0], without[0], without[1]]
+
+
+def test_skip_where_the_optimizer_cannot_leave_a_step_out(monkeypatch):
+    """As on an NPU: the weights are put back."""
+    monkeypatch.setitem(device.TRAITS, "cpu", replace(device.TRAITS["cpu"], skips=False))
+    precision = Precision(settings(), CPU)
+    values = steps(precision, [0.5, float("nan"), 0.25], [False, True, True])
+    assert values == [values[0]] * 3 and values[0] < 1
+    adamw = torch.optim.AdamW([nn.Parameter(torch.ones(1))], fused=True)
+    with pytest.raises(InputError, match="cannot leave a step out; use sgd"):
+        Precision(settings(loss_scale="dynamic"), CPU).prepare(nn.Linear(1, 1), adamw)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_overflow_in_the_first_step_leaves_nothing_behind(name):
+    """torch's fused SGD would begin with momentum that nobody has set."""
+    model = nn.Linear(1000, 100)
+    optimizer = make_optimizer(model, train_settings(optimizer=name).train, 0.1)
+    clean = copy.deepcopy(optimizer.state_dict()), [p.clone() for p in model.parameters()]
+    precision = Precision(settings(loss_scale="dynamic"), CPU)
+    precision.backward(sum((p * float("inf")).sum() for p in model.parameters()))
+    precision.step(optimizer, 0.0, torch.tensor(False))
+    for before, parameter in zip(clean[1], model.parameters(), strict=True):
+        assert torch.equal(before, parameter)
+        assert all(not value.any() for value in optimizer.state[parameter].values())
 
 
 def test_the_dynamic_scale_resumes():

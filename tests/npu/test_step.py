@@ -1,0 +1,123 @@
+"""Whole trainings and detections on the simulated NPU: the CPU's numbers, and nothing left to the CPU in secret.
+
+TORCH_NPU_FALLBACK_CPU_DISABLE is 1 here: an operator that torch_npu has no kernel for would end the test.
+"""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from m2det.config import EvaluateParams, PrecisionParams
+from m2det.data.store import PackedSplit
+from m2det.device import choose_device, normalise, place_model
+from m2det.evaluate.detect import detect_images
+from m2det.loss import MultiBoxLoss
+from m2det.model import prior_boxes
+from m2det.train.checkpoint import load_trained
+from m2det.train.precision import Precision
+from m2det.train.run import Run
+from tests.npu.training import cpu_in_the_order_of_the_npu, settings, train  # noqa: F401
+from tests.static_shapes import watched_steps
+from tests.tiny_model import write_tiny_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu"), pytest.mark.usefixtures("cpu_in_the_order_of_the_npu")]
+
+DETECT = EvaluateParams(
+    batch_size=2, nms="linear", score_threshold=0.02, nms_iou=0.3, per_class=50, per_image=0, scorer="auto"
+)
+
+
+def same_weights(a, b):
+    for (name, x), (_, y) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
+        assert torch.equal(x.cpu(), y.cpu()), name
+
+
+@pytest.mark.parametrize("level", ["O0", "O1"])
+def test_training_gives_the_bits_of_the_cpu(material, tmp_path, level):
+    """Loss, static scale, clipping, fused SGD, the flag to skip and the moving average: the whole loop."""
+    found, wanted = (train(material, tmp_path / kind, settings(kind, level=level)) for kind in ("npu", "cpu"))
+    assert found.rows == wanted.rows
+    same_weights(found.model, wanted.model)
+
+
+def test_adamw_and_undecayed_norms_too(material, tmp_path):
+    options = {"optimizer": "adamw", "decay_norms": False, "lr": 0.001}
+    found, wanted = (train(material, tmp_path / kind, settings(kind, **options)) for kind in ("npu", "cpu"))
+    same_weights(found.model, wanted.model)
+
+
+@pytest.mark.parametrize(("sfam", "tolerance"), [(False, 0.0), (True, 1e-4)])
+def test_forward_and_gradients_of_one_step_equal_the_cpus(material, tmp_path, sfam, tolerance):
+    """With SFAM, whose average torch_npu adds up in another order, as nearly as float32 allows."""
+    results = {}
+    for kind in ("npu", "cpu"):
+        run = Run(settings(kind, level="O0", sfam=sfam), *material, tmp_path / kind)
+        images = torch.randint(0, 255, (4, 3, 96, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        boxes = torch.tensor([[[0.1, 0.1, 0.5, 0.6]]]).expand(4, 1, 4).contiguous().to(run.device)
+        labels = torch.ones(4, 1, dtype=torch.int64, device=run.device)
+        outputs = run.network(normalise(images.to(run.device), run.device))
+        losses = MultiBoxLoss()(outputs, run.priors, boxes, labels)
+        run.precision.backward(losses["loc"] + losses["conf"])
+        results[kind] = [outputs["loc"], outputs["conf"], *(p.grad for p in run.model.parameters())]
+    for found, wanted in zip(results["npu"], results["cpu"], strict=True):
+        assert found.device.type == "npu"
+        assert (found.cpu() - wanted).abs().max() <= tolerance * wanted.abs().max()
+
+
+def test_a_loss_that_is_not_finite_changes_no_weight(material, tmp_path):
+    run = Run(settings("npu"), *material, tmp_path)
+    before = {name: p.detach().cpu().clone() for name, p in run.model.named_parameters()}
+    bad = torch.tensor(float("nan"), device=run.device)
+    run.note(0, {"loc": bad, "conf": bad})
+    for parameter in run.model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    run.precision.step(run.optimizer, 0.0, skip=run.losses.failed())
+    for name, parameter in run.model.named_parameters():
+        assert torch.equal(parameter.detach().cpu(), before[name]), name
+
+
+def test_detection_gives_the_boxes_of_the_cpu(tmp_path):
+    path = write_tiny_model(tmp_path)
+    images = torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    found = {}
+    for kind in ("npu", "cpu"):
+        model, _ = load_trained(path)
+        device = choose_device(kind)
+        place_model(model, device)
+        priors = prior_boxes(model.config)
+        found[kind] = detect_images(model, priors, images, [(80, 60), (50, 90)], device, DETECT)
+    assert sum(map(len, found["cpu"])) > 0
+    for a, b in zip(found["npu"], found["cpu"], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_operator_without_a_kernel_is_refused():
+    """The other tests of this file would be refused in the same way."""
+    assert os.environ["TORCH_NPU_FALLBACK_CPU_DISABLE"] == "1"
+    with pytest.raises(RuntimeError, match="digamma"):
+        torch.digamma(torch.ones(3, device="npu"))
+
+
+def test_the_device_is_named_a_simulation():
+    assert "simulated" in torch.npu.get_device_name()
+    with pytest.raises(RuntimeError):  # no kernel of CANN is there
+        torch.ops.npu.npu_iou(torch.ones(1, 4, device="npu"), torch.ones(1, 4, device="npu"))
+
+
+def test_precision_chooses_float16_on_an_npu(caplog):
+    caplog.set_level("INFO")
+    params = PrecisionParams(opt_level="O1", loss_scale=32.0, dtype="auto", backend="native")
+    assert Precision(params, choose_device("npu")).dtype == torch.float16
+    assert "float16 (the half type of npu)" in caplog.text
+
+
+def test_validation_of_a_split_runs_on_the_npu(material, tmp_path):
+    outcome = train(material, tmp_path, settings("npu", evaluate_every=1))
+    assert len(PackedSplit(material[0], "val")) == 14 and "AP" in outcome.rows[-1]
+
+
+def test_a_step_on_the_npu_has_fixed_shapes_and_waits_for_nothing(material, tmp_path, monkeypatch):
+    """But for the flag in torch_npu's own kernel of SGD, see test_optimizers.py."""
+    assert watched_steps(material, tmp_path, settings("npu", steps=2, ema=0.9), monkeypatch) == [1, 2]

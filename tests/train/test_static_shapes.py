@@ -1,0 +1,53 @@
+"""A training step that does not log never waits for the device: no shape and no value in it is the device's secret."""
+
+import pytest
+import torch
+
+from m2det.train.run import Run
+from tests.static_shapes import StaticShapes, watched_steps
+from tests.train.test_loop import settings
+
+STALLING = {
+    "nonzero": lambda x: x.nonzero(),
+    "masked_select": lambda x: x.masked_select(x > 0),
+    "a boolean mask": lambda x: x[x > 0],
+    "item": lambda x: x.sum().item(),
+    "unique": lambda x: x.unique(),
+    "scatter_reduce": lambda x: x.scatter_reduce(0, torch.zeros(4, dtype=torch.int64), x, "amax"),
+    "a sort of integers": lambda x: x.long().argsort(),
+    "assigning by a mask": lambda x: x.clone().masked_fill_(x > 0, 1.0).__setitem__(x > 0, torch.ones(1)),
+}
+
+
+@pytest.mark.parametrize("name", STALLING)
+def test_what_stalls_is_noticed(name):
+    with pytest.raises(AssertionError), StaticShapes():
+        STALLING[name](torch.arange(4.0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"clip_norm": 0.0, "ema": 0.0},
+        {"optimizer": "adamw", "decay_norms": False},
+        {"loss_scale": "dynamic", "dtype": "bfloat16"},
+        {"batch_size": 2, "accumulate": 2, "normalize": "global"},
+    ],
+    ids=str,
+)
+def test_a_step_has_fixed_shapes_and_waits_for_nothing(material, tmp_path, monkeypatch, options):
+    """With the moving average, clipping, the static scale, and the flag that skips a step."""
+    params = settings(max_steps=2, evaluate_every=100, log_every=100, **options)
+    assert watched_steps(material, tmp_path, params, monkeypatch) == [1, 2]
+
+
+def test_a_step_that_waited_would_be_noticed(material, tmp_path, monkeypatch):
+    note = Run.note
+
+    def wait(self, part, losses):
+        note(self, part, {**losses, "loc": losses["loc"] * losses["conf"].item()})
+
+    monkeypatch.setattr(Run, "note", wait)
+    with pytest.raises(AssertionError, match="_local_scalar_dense"):
+        watched_steps(material, tmp_path, settings(max_steps=1), monkeypatch)
