@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 
 from m2det.config import PrecisionParams
-from m2det.device import TRAITS, choose_device, describe, import_torch_npu
+from m2det.device import TRAITS, choose_device, describe, import_torch_npu, peak_flops
 from m2det.errors import InputError
 from m2det.train.precision import Precision
 
@@ -30,13 +30,20 @@ def examine() -> list[tuple[str, str]]:
     device = choose_device("auto")
     count = torch.accelerator.device_count() if device.type != "cpu" else 0
     precision = Precision(PrecisionParams(opt_level="O1", loss_scale=32.0, dtype="auto", backend="native"), device)
-    layout = "channels last" if TRAITS[device.type].channels_last else "channels first (the device refuses the other)"
+    traits, peak = TRAITS[device.type], peak_flops(device)
+    layout = "channels last" if traits.channels_last else "channels first (the device refuses the other)"
     return [
         *findings,
         ("device: auto", f"{device.type}: {describe(device)}" + (f", {count} of them" if count else "")),
         ("processes: auto", f"{max(count, 1)}, " + ("one per accelerator" if count else "there is no accelerator")),
         ("opt_level: O1", f"{str(precision.dtype)[6:]}, loss scale {precision.loss_scale():g}"),
         ("memory format", layout),
+        ("train.compile", "works" if traits.compiles else "is refused: its compilers are packages of their own"),
+        (
+            "peak",
+            f"{peak / 1e12:g} TFLOP/s in half precision, by its vendor" if peak else "not known: no MFU in the log",
+        ),
+        ("environment", ", ".join(f"{k}={v}" for k, v in traits.environment.items()) or "nothing has to be set"),
         ("joined by", torch.distributed.get_default_backend_for_device(device)),
     ]
 
