@@ -45,7 +45,7 @@ def environment_with_torch_npu() -> Path:
     with made_once(folder, pinned, "cann.c", "hccl.c", "host.h", "operators.cpp", "startup.py") as wanted:
         if wanted:
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-            command = ["-m", "pip", "-q", "--python", str(python), "install", "--no-deps", pinned]
+            command = ["-m", "pip", "-q", "--python", str(python), "install", "--retries=1", "--no-deps", pinned]
             done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise Unavailable(f"{pinned} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
