@@ -19,6 +19,7 @@ from m2det.device import (
     compiled,
     describe,
     forget_peak_memory,
+    fuses,
     in_format_of,
     normalise,
     peak_flops,
@@ -105,7 +106,8 @@ def training_step(
     network: the model, or what torch.compile made of it.
     """
     batch, priors = batch.to(device), prior_boxes(model.config).to(device)
-    loss, optimizer = MultiBoxLoss(), torch.optim.SGD(model.parameters(), 1e-6, 0.9, fused=True)
+    fused, _ = fuses(device, "sgd")
+    loss, optimizer = MultiBoxLoss(), torch.optim.SGD(model.parameters(), 1e-6, 0.9, fused=fused, foreach=not fused)
     never = torch.zeros((), dtype=torch.bool, device=device)
     model.train()
 

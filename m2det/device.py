@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Literal
 
 import torch
 
@@ -36,7 +37,7 @@ TRAITS = {
         half=torch.float16,
         channels_last=False,  # raises there
         compiles=False,  # its compilers are packages of their own, which we have not tried
-        skips=False,  # op-plugin: SGD's kernel reads the flag to the host at each step, AdamW's not at all
+        skips=False,  # op-plugin: fused SGD's kernel reads the flag to the host, fused AdamW's not at all
         environment={  # Ascend/pytorch, docs/zh/api/environment_variable
             "TASK_QUEUE_ENABLE": "2",  # operators are queued and launched by threads of their own
             "CPU_AFFINITY_CONF": "2",  # each device's threads keep to cores of their own (the original: taskset)
@@ -135,6 +136,18 @@ def normalise(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 def in_format_of(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The images in the memory format that suits the device."""
     return images.contiguous(memory_format=torch.channels_last) if TRAITS[device.type].channels_last else images
+
+
+def fuses(device: torch.device, optimizer: Literal["sgd", "adamw"]) -> tuple[bool, str]:
+    """Whether to use torch's fused kernel of the optimizer, rather than one over lists of tensors, and why."""
+    if device.type != "npu":
+        return True, f"{device.type} has it"
+    if optimizer == "adamw":
+        return False, "torch_npu's fused AdamW cannot leave a step out"
+    name = torch.get_device_module("npu").get_device_name(device)
+    if any(part in name for part in ("Ascend910B", "Ascend910_93")):
+        return True, f"{name} has it"
+    return False, f"its kernel aclnnFusedSgd is documented for Atlas A2 and A3, not for {name}"
 
 
 def compiled(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

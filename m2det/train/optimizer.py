@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from m2det.config import TrainParams
+from m2det.device import fuses
 from m2det.errors import InputError
 from m2det.model import M2DetConfig
 
@@ -17,15 +18,19 @@ FARTHEST = 1.5  # times as many images per step as a rate was given for
 
 
 def make_optimizer(model: nn.Module, settings: TrainParams, rate: float) -> torch.optim.Optimizer:
-    """Fused SGD or AdamW over what is to be trained; without train.decay_norms, norms and biases do not decay."""
+    """SGD or AdamW over what is to be trained; without train.decay_norms, norms and biases do not decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
     decaying = [p for p in trained if settings.decay_norms or p.ndim > 1]
     groups = [{"params": decaying}]
     if not settings.decay_norms:
         groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0})  # type: ignore[dict-item]
+    fused, reason = fuses(trained[0].device, settings.optimizer)
+    log.info("optimizer: %s, %s (%s)", settings.optimizer, "fused" if fused else "foreach", reason)
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, rate, weight_decay=settings.weight_decay, fused=True)
-    sgd = torch.optim.SGD(groups, rate, settings.momentum, weight_decay=settings.weight_decay, fused=True)
+        return torch.optim.AdamW(groups, rate, weight_decay=settings.weight_decay, fused=fused, foreach=not fused)
+    sgd = torch.optim.SGD(
+        groups, rate, settings.momentum, weight_decay=settings.weight_decay, fused=fused, foreach=not fused
+    )
     for parameter in trained if settings.momentum else ():
         # else a first step that is left out (an overflow) would leave momentum that nobody has set
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -8,7 +8,7 @@ The loss scale multiplies the loss before the backward pass and divides the grad
 changes no bit of a float32 gradient and keeps float16's from vanishing. A static one skips no step and never
 waits for the device, as apex did. A dynamic one is torch's GradScaler: a step whose gradients overflow is left
 out and halves the scale; gradients are summed over all processes, so all of them leave it out. On an NPU that
-waits for the device once a step: its SGD reads there whether to leave it out.
+waits for the device once a step, which reads there whether to leave it out.
 """
 
 from __future__ import annotations
@@ -45,16 +45,8 @@ class Precision:
         scale = "dynamic" if self.dynamic else f"{static:g}"
         log.info("precision: %s (%s), loss scale %s", str(self.dtype)[6:], reason, scale)
 
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
-        """Once, before the model is wrapped for several processes.
-
-        Raises InputError for an optimizer that cannot leave a step out where the scale is dynamic.
-        """
-        if self.dynamic and isinstance(optimizer, torch.optim.AdamW) and not TRAITS[self.device.type].skips:
-            raise InputError(
-                f"train.optimizer is adamw and precision.loss_scale is dynamic, but {self.device.type}'s fused AdamW "
-                "cannot leave a step out; use sgd, or a number as loss_scale"
-            )
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Once, before the model is wrapped for several processes."""
 
     def autocast(self) -> AbstractContextManager[None]:
         """Around the network alone."""
@@ -81,7 +73,7 @@ class Precision:
         if self.dynamic:
             self._scaler.step(optimizer)
             self._scaler.update()
-        elif TRAITS[self.device.type].skips:
+        elif optimizer.defaults["fused"] and TRAITS[self.device.type].skips:
             optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
             optimizer.step()
         else:

@@ -21,4 +21,5 @@ def install(library: Path) -> None:
     module.manual_seed_all = module.manual_seed = lambda _: None
     module._is_in_bad_fork = lambda: False
     torch._register_device_module("npu", module)
+    torch.accelerator.max_memory_allocated = lambda _=None: 0  # this memory keeps no statistics
     torch.utils.generate_methods_for_privateuse1_backend()

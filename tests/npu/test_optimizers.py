@@ -8,10 +8,15 @@ import copy
 import pytest
 import torch
 
+from m2det.config import PrecisionParams
+from m2det.device import fuses
+from m2det.train.optimizer import make_optimizer
+from m2det.train.precision import Precision
 from tests.npu.training import settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu")]
 
+SCALE = {"opt_level": "O1", "loss_scale": "dynamic", "dtype": "bfloat16", "backend": "native"}
 RATE = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-3}
 
 
@@ -141,3 +146,34 @@ def test_the_real_adamw_kernel_does_not_read_the_flag():
 
 def test_training_has_momentum_for_that_kernel():
     assert settings("npu").train.momentum > 0
+
+
+@pytest.mark.parametrize(
+    ("chip", "optimizer", "fused"),
+    [
+        ("Ascend910B3", "sgd", True),
+        ("Ascend910_9391", "sgd", True),
+        ("Ascend910A", "sgd", False),
+        ("Ascend910B3", "adamw", False),
+    ],
+)
+def test_the_fused_kernel_is_used_where_it_is_documented_and_heeds_the_flag(monkeypatch, chip, optimizer, fused):
+    monkeypatch.setattr(torch.npu, "get_device_name", lambda _: chip)
+    found = make_optimizer(linear(), settings("npu", optimizer=optimizer).train, 0.1)
+    assert found.defaults["fused" if fused else "foreach"] is True
+    assert fuses(torch.device("npu"), optimizer)[0] is fused
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_dynamic_scale_leaves_an_overflow_out_with_either_optimizer(optimizer):
+    layer = linear()
+    found = make_optimizer(layer, settings("npu", optimizer=optimizer).train, 0.1)
+    precision = Precision(PrecisionParams(**SCALE), torch.device("npu"))
+    before = layer.weight.detach().cpu().clone()
+    never = torch.tensor(False, device="npu")
+    for factor, moved in ((float("inf"), False), (1.0, True)):
+        found.zero_grad()
+        precision.backward((layer.weight.sum() + layer.bias.sum()) * factor)
+        precision.step(found, 0.0, never)
+        assert torch.equal(layer.weight.detach().cpu(), before) != moved
+    assert precision.loss_scale() == 2.0**15

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from m2det import device
 from m2det.config import Params, load_params
@@ -30,5 +31,6 @@ def train(material, folder, params: Params):
 @pytest.fixture
 def cpu_in_the_order_of_the_npu(monkeypatch):
     """The CPU prefers channels last, which adds up in another order; in the NPU's the same bits come out."""
-    traits = device.TRAITS["cpu"]
+    traits, fuses = device.TRAITS["cpu"], device.fuses
+    monkeypatch.setattr("m2det.train.optimizer.fuses", lambda _, name: fuses(torch.device("npu"), name))
     monkeypatch.setitem(device.TRAITS, "cpu", replace(traits, channels_last=False))

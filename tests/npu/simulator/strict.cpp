@@ -36,6 +36,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void uncheckedSetDevice(c10::Device) const noexcept override {}
   c10::Stream getStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, only); }
   c10::Stream getDefaultStream(c10::Device) const override { return getStream(only); }
+  c10::Stream getNewStream(c10::Device, int) const override { return getStream(only); }
   c10::Stream exchangeStream(c10::Stream) const override { return getStream(only); }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
   bool queryStream(const c10::Stream&) const override { return true; }
@@ -101,6 +102,8 @@ Tensor& set_whole_storage(Tensor& t, at::Storage from) {
   return at::cpu::set_(t, from, 0, {length}, {1});
 }
 
+void record_stream(Tensor&, c10::Stream) {}
+
 TORCH_LIBRARY(simulated_npu, m) {
   m.def("calls", &simulated::calls);
   m.def("forget", &simulated::forget);
@@ -113,6 +116,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty.memory_format", &empty);
   m.impl("empty_strided", &empty_strided);
   m.impl("resize_", &resize_);
+  m.impl("record_stream", &record_stream);
   m.impl("set_.source_Storage_storage_offset", &set_storage);
   m.impl("set_.source_Storage", &set_whole_storage);
   m.impl("as_strided", &at::native::as_strided_tensorimpl);
