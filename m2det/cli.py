@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument("--rounds", type=_count, default=5, help="of which the fastest counts (default %(default)s)")
     network.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
     network.set_defaults(run=_bench_network)
+    loader = parts.add_parser("loader", help="training samples per second and core, against the original's way")
+    loader.add_argument("--images", type=Path, metavar="DIR", help="of JPEGs (default: pieces of two photographs)")
+    loader.add_argument("--size", type=_count, default=512, help="side of the samples, px (default %(default)s)")
+    loader.add_argument("--rounds", type=_count, default=5, help="of which the fastest counts (default %(default)s)")
+    loader.set_defaults(run=_bench_loader)
     return parser
 
 
@@ -154,6 +159,17 @@ def _bench_network(arguments: argparse.Namespace) -> None:
     print(f"{arguments.model}, batch {arguments.batch}, on {describe(device)}, forward and backward:")
     print(f"plain (NCHW, float32)   {seconds['plain']:.3f} s")
     print(f"as training does it     {seconds['training']:.3f} s, {seconds['training'] / seconds['plain']:.0%} of it")
+
+
+def _bench_loader(arguments: argparse.Namespace) -> None:
+    from m2det.bench_loader import bench_loader
+
+    _print_log()
+    rates = bench_loader(arguments.images, arguments.size, arguments.rounds)
+    first = next(iter(rates.values()))
+    print(f"img/s at {arguments.size} px; but for the loader's of one core, with one thread:")
+    for what, rate in rates.items():
+        print(f"{what:<22} {rate:7.1f}  {rate / first:5.2f} x")
 
 
 def _print_log() -> None:
