@@ -167,7 +167,7 @@ def _bench_loader(arguments: argparse.Namespace) -> None:
     _print_log()
     rates = bench_loader(arguments.images, arguments.size, arguments.rounds)
     first = next(iter(rates.values()))
-    print(f"img/s at {arguments.size} px; but for the loader's of one core, with one thread:")
+    print(f"img/s at {arguments.size} px, per second of one core; the loader's by the wall's clock:")
     for what, rate in rates.items():
         print(f"{what:<22} {rate:7.1f}  {rate / first:5.2f} x")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 
 import cv2
@@ -19,10 +20,9 @@ RAW = struct.Struct("<4sHH")  # head of a record of plain pixels: RAW_MARK, widt
 RAW_MARK = b"\x00BGR"  # begins no image file
 
 _JPEG_START = b"\xff\xd8"
-_REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
-_REDUCED[8] = cv2.IMREAD_REDUCED_COLOR_8
+_REDUCED = {r: getattr(cv2, f"IMREAD_REDUCED_COLOR_{r}") for r in (2, 4, 8)} | {1: cv2.IMREAD_COLOR}
 
-JpegDecoder = Callable[[bytes, int], np.ndarray]
+JpegDecoder = Callable[[bytes, int], np.ndarray | None]
 
 
 def decode_bgr(data: bytes, name: str, upright: bool = False, reduction: int = 1) -> np.ndarray:
@@ -35,12 +35,13 @@ def decode_bgr(data: bytes, name: str, upright: bool = False, reduction: int = 1
     if data.startswith(RAW_MARK):
         _, width, height = RAW.unpack_from(data)
         return _shrunk(np.frombuffer(data, np.uint8, offset=RAW.size).reshape(height, width, 3), reduction)
+    image = None
     if data.startswith(_JPEG_START) and not upright:
-        try:
-            return jpeg_decoder()(data, reduction)
-        except (ValueError, OSError):
-            pass  # CMYK, stray bytes and the like: the strict libraries refuse, OpenCV has always taken them
-    image = _by_opencv(data, reduction, 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+        # stray bytes, odd colour spaces: the strict libraries refuse, OpenCV says what becomes of them
+        with suppress(ValueError, OSError):
+            image = jpeg_decoder()(data, reduction)
+    if image is None:
+        image = opencv_decoder(data, reduction, upright)
     if image is None:
         raise InputError(f"{name} cannot be decoded: it is damaged, empty or no image; replace it")
     return image
@@ -63,7 +64,7 @@ def jpeg_decoder() -> JpegDecoder:
         log.info("JPEG decoder: %s, %s", name, "; ".join(reasons) or "the fastest")
         return decoder
     log.info("JPEG decoder: OpenCV, %s", "; ".join(reasons))
-    return opencv_decoder()
+    return opencv_decoder
 
 
 def simplejpeg_decoder() -> JpegDecoder:
@@ -86,20 +87,12 @@ def turbojpeg_decoder() -> JpegDecoder:
     return lambda data, reduction: library.decode(data, turbojpeg.TJPF_BGR, scaling_factor=(1, reduction))
 
 
-def opencv_decoder() -> JpegDecoder:
-    def decode(data: bytes, reduction: int) -> np.ndarray:
-        image = _by_opencv(data, reduction, cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:
-            raise ValueError("OpenCV cannot decode it")
-        return image
-
-    return decode
-
-
-def _by_opencv(data: bytes, reduction: int, flags: int) -> np.ndarray | None:
+def opencv_decoder(data: bytes, reduction: int, upright: bool = False) -> np.ndarray | None:
+    """For any image; None for what is none."""
+    turn, encoded = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION, np.frombuffer(data, np.uint8)
     if data.startswith(_JPEG_START):
-        return cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduction] | flags)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | flags) if data else None
+        return cv2.imdecode(encoded, _REDUCED[reduction] | turn)
+    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | turn) if data else None
     return None if image is None else _shrunk(image, reduction)
 
 

@@ -55,27 +55,27 @@ def draw_crop(
     Side 0.3 to 1 of the image's, aspect ratio 0.5 to 2; after 50 failures the dice are thrown again.
     Returns the crop and a mask bool [N].
     """
-    whole = np.array([width, height])
-    lows, highs = boxes[:, :2], boxes[:, 2:]
-    areas, centres = (highs - lows).prod(1), (lows + highs) / 2
+    x1, y1, x2, y2 = boxes.T.astype(float)
+    areas, x_centres, y_centres = (x2 - x1) * (y2 - y1), (x1 + x2) / 2, (y1 + y2) / 2
     while rng.random() < probability:
         least_iou = _LEAST_IOUS[rng.integers(len(_LEAST_IOUS))]
-        # the 50 tries at once, of which the first that fits counts: one by one they took longer than the decoding
-        scale = rng.uniform(0.3, 1.0, _TRIES)
+        # the 50 tries at once, of which the first that fits counts: one by one they took longer than the decoding;
+        # columns [50,1] against boxes [N]
+        scale = rng.uniform(0.3, 1.0, (_TRIES, 1))
         ratio = np.sqrt(rng.uniform(np.maximum(0.5, scale * scale), np.minimum(2.0, 1 / scale / scale)))
-        sides = (np.stack([scale * ratio, scale / ratio], 1) * whole).astype(int)
-        low = (rng.random((_TRIES, 2)) * (whole - sides)).astype(int)
-        high = low + sides
-        fits = ((sides > 0) & (sides < whole)).all(1)
-        low_, high_ = low[:, None], high[:, None]  # [50,1,2] against boxes [N,2]
-        kept = ((low_ < centres) & (centres < high_)).all(2)
-        overlap = (np.minimum(highs, high_) - np.maximum(lows, low_)).clip(0).prod(2)
-        iou = overlap / (areas + sides.prod(1)[:, None] - overlap)
-        good = fits & kept.any(1) & (iou.min(1) >= least_iou)
+        w, h = (scale * ratio * width).astype(int), (scale / ratio * height).astype(int)
+        left = (rng.random((_TRIES, 1)) * (width - w)).astype(int)
+        top = (rng.random((_TRIES, 1)) * (height - h)).astype(int)
+        right, bottom = left + w, top + h
+        kept = (left < x_centres) & (x_centres < right) & (top < y_centres) & (y_centres < bottom)
+        overlap = (np.minimum(x2, right) - np.maximum(x1, left)).clip(0)
+        overlap *= (np.minimum(y2, bottom) - np.maximum(y1, top)).clip(0)
+        fits = (w > 0) & (w < width) & (h > 0) & (h < height)
+        good = fits[:, 0] & kept.any(1) & (overlap >= least_iou * (areas + w * h - overlap)).all(1)
         first = int(good.argmax())
         if good[first]:
-            (left, top), (w, h) = low[first].tolist(), sides[first].tolist()
-            return Placement(left, top, w, h), kept[first]
+            place = (int(side[first, 0]) for side in (left, top, w, h))
+            return Placement(*place), kept[first]
     return Placement(0, 0, width, height), np.ones(len(boxes), bool)
 
 

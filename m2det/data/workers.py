@@ -6,6 +6,7 @@ A batch's images are written once, straight into a slot that this process reads;
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import math
@@ -101,8 +102,9 @@ def _receive(crew: Crew, number: int) -> list[Objects]:
 
 
 def _death(crew: Crew) -> InputError:
-    wait([process.sentinel for _, process in crew])
-    dead = next(process for _, process in crew if process.exitcode is not None)
+    ended = wait([process.sentinel for _, process in crew])
+    dead = next(process for _, process in crew if process.sentinel in ended)
+    dead.join()
     return InputError(
         f"the data-loading process {dead.pid} was killed ({_cause(dead.exitcode)}); lower train.workers or "
         "train.batch_size if memory is short; the same command continues from the last checkpoint"
@@ -115,26 +117,27 @@ def _cause(code: int | None) -> str:
 
 def _end(crew: Crew) -> None:
     for connection, _ in crew:
-        connection.close()
-    for _, process in crew:
+        with contextlib.suppress(OSError):  # it is dead
+            connection.send(None)
+    for connection, process in crew:
         process.join(SECONDS_TO_END)
+        connection.close()
         process.kill()
         process.join()
     crew.clear()
 
 
 def _work(connection: Connection, memory: Any, shape: tuple[int, ...], samples: Filler) -> None:
-    # a signal to the whole group is the trainer's to answer; who it was that died, the pipe's end tells
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)  # one to the whole group is the trainer's to answer
     cv2.setNumThreads(0)  # one process per core already; OpenCV's and OpenMP's pools also hang after a fork
     torch.set_num_threads(1)
     slots = np.frombuffer(memory, np.uint8).reshape(shape)
-    while True:
-        try:
-            slot, keys = connection.recv()
-        except (EOFError, OSError):
-            return
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    # the pipe does not tell of the trainer's death: a forked process has inherited its other end, too
+    while wait([connection, trainer.sentinel]) and connection.poll() and (task := connection.recv()):
+        slot, keys = task
         answer: list[Objects] | InputError | str
         try:
             answer = [samples.fill(key, image) for key, image in zip(keys, slots[slot], strict=True)]
@@ -142,7 +145,4 @@ def _work(connection: Connection, memory: Any, shape: tuple[int, ...], samples: 
             answer = error
         except Exception:
             answer = traceback.format_exc()
-        try:
-            connection.send(answer)
-        except (BrokenPipeError, ConnectionResetError):
-            return
+        connection.send(answer)
