@@ -75,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--compile", action="store_true", help="by torch.compile, too")
     training.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
     training.set_defaults(run=_bench_training)
+    loader = parts.add_parser("loader", help="training samples per second and core, against the original's way")
+    loader.add_argument("--images", type=Path, metavar="DIR", help="of JPEGs (default: pieces of two photographs)")
+    loader.add_argument("--size", type=_count, default=512, help="side of the samples, px (default %(default)s)")
+    loader.add_argument("--rounds", type=_count, default=5, help="of which the fastest counts (default %(default)s)")
+    loader.set_defaults(run=_bench_loader)
     return parser
 
 
@@ -175,6 +180,17 @@ def _bench_training(arguments: argparse.Namespace) -> None:
     print(f"training {arguments.model} on {describe(device)}:")
     for way in product(arguments.batch, arguments.dtype, (False, True)[: 1 + arguments.compile]):
         print(training_rate(arguments.model, *way, device), flush=True)
+
+
+def _bench_loader(arguments: argparse.Namespace) -> None:
+    from m2det.bench_loader import bench_loader
+
+    _print_log()
+    rates = bench_loader(arguments.images, arguments.size, arguments.rounds)
+    first = next(iter(rates.values()))
+    print(f"img/s at {arguments.size} px, per second of one core; the loader's by the wall's clock:")
+    for what, rate in rates.items():
+        print(f"{what:<22} {rate:7.1f}  {rate / first:5.2f} x")
 
 
 def _print_log() -> None:

@@ -48,6 +48,9 @@ class DataParams(Section):
 
 class PackParams(Section):
     verify: Literal["decode", "header"]
+    images: Literal["original", "jpeg", "raw"]
+    side: Count
+    quality: Annotated[int, Field(ge=1, le=100)]
 
 
 class WeightsParams(Section):

@@ -70,7 +70,7 @@ def export_onnx(weights: Path, target: Path, pictures: list[Path]) -> None:
             raise InputError(f"exporting needs {module}; install the extra: pip install 'm2det[export]'")
     model, _ = load_trained(weights)
     detector, size = ExportedDetector(model).eval(), model.config.size
-    images = _read(find_pictures(pictures or _photographs())[:MOST_PICTURES], size)
+    images = _read(find_pictures(pictures or photographs())[:MOST_PICTURES], size)
     temporary = target.with_name(target.name + ".tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
@@ -122,7 +122,7 @@ def _read(paths: list[Path], size: int) -> Tensor:
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float().contiguous()
 
 
-def _photographs() -> list[Path]:
+def photographs() -> list[Path]:
     if find_spec("sklearn") is None:
         raise InputError("give pictures to check the export with: --images FILE|FOLDER")
     folder = Path(str(files("sklearn.datasets.images")))

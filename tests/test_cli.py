@@ -80,6 +80,7 @@ def test_a_telephones_picture_is_seen_upright(tmp_path, model):
     ("words", "sentence"),
     [
         (["bench", "network", "--rounds", "0"], "'0' is no whole number above 0"),
+        (["bench", "loader", "--size", "-5"], "'-5' is no whole number above 0"),
         (["detect", "x", "--weights", "y", "--out", "z", "--score", "-1"], "'-1' is no number from 0 to 1"),
     ],
 )
@@ -139,6 +140,22 @@ def test_bench_network_compares_plain_with_what_training_does(capsys):
     assert main(["bench", "network", "--model", "m2det-tiny", "--rounds", "1", "--device", "cpu"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(r"as training does it +[\d.]+ s, \d+% of it", last)
+
+
+def test_bench_loader_compares_each_part_with_the_originals_way(capsys):
+    assert main(["bench", "loader", "--size", "96", "--rounds", "1"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" x")]
+    assert [re.split("  +", line)[0] for line in lines] == [
+        "the original's way",
+        "decoding alone",
+        "decoding and resizing",
+        "all, from JPEG",
+        "all, from raw pixels",
+        "loader, 1 worker",
+        "loader, 2 workers",
+    ]
+    assert lines[0].endswith(" 1.00 x")
+    assert float(re.search(r"([\d.]+) x", lines[3])[1]) > 1.5
 
 
 def test_doctor_says_what_is_chosen(capsys):

@@ -16,7 +16,7 @@ KEYS = {
     "device": None,
     "processes": None,
     "data": {"source", "root", "train", "val"},
-    "pack": {"verify"},
+    "pack": {"verify", "images", "side", "quality"},
     "weights": {"source", "sha256", "images", "checkpoint", "least_match"},
     "model": {"name", "sfam", "overrides"},
     "train": {

@@ -2,23 +2,105 @@
 
 from __future__ import annotations
 
+import logging
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
 from m2det.errors import InputError
 
+log = logging.getLogger(__name__)
 
-def decode_bgr(data: bytes, name: str, upright: bool = False) -> np.ndarray:
-    """An encoded image -> uint8 [H,W,3] BGR, greyscale repeated.
+REDUCTIONS = (8, 4, 2, 1)  # what a JPEG's side can be divided by while it is decoded, at less than the full cost
+RAW = struct.Struct("<4sHH")  # head of a record of plain pixels: RAW_MARK, width, height; uint8 BGR rows follow
+RAW_MARK = b"\x00BGR"  # begins no image file
+
+_JPEG_START = b"\xff\xd8"
+_REDUCED = {r: getattr(cv2, f"IMREAD_REDUCED_COLOR_{r}") for r in (2, 4, 8)} | {1: cv2.IMREAD_COLOR}
+
+JpegDecoder = Callable[[bytes, int], np.ndarray | None]
+
+
+def decode_bgr(data: bytes, name: str, upright: bool = False, reduction: int = 1) -> np.ndarray:
+    """An encoded image -> uint8 [H,W,3] BGR, greyscale repeated; perhaps read-only.
 
     upright turns it as its EXIF orientation says; a data set's boxes are of the image as it is stored.
+    reduction: of REDUCTIONS; H and W are divided by it and rounded up.
     Raises InputError naming the image when the bytes are no image or end early.
     """
-    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if data.startswith(RAW_MARK):
+        _, width, height = RAW.unpack_from(data)
+        return _shrunk(np.frombuffer(data, np.uint8, offset=RAW.size).reshape(height, width, 3), reduction)
+    image = None
+    if data.startswith(_JPEG_START) and not upright:
+        # stray bytes, odd colour spaces: the strict libraries refuse, OpenCV says what becomes of them
+        with suppress(ValueError, OSError):
+            image = jpeg_decoder()(data, reduction)
+    if image is None:
+        image = opencv_decoder(data, reduction, upright)
     if image is None:
         raise InputError(f"{name} cannot be decoded: it is damaged, empty or no image; replace it")
     return image
+
+
+@lru_cache(maxsize=1)
+def jpeg_decoder() -> JpegDecoder:
+    """The fastest decoder that is there; it raises ValueError or OSError for a JPEG it does not take.
+
+    Called with a JPEG and one of REDUCTIONS. The choice is logged with its reason, once.
+    """
+    reasons = []
+    for make in (simplejpeg_decoder, turbojpeg_decoder):
+        name = make.__name__.removesuffix("_decoder")
+        try:
+            decoder = make()
+        except (ImportError, RuntimeError) as error:  # RuntimeError: PyTurboJPEG without its library
+            reasons.append(f"{name} does not load ({str(error).splitlines()[0]})")
+            continue
+        log.info("JPEG decoder: %s, %s", name, "; ".join(reasons) or "the fastest")
+        return decoder
+    log.info("JPEG decoder: OpenCV, %s", "; ".join(reasons))
+    return opencv_decoder
+
+
+def simplejpeg_decoder() -> JpegDecoder:
+    import simplejpeg
+
+    def decode(data: bytes, reduction: int) -> np.ndarray:
+        if reduction == 1:
+            return simplejpeg.decode_jpeg(data, "BGR")
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        least = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
+        return simplejpeg.decode_jpeg(data, "BGR", min_factor=reduction, **least)
+
+    return decode
+
+
+def turbojpeg_decoder() -> JpegDecoder:
+    import turbojpeg
+
+    library = turbojpeg.TurboJPEG()
+    return lambda data, reduction: library.decode(data, turbojpeg.TJPF_BGR, scaling_factor=(1, reduction))
+
+
+def opencv_decoder(data: bytes, reduction: int, upright: bool = False) -> np.ndarray | None:
+    """For any image; None for what is none."""
+    turn, encoded = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION, np.frombuffer(data, np.uint8)
+    if data.startswith(_JPEG_START):
+        return cv2.imdecode(encoded, _REDUCED[reduction] | turn)
+    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | turn) if data else None
+    return None if image is None else _shrunk(image, reduction)
+
+
+def _shrunk(image: np.ndarray, reduction: int) -> np.ndarray:
+    if reduction == 1:
+        return image
+    height, width = (-(-side // reduction) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def check_jpeg_is_whole(data: bytes, name: str) -> None:
@@ -27,13 +109,13 @@ def check_jpeg_is_whole(data: bytes, name: str) -> None:
     Behind the last start-of-scan marker (FF DA) the end-of-image marker (FF D9) must follow; within a scan's
     data neither pair of bytes occurs.
     """
-    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
+    if data.startswith(_JPEG_START) and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
         raise InputError(f"{name} is truncated (a JPEG without an end); replace it")
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) that a JPEG's frame header says (ITU T.81, B.2.2); None for what is no JPEG."""
-    at = 2 if data.startswith(b"\xff\xd8") else len(data)
+    at = 2 if data.startswith(_JPEG_START) else len(data)
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):

@@ -13,10 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m2det.config import TrainParams
-from m2det.data.augment import Placement, augment, resize_into
+from m2det.data.augment import render, view_of
 from m2det.data.image import decode_bgr
+from m2det.data.plan import draw_plan, plain
 from m2det.data.store import PackedSplit
+from m2det.data.workers import Key, Objects, filled
 from m2det.errors import InputError
+
+LEAST_SIDE = 0.01  # of the output; smaller boxes are dropped
 
 
 @dataclass(frozen=True)
@@ -44,44 +48,62 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 
 def collate(samples: list[Sample]) -> Batch:
     """Samples (image [S,S,3], boxes [N,4], labels [N], index) -> one padded batch."""
-    most = max(len(boxes) for _, boxes, _, _ in samples)
+    images, boxes, labels, index = zip(*samples, strict=True)
+    return _batch(np.stack(images), list(zip(boxes, labels, strict=True)), list(index))
+
+
+def _batch(images: np.ndarray, objects: list[Objects], index: list[int]) -> Batch:
     padded = 16
-    while padded < most:
+    while padded < max(len(boxes) for boxes, _ in objects):
         padded *= 2
-    boxes = np.zeros((len(samples), padded, 4), np.float32)
-    labels = np.zeros((len(samples), padded), np.int64)
-    for i, (_, sample_boxes, sample_labels, _) in enumerate(samples):
+    boxes = np.zeros((len(objects), padded, 4), np.float32)
+    labels = np.zeros((len(objects), padded), np.int64)
+    for i, (sample_boxes, sample_labels) in enumerate(objects):
         boxes[i, : len(sample_boxes)] = sample_boxes
         labels[i, : len(sample_labels)] = sample_labels
-    images = torch.from_numpy(np.stack([image for image, _, _, _ in samples])).permute(0, 3, 1, 2)
-    index = torch.tensor([i for _, _, _, i in samples])
-    return Batch(images, torch.from_numpy(boxes), torch.from_numpy(labels), index)
+    nchw = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return Batch(nchw, torch.from_numpy(boxes), torch.from_numpy(labels), torch.tensor(index))
 
 
-class TrainingSamples(Dataset[Sample]):
+class TrainingSamples:
     """Augmented samples, asked for by (epoch, index)."""
 
     def __init__(self, split: PackedSplit, size: int, seed: int, settings: TrainParams) -> None:
         self.split, self.size, self.seed = split, size, seed
         self.settings = settings
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: Key) -> Sample:
+        image = np.empty((self.size, self.size, 3), np.uint8)
+        return image, *self.fill(key, image), key[1]
+
+    def fill(self, key: Key, out: np.ndarray) -> Objects:
+        """Write the image to out, uint8 [S,S,3]; returns its boxes float32 [M,4] xyxy in [0,1] and labels [M].
+
+        An image without objects, or whose objects would all be lost, is only resized.
+        """
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        image = decode_bgr(self.split.jpeg(index), self.split.file_names[index])
-        objects = self.split.annotations(index)
+        objects, settings, storage = self.split.annotations(index), self.settings, self.split.storage
         wanted = ~objects.iscrowd  # crowds are regions, not objects: evaluation alone knows them
-        image, boxes, labels = augment(
-            image,
-            objects.boxes[wanted],
-            objects.labels[wanted],
-            self.size,
-            rng,
-            self.settings.crop_probability,
-            self.settings.expand_probability,
-            self.settings.mirror,
-        )
-        return image, boxes, labels, index
+        boxes, labels = objects.boxes[wanted], objects.labels[wanted]
+        width, height = self.split.sizes[index].tolist()
+        stored, may_reduce = storage.size(width, height), storage.images != "raw"
+        plan = plain(boxes, width, height)
+        if len(boxes):
+            odds = (settings.crop_probability, settings.expand_probability, settings.mirror)
+            plan = draw_plan(boxes, width, height, rng, *odds)
+        view = view_of(plan.place, (width, height), stored, self.size, may_reduce)
+        seen = view.boxes(boxes[plan.kept], self.size)
+        large = (seen[:, 2:] - seen[:, :2]).min(axis=1) > LEAST_SIDE
+        if len(boxes) and not large.any():
+            plan = plain(boxes, width, height)
+            view = view_of(plan.place, (width, height), stored, self.size, may_reduce)
+            seen, large = view.boxes(boxes, self.size), plan.kept
+        if plan.flip:
+            seen[:, [0, 2]] = 1 - seen[:, [2, 0]]
+        image = decode_bgr(self.split.record(index), self.split.file_names[index], reduction=view.reduction)
+        render(image, view, out, plan.colours, plan.flip)
+        return seen[large], labels[plan.kept][large]
 
 
 class PlainSamples(Dataset[Sample]):
@@ -94,11 +116,13 @@ class PlainSamples(Dataset[Sample]):
         return len(self.split)
 
     def __getitem__(self, index: int) -> Sample:
-        image = decode_bgr(self.split.jpeg(index), self.split.file_names[index])
         objects = self.split.annotations(index)
-        whole = Placement(0, 0, image.shape[1], image.shape[0])
-        image, boxes = resize_into(image, objects.boxes, whole, self.size)
-        return image, boxes, objects.labels, index
+        width, height = self.split.sizes[index].tolist()
+        plan, stored = plain(objects.boxes, width, height), self.split.storage.size(width, height)
+        view = view_of(plan.place, (width, height), stored, self.size, False)
+        out = np.empty((self.size, self.size, 3), np.uint8)
+        render(decode_bgr(self.split.record(index), self.split.file_names[index]), view, out, plan.colours)
+        return out, view.boxes(objects.boxes, self.size), objects.labels, index
 
 
 @lru_cache(maxsize=1)
@@ -134,7 +158,7 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
                 "lower it"
             )
         self.images, self.seed = images, seed
-        self.part_size, self.total = batch_size, own * processes
+        self.part_size, self.accumulate, self.total = batch_size, accumulate, own * processes
         self.share = slice(rank * own, (rank + 1) * own)
         self.steps, self.start = steps, start
         self.steps_per_epoch = images // self.total
@@ -157,23 +181,22 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         return (self.steps - self.start) * len(self.parts(0))
 
 
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # one process per core already; OpenCV's pool also hangs after a fork
+def training_loader(samples: TrainingSamples, order: TrainingOrder, workers: int, pin: bool) -> Iterator[Batch]:
+    """One pass over `order`, which holds all epochs, so that workers start once.
 
-
-def training_loader(samples: TrainingSamples, order: TrainingOrder, workers: int, pin: bool) -> DataLoader[Sample]:
-    """One pass over `order`, which holds all epochs, so that workers start once."""
-    return DataLoader(
-        samples,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        worker_init_fn=_start_worker,
-        prefetch_factor=4 if workers else None,
-    )
+    pin copies each batch to pinned memory, whose allocator keeps it until the device has read it. Without, a batch
+    is a view of a slot, which is overwritten when the batches of the next step have been taken.
+    """
+    shape = (order.part_size, samples.size, samples.size, 3)
+    for keys, images, objects in filled(samples, order, shape, workers, held=order.accumulate + 1):
+        batch = _batch(images, objects, [index for _, index in keys])
+        yield batch.pin_memory() if pin else batch
 
 
 def plain_loader(samples: Dataset[Sample], batch_size: int, workers: int) -> DataLoader[Sample]:
     """Every image once, in order."""
     return DataLoader(samples, batch_size, num_workers=workers, collate_fn=collate, worker_init_fn=_start_worker)
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # one process per core already; OpenCV's pool also hangs after a fork

@@ -1,6 +1,6 @@
-"""The packed cache: JPEGs in LMDB, annotations in Arrow, the manifest as commit marker.
+"""The packed cache: images in LMDB, annotations in Arrow, the manifest as commit marker.
 
-{split}.lmdb     key = 8-byte big-endian index, value = the JPEG's own bytes
+{split}.lmdb     key = 8-byte big-endian index, value = the image file's own bytes, or what Storage makes of them
 {split}.arrow    one row per image, in the same order (SCHEMA)
 {split}.json     ground truth in COCO's format with the boxes as annotated, for scoring
 manifest.json    counts, drops by reason, class names and COCO category ids; written last
@@ -13,7 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from m2det.data.coco import Category, ImageRecord, Split
+from m2det.data.storage import Storage
 from m2det.errors import InputError
 
 SCHEMA = pa.schema(
@@ -40,28 +41,37 @@ SCHEMA = pa.schema(
 )
 RECORDS_PER_COMMIT = 1000  # fixed, like the map size: the same input must give the same bytes
 REPACK = "run `dvc repro -f pack`"
-FORMAT = 1
+FORMAT = 2
+ORIGINAL = Storage()
 
 
 def _key(index: int) -> bytes:
     return struct.pack(">Q", index)
 
 
-def write_split(folder: Path, name: str, split: Split, check: Callable[[bytes, ImageRecord], None]) -> dict[str, Any]:
+def write_split(
+    folder: Path,
+    name: str,
+    split: Split,
+    check: Callable[[bytes, ImageRecord], None],
+    storage: Storage = ORIGINAL,
+) -> dict[str, Any]:
     """Write one split, with a progress bar, and return its manifest entry.
 
     check: raises InputError naming an image that is not what its record says.
     """
-    sizes = [_file_size(record) for record in split.records]
+    sizes = [storage.most_bytes(r.width, r.height, _file_size(r)) for r in split.records]
     # values live in pages of their own of 4 KiB; a tenth and 64 MiB for the tree
     map_size = sum(-(-size // 4096) * 4096 + 4096 for size in sizes) * 11 // 10 + (64 << 20)
     path = folder / f"{name}.lmdb"
     env = lmdb.open(str(path), map_size=map_size, subdir=False, lock=False, sync=False, writemap=False)
-    crcs = []
+    crcs, stored = [], 0
     transaction = env.begin(write=True)
     for index, record in enumerate(tqdm(split.records, f"packing {name}", unit="image")):
         value = record.path.read_bytes()
         check(value, record)
+        value = storage.encode(value, record.file_name)
+        stored += len(value)
         transaction.put(_key(index), value, append=True)
         crcs.append(zlib.crc32(value))
         if len(crcs) % RECORDS_PER_COMMIT == 0:
@@ -80,7 +90,8 @@ def write_split(folder: Path, name: str, split: Split, check: Callable[[bytes, I
         "crowds": crowds,
         "clipped": split.clipped,
         "dropped": dict(sorted(split.dropped.items())),
-        "bytes": sum(sizes),
+        "bytes": stored,
+        "stored": asdict(storage),
     }
 
 
@@ -151,7 +162,9 @@ class PackedSplit:
 
     def __init__(self, folder: str | Path, name: str) -> None:
         self.folder, self.name = Path(folder), name
+        self._lmdb = (self.folder / f"{name}.lmdb").resolve()
         self.manifest = read_manifest(self.folder)
+        self.storage = Storage(**self.manifest["splits"][name]["stored"])
         with pa.memory_map(str(self.folder / f"{name}.arrow")) as source:
             table = pa.ipc.open_file(source).read_all().combine_chunks()
         # plain NumPy from here on: Arrow's thread pools do not survive a fork
@@ -187,9 +200,9 @@ class PackedSplit:
         rows = slice(self._offsets[index], self._offsets[index + 1])
         return Annotations(self._boxes[rows], self._labels[rows], self._iscrowd[rows])
 
-    def jpeg(self, index: int) -> bytes:
-        """The image file's own bytes. Raises InputError where they were damaged since: LMDB has no checksums."""
-        with _environment(self.folder / f"{self.name}.lmdb").begin() as transaction:
+    def record(self, index: int) -> bytes:
+        """The image as stored, for decode_bgr. Raises InputError where it was damaged since: LMDB has no checksums."""
+        with _environment(self._lmdb).begin() as transaction:
             value: bytes = transaction.get(_key(index))
         if zlib.crc32(value) != self.crc32[index]:
             raise InputError(f"{self.folder}/{self.name}.lmdb is damaged at image {self.file_names[index]}; {REPACK}")
@@ -209,7 +222,6 @@ _open: dict[Path, tuple[int, Any]] = {}  # file -> (process that opened it, envi
 def _environment(path: Path) -> Any:
     """The process's one environment of a file: LMDB refuses a second, and one from before a fork is not ours."""
     pid = os.getpid()
-    path = path.resolve()
     if path in _open and _open[path][0] != pid:
         _open.pop(path)[1].close()  # the parent's, inherited; without a lock file closing it touches only us
     if path not in _open:

@@ -62,7 +62,7 @@ def draw_review(
     chosen = [("worst", r) for r in ranked[:each]] + [("best", r) for r in best[:each]]
     tiles = []
     for kind, item in chosen:
-        image = decode_bgr(split.jpeg(item.index), split.file_names[item.index])
+        image = decode_bgr(split.record(item.index), split.file_names[item.index])
         truth, found = _truth_marks(split, item), _detection_marks(split, item)
         gap = np.full((SIDE, 4, 3), 255, np.uint8)
         pair = np.concatenate([tile(image, truth, SIDE), gap, tile(image, found, SIDE)], axis=1)

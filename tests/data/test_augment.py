@@ -1,48 +1,41 @@
 """Augmented boxes stay on their objects, and equal seeds give equal samples."""
 
+import cv2
 import numpy as np
 import pytest
 
-from m2det.data.augment import Placement, augment, draw_crop, resize_into
+from m2det.data.augment import MEAN_BGR, UNCHANGED, Distortion, Placement, render, resize_into, view_of
+from m2det.data.plan import draw_crop, draw_plan
 
 
-def marked_image() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two objects, each a rectangle of one colour on black."""
+def marked_image() -> tuple[np.ndarray, np.ndarray]:
+    """Two objects, each a white rectangle on black."""
     image = np.zeros((120, 200, 3), np.uint8)
     boxes = np.array([[20, 30, 79, 89], [120, 20, 179, 109]], np.float32)
-    for box, colour in zip(boxes.astype(int), ((255, 255, 255), (255, 255, 255)), strict=True):
-        image[box[1] : box[3] + 1, box[0] : box[2] + 1] = colour
-    return image, boxes, np.array([1, 2])
+    for box in boxes.astype(int):
+        image[box[1] : box[3] + 1, box[0] : box[2] + 1] = 255
+    return image, boxes
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_boxes_follow_their_objects(seed):
-    image, boxes, labels = marked_image()
-    rng = np.random.default_rng(seed)
-    out, out_boxes, out_labels = augment(image, boxes, labels, 128, rng, 6 / 7, 0.5, True)
-    assert out.shape == (128, 128, 3) and out.dtype == np.uint8 and len(out_boxes) == len(out_labels) > 0
-    assert (out_boxes >= 0).all() and (out_boxes <= 1).all()
-    for x1, y1, x2, y2 in out_boxes * 128:
+    image, boxes = marked_image()
+    plan = draw_plan(boxes, 200, 120, np.random.default_rng(seed), 6 / 7, 0.5, True)
+    view = view_of(plan.place, (200, 120), (200, 120), 128, False)
+    out = np.empty((128, 128, 3), np.uint8)
+    render(image, view, out, plan.colours, plan.flip)
+    found = view.boxes(boxes[plan.kept], 128)
+    assert plan.kept.any() and (found >= 0).all() and (found <= 1).all()
+    for x1, y1, x2, y2 in found * 128:
+        if plan.flip:
+            x1, x2 = 128 - x2, 128 - x1
         inside = out[round(y1) + 2 : round(y2) - 2, round(x1) + 2 : round(x2) - 2].astype(int).max(-1)
         if inside.size:  # white, as far as brightness and contrast left it; black and the mean are darker
             assert inside.min() > 60
 
 
-def test_the_same_generator_gives_the_same_sample():
-    first, second = (augment(*marked_image(), 96, np.random.default_rng(5), 1.0, 1.0, True) for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_images_without_objects_are_only_resized():
-    image, boxes, labels = marked_image()
-    out, out_boxes, _ = augment(image, boxes[:0], labels[:0], 64, np.random.default_rng(0), 1.0, 1.0, True)
-    np.testing.assert_array_equal(out, resize_into(image, boxes[:0], Placement(0, 0, 200, 120), 64)[0])
-    assert out_boxes.shape == (0, 4)
-
-
 def test_crops_keep_a_centre_and_the_drawn_shape():
-    _, boxes, _ = marked_image()
+    _, boxes = marked_image()
     rng = np.random.default_rng(0)
     shapes = []
     for _ in range(300):
@@ -56,7 +49,54 @@ def test_crops_keep_a_centre_and_the_drawn_shape():
 
 
 def test_a_whole_image_maps_exactly():
-    image, boxes, _ = marked_image()
+    image, boxes = marked_image()
     out, out_boxes = resize_into(image, boxes, Placement(0, 0, 200, 120), 200)
     np.testing.assert_allclose(out_boxes * [200, 120, 200, 120], boxes, atol=1e-3)
     assert out.shape == (200, 200, 3)
+
+
+def test_what_is_drawn_into_a_slot_of_a_batch_leaves_its_neighbours_alone():
+    """Every step works in place, on a window whose rows are apart; odd sides, flipped, all colours."""
+    image, _ = marked_image()
+    colours = Distortion(np.arange(256, dtype=np.uint8)[::-1].copy(), np.full(256, 9, np.uint8), 7)
+    view = view_of(Placement(3, 5, 101, 77, 0.21, 0.33, 0.51, 0.45), (200, 120), (200, 120), 99, False)
+    batch = np.full((3, 99, 99, 3), 1, np.uint8)
+    render(image, view, batch[1], colours, True)
+    alone = np.empty((99, 99, 3), np.uint8)
+    render(image, view, alone, colours)
+    assert (batch[[0, 2]] == 1).all()
+    np.testing.assert_array_equal(batch[1], alone[:, ::-1])
+    x0, y0, x1, y1 = view.window
+    background = np.ones((99, 99), bool)
+    background[y0:y1, x0:x1] = False
+    assert background.any() and (alone[background] == MEAN_BGR).all()
+    step_by_step = cv2.resize(image[5:82, 3:104], (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+    hsv = cv2.cvtColor(255 - step_by_step, cv2.COLOR_BGR2HSV)
+    hsv[..., 0] = (hsv[..., 0].astype(int) + 7) % 180
+    hsv[..., 1] = 9
+    np.testing.assert_array_equal(alone[y0:y1, x0:x1], cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR))
+
+
+@pytest.mark.parametrize("stored", [(1000, 700), (640, 448), (333, 233)])
+def test_a_smaller_image_shows_the_same_in_the_same_place(stored):
+    """Records smaller than their annotation, read at a fraction: a box's corner stays within half a pixel."""
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        boxes = np.array([[300, 200, 520, 430]], np.float32)
+        plan = draw_plan(boxes, 1000, 700, rng, 1.0, 0.6, False)
+        whole = view_of(plan.place, (1000, 700), (1000, 700), 96, False)
+        small = view_of(plan.place, (1000, 700), stored, 96, True)
+        # half a pixel of the output, and one of the image as read (two edges, each rounded), as large as it is there
+        read = max(small.scale[0] / plan.place.width, small.scale[1] / plan.place.height)
+        np.testing.assert_allclose(small.boxes(boxes, 96), whole.boxes(boxes, 96), atol=0.5 / 96 + read)
+        assert small.window == whole.window and small.part[2] <= -(-stored[0] // small.reduction)
+
+
+def test_an_image_is_reduced_only_while_a_pixel_is_left_for_each():
+    def reduction(side: int, share: float = 1.0) -> int:
+        place = Placement(0, 0, side, side, 0, 0, share, share)
+        return view_of(place, (side, side), (side, side), 100, True).reduction
+
+    assert [reduction(side) for side in (99, 199, 200, 399, 400, 800, 5000)] == [1, 1, 2, 2, 4, 8, 8]
+    assert reduction(150, 0.5) == 2
+    assert UNCHANGED.values is None

@@ -1,10 +1,13 @@
 """Images are checked by their header or by decoding them, and what is wrong is named."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
 
-from m2det.data.image import check_header, jpeg_size
+from m2det.data import image
+from m2det.data.image import REDUCTIONS, check_header, decode_bgr, jpeg_size
 from m2det.errors import InputError
 
 
@@ -29,3 +32,103 @@ def test_the_annotated_size_passes_and_another_is_named(suffix):
 def test_what_is_no_image_is_named(data):
     with pytest.raises(InputError, match="a cannot be decoded"):
         check_header(data, "a", 50, 30)
+
+
+def backend(name):
+    try:
+        return getattr(image, f"{name}_decoder")()
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"{name}: {error}")
+
+
+def smooth(height=131, width=205) -> np.ndarray:
+    noise = np.random.default_rng(1).integers(0, 255, (9, 14, 3), dtype=np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+KINDS = {
+    "plain": (smooth(), ()),
+    "progressive": (smooth(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
+    "444": (smooth(), (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)),
+    "grey": (smooth()[..., 0], ()),
+    "one pixel": (smooth()[:1, :1], ()),
+}
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", ["simplejpeg", "turbojpeg"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_library_decodes_to_the_same_pixels(name, kind, reduction):
+    picture, options = KINDS[kind]
+    data = cv2.imencode(".jpg", picture, options)[1].tobytes()
+    found, wanted = backend(name)(data, reduction), image.opencv_decoder(data, reduction)
+    assert found.shape == wanted.shape == (*(-(-side // reduction) for side in picture.shape[:2]), 3)
+    assert np.abs(found.astype(int) - wanted).max() <= 2
+
+
+def test_real_jpegs_decode_alike(shared):
+    for path in sorted((shared / "coco2014-mini/images/val2014").glob("*.jpg"))[:12]:
+        data = path.read_bytes()
+        wanted = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert np.abs(decode_bgr(data, path.name).astype(int) - wanted).max() <= 2
+
+
+def with_segment(data: bytes, marker: int, body: bytes) -> bytes:
+    return data[:2] + bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body + data[2:]
+
+
+def cmyk(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    pytest.importorskip("PIL.Image").fromarray(picture).convert("CMYK").save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["CMYK", "stray bytes", "PNG"])
+def test_odd_images_are_as_opencv_has_them(kind):
+    picture = smooth()
+    whole = cv2.imencode(".jpg", picture)[1].tobytes()
+    second = 4 + int.from_bytes(whole[4:6], "big")
+    data = {
+        "CMYK": lambda: cmyk(picture),
+        "stray bytes": lambda: whole[:second] + bytes(3) + whole[second:],
+        "PNG": lambda: cv2.imencode(".png", picture)[1].tobytes(),
+    }[kind]()
+    for reduction in REDUCTIONS:
+        assert decode_bgr(data, "x", reduction=reduction).shape == (-(-131 // reduction), -(-205 // reduction), 3)
+    wanted = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    np.testing.assert_array_equal(decode_bgr(data, "x"), wanted)
+
+
+def test_a_jpeg_that_ends_early_is_never_decoded_by_a_strict_library():
+    whole = cv2.imencode(".jpg", smooth())[1].tobytes()
+    with pytest.raises(ValueError, match="Premature end"):
+        backend("simplejpeg")(whole[: len(whole) * 2 // 3], 1)
+
+
+def test_orientation_is_followed_only_where_asked_for():
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    turned = with_segment(cv2.imencode(".jpg", smooth())[1].tobytes(), 0xE1, exif)
+    assert decode_bgr(turned, "x").shape == (131, 205, 3)
+    assert decode_bgr(turned, "x", upright=True).shape == (205, 131, 3)
+
+
+def test_the_choice_is_logged_with_its_reason_and_falls_back(monkeypatch, caplog):
+    caplog.set_level("INFO", "m2det")
+
+    def missing():
+        raise ImportError("No module named 'it'")
+
+    def without_library():
+        raise RuntimeError("Unable to locate turbojpeg library automatically. You may\nspecify")
+
+    missing.__name__, without_library.__name__ = "simplejpeg_decoder", "turbojpeg_decoder"
+    image.jpeg_decoder.cache_clear()
+    image.jpeg_decoder()
+    monkeypatch.setattr(image, "simplejpeg_decoder", missing)
+    monkeypatch.setattr(image, "turbojpeg_decoder", without_library)
+    image.jpeg_decoder.cache_clear()
+    assert decode_bgr(encoded(".jpg"), "x").shape == (30, 50, 3)
+    image.jpeg_decoder.cache_clear()
+    first, second = caplog.messages
+    assert first == "JPEG decoder: simplejpeg, the fastest"
+    assert second.startswith("JPEG decoder: OpenCV, simplejpeg does not load (No module named 'it'); turbojpeg does")

@@ -54,8 +54,8 @@ def test_what_goes_in_comes_out(dataset, tmp_path):
     assert len(packed) == 12 and packed.classes == ["c0", "c1", "c2"] and packed.category_ids == [5, 6, 7]
     for i, record in enumerate(split.records):
         assert packed.image_ids[i] == record.image_id and packed.file_names[i] == record.file_name
-        assert packed.jpeg(i) == record.path.read_bytes()
-        assert packed.crc32[i] == zlib.crc32(packed.jpeg(i))
+        assert packed.record(i) == record.path.read_bytes()
+        assert packed.crc32[i] == zlib.crc32(packed.record(i))
         objects = packed.annotations(i)
         np.testing.assert_array_equal(objects.boxes, record.boxes.reshape(-1, 4))
         np.testing.assert_array_equal(objects.labels, record.labels)
@@ -72,12 +72,12 @@ def test_the_same_input_gives_the_same_bytes(dataset, tmp_path):
 def test_it_reads_in_a_forked_and_in_an_unpickled_copy(dataset, tmp_path):
     split = pack(dataset, tmp_path / "cache")
     packed = PackedSplit(tmp_path / "cache", "train")
-    first = packed.jpeg(0)
-    assert pickle.loads(pickle.dumps(packed)).jpeg(0) == first
+    first = packed.record(0)
+    assert pickle.loads(pickle.dumps(packed)).record(0) == first
     path = (tmp_path / "cache/train.lmdb").resolve()
     reading, writing = os.pipe()
     if os.fork() == 0:
-        own = packed.jpeg(0) == first and store._open[path][0] == os.getpid()
+        own = packed.record(0) == first and store._open[path][0] == os.getpid()
         os.write(writing, b"1" if own else b"0")
         os._exit(0)
     assert os.read(reading, 1) == b"1", "a child opens the file by itself"

@@ -205,7 +205,7 @@ def test_a_damaged_record_is_one_sentence_that_names_it(material, tmp_path, work
     """LMDB has no checksums: a flipped byte would train in silence."""
     cache = shutil.copytree(material[0], tmp_path / "cache")
     data = bytearray((cache / "train.lmdb").read_bytes())
-    jpeg = PackedSplit(material[0], "train").jpeg(3)
+    jpeg = PackedSplit(material[0], "train").record(3)
     data[data.index(jpeg) + len(jpeg) // 2] ^= 1
     (cache / "train.lmdb").write_bytes(data)
     with pytest.raises(InputError) as error:

@@ -1,0 +1,149 @@
+"""Processes that fill batches in shared memory, in an order that does not depend on them.
+
+A batch's images are written once, straight into a slot that this process reads; only boxes go through a pipe.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import itertools
+import math
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+
+from m2det.errors import InputError
+
+AHEAD = 2  # batches that a worker is asked for before the first of them is taken
+SECONDS_TO_END = 5.0  # a worker that was busy finishes its batch first
+
+Key = tuple[int, int]
+Objects = tuple[np.ndarray, np.ndarray]  # boxes float32 [N,4], labels [N]
+Crew = list[tuple[Connection, BaseProcess]]
+
+
+class Filler(Protocol):
+    def fill(self, key: Key, out: np.ndarray) -> Objects: ...
+
+
+def filled(
+    samples: Filler, batches: Iterable[list[Key]], shape: tuple[int, ...], workers: int, held: int
+) -> Iterator[tuple[list[Key], np.ndarray, list[Objects]]]:
+    """Each batch's keys, images uint8 of `shape`, and objects, in order; by this process where workers is 0.
+
+    held: batches handed out that are left as they are; older ones are overwritten.
+
+    Raises InputError as a worker raised it, or saying that one was killed.
+    """
+    if workers == 0:
+        own = np.empty((held, *shape), np.uint8)
+        for keys, images in zip(batches, itertools.cycle(own), strict=False):
+            yield keys, images, [samples.fill(*pair) for pair in zip(keys, images, strict=True)]
+        return
+    context: Any = multiprocessing.get_context()
+    count = workers * AHEAD + held
+    memory = context.RawArray("B", count * math.prod(shape))
+    slots = np.frombuffer(memory, np.uint8).reshape(count, *shape)
+    crew: Crew = []
+    end = functools.partial(_end, crew)
+    atexit.register(end)  # it runs before multiprocessing waits for its children, who wait for us
+    try:
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, memory, slots.shape, samples), daemon=True)
+            process.start()
+            theirs.close()
+            crew.append((ours, process))
+        asked: list[list[Key]] = []
+        numbered = enumerate(batches)
+        for number in itertools.count():
+            for later, keys in itertools.islice(numbered, workers * AHEAD - len(asked)):
+                _send(crew, later % workers, (later % count, keys))
+                asked.append(keys)
+            if not asked:
+                return
+            objects = _receive(crew, number % workers)
+            yield asked.pop(0), slots[number % count], objects
+    finally:
+        end()
+        atexit.unregister(end)
+
+
+def _send(crew: Crew, number: int, task: tuple[int, list[Key]]) -> None:
+    try:
+        crew[number][0].send(task)
+    except OSError:
+        raise _death(crew) from None
+
+
+def _receive(crew: Crew, number: int) -> list[Objects]:
+    connection, _ = crew[number]
+    ready = wait([connection, *(process.sentinel for _, process in crew)])
+    try:
+        found = connection.recv() if connection in ready else None
+    except (EOFError, OSError):
+        found = None
+    if found is None:
+        raise _death(crew)
+    if isinstance(found, InputError):
+        raise found
+    if isinstance(found, str):
+        raise RuntimeError(f"a data-loading process failed:\n{found}")
+    return found
+
+
+def _death(crew: Crew) -> InputError:
+    ended = wait([process.sentinel for _, process in crew])
+    dead = next(process for _, process in crew if process.sentinel in ended)
+    dead.join()
+    return InputError(
+        f"the data-loading process {dead.pid} was killed ({_cause(dead.exitcode)}); lower train.workers or "
+        "train.batch_size if memory is short; the same command continues from the last checkpoint"
+    )
+
+
+def _cause(code: int | None) -> str:
+    return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def _end(crew: Crew) -> None:
+    for connection, _ in crew:
+        with contextlib.suppress(OSError):  # it is dead
+            connection.send(None)
+    for connection, process in crew:
+        process.join(SECONDS_TO_END)
+        connection.close()
+        process.kill()
+        process.join()
+    crew.clear()
+
+
+def _work(connection: Connection, memory: Any, shape: tuple[int, ...], samples: Filler) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # one to the whole group is the trainer's to answer
+    cv2.setNumThreads(0)  # one process per core already; OpenCV's and OpenMP's pools also hang after a fork
+    torch.set_num_threads(1)
+    slots = np.frombuffer(memory, np.uint8).reshape(shape)
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    # the pipe does not tell of the trainer's death: a forked process has inherited its other end, too
+    while wait([connection, trainer.sentinel]) and connection.poll() and (task := connection.recv()):
+        slot, keys = task
+        answer: list[Objects] | InputError | str
+        try:
+            answer = [samples.fill(key, image) for key, image in zip(keys, slots[slot], strict=True)]
+        except InputError as error:
+            answer = error
+        except Exception:
+            answer = traceback.format_exc()
+        connection.send(answer)

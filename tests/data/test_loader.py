@@ -1,0 +1,218 @@
+"""The training loader: the same batches whoever makes them, every image once, and an end for every trouble."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from m2det.config import TrainParams
+from m2det.data import workers as module
+from m2det.data.coco import read_split
+from m2det.data.loader import PlainSamples, TrainingOrder, TrainingSamples, training_loader
+from m2det.data.storage import Storage
+from m2det.data.store import PackedSplit, finish_cache, write_split
+from m2det.errors import InputError
+from tests.conftest import ROOT
+
+SIDE, BATCH, IMAGES = 48, 4, 12
+ODDS = TrainParams.model_construct(None, crop_probability=6 / 7, expand_probability=0.6, mirror=True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Twelve smooth pictures: image 1 has no objects, image 2 has 70, image 3 a crowd alone."""
+    folder = tmp_path_factory.mktemp("source")
+    rng, images, annotations = np.random.default_rng(0), [], []
+    for i in range(1, IMAGES + 1):
+        noise = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{i}.jpg"), cv2.resize(noise, (260 + i, 200), interpolation=cv2.INTER_CUBIC))
+        images.append({"id": i, "file_name": f"{i}.jpg", "width": 260 + i, "height": 200})
+        for n in range({1: 0, 2: 70}.get(i, 1)):
+            box = [2.0 * n + 5, 40.0, 60.0, 80.0]
+            entry = {"id": len(annotations), "image_id": i, "category_id": 1, "bbox": box, "area": 4800.0}
+            annotations.append(entry | {"iscrowd": int(i == 3)})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    (folder / "a.json").write_text(json.dumps(content))
+    return folder
+
+
+def packed(source, folder, storage: Storage) -> PackedSplit:
+    folder.mkdir()
+    split = read_split([(source / "a.json", source)])
+    finish_cache(folder, split.categories, {"train": write_split(folder, "train", split, lambda *_: None, storage)})
+    return PackedSplit(folder, "train")
+
+
+@pytest.fixture(scope="module")
+def samples(source, tmp_path_factory):
+    return TrainingSamples(packed(source, tmp_path_factory.mktemp("cache") / "c", Storage()), SIDE, 3, ODDS)
+
+
+def order(steps: int = 6, start: int = 0) -> TrainingOrder:
+    return TrainingOrder(IMAGES, BATCH, 3, steps, start)
+
+
+def copies(loader) -> list[tuple[np.ndarray, ...]]:
+    return [tuple(x.numpy().copy() for x in (b.images, b.boxes, b.labels, b.index)) for b in loader]
+
+
+def same(first, second) -> bool:
+    pairs = zip(first, second, strict=True)
+    return all(np.array_equal(x, y) for a, b in pairs for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture
+def forkserver():
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_any_number_of_workers_makes_the_same_bytes_and_every_image_once(samples):
+    alone = copies(training_loader(samples, order(), 0, False))
+    for workers in (1, 2):
+        assert same(copies(training_loader(samples, order(), workers, False)), alone)
+    for epoch in (alone[:3], alone[3:]):
+        assert sorted(np.concatenate([index for *_, index in epoch]).tolist()) == list(range(IMAGES))
+    assert not np.array_equal(alone[0][0], alone[3][0])
+    assert same(copies(training_loader(samples, order(start=4), 2, False)), alone[4:]), "resuming is instant and exact"
+    assert alone[0][0].shape == (BATCH, 3, SIDE, SIDE) and alone[0][0].dtype == np.uint8
+
+
+def test_forkserver_makes_them_too(samples, forkserver):  # noqa: ARG001
+    assert same(
+        copies(training_loader(samples, order(2), 2, False)), copies(training_loader(samples, order(2), 0, False))
+    )
+
+
+def test_empty_and_crowded_images(source, tmp_path):
+    split = packed(source, tmp_path / "c", Storage())
+    still = TrainParams.model_construct(None, crop_probability=0.0, expand_probability=0.0, mirror=False)
+    seen = {}
+    for images, boxes, labels, index in copies(
+        training_loader(TrainingSamples(split, SIDE, 0, still), order(3), 0, False)
+    ):
+        for k, i in enumerate(index.tolist()):
+            seen[i] = (images[k], int((labels[k] > 0).sum()), boxes.shape[1])
+    assert [seen[i][1] for i in range(4)] == [0, 70, 0, 1]
+    assert seen[1][2] == 128, "padded to 128, the next of 16, 32, 64, ... above 70"
+    plain = PlainSamples(split, SIDE)
+    for i in (0, 2):  # without objects, so only resized
+        assert np.abs(seen[i][0].transpose(1, 2, 0).astype(int) - plain[i][0]).mean() < 3  # read at a quarter
+
+
+@pytest.mark.parametrize(
+    "storage", [Storage("raw", 0), Storage("raw", 130), Storage("jpeg", 130, 95), Storage("jpeg", 0, 90)]
+)
+def test_a_cache_of_another_kind_gives_the_same_samples(source, samples, tmp_path, storage):
+    """Same draws, boxes within the rounding of a smaller image, pixels but for what the storage costs."""
+    other = TrainingSamples(packed(source, tmp_path / "c", storage), SIDE, 3, ODDS)
+    assert other.split.storage == storage
+    for index in range(IMAGES):
+        image, boxes, labels, _ = samples[0, index]
+        found, found_boxes, found_labels, _ = other[0, index]
+        if len(labels) == len(found_labels):  # a sliver of a box may fall below the least side
+            np.testing.assert_allclose(found_boxes, boxes, atol=0.04)
+        assert abs(len(labels) - len(found_labels)) <= 2
+        assert np.abs(found.astype(int) - image).mean() < (8 if storage.side else 4)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_is_a_sentence_within_seconds(samples, victim):
+    loader = training_loader(samples, order(10**6), 2, False)
+    next(loader)
+    before = {p.pid for p in multiprocessing.active_children()}
+    os.kill(sorted(before)[victim], signal.SIGKILL)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"data-loading process \d+ was killed \(signal SIGKILL\); lower"):
+        for _ in loader:
+            pass
+    assert time.monotonic() - start < 5
+    assert not multiprocessing.active_children(), "the others were ended"
+
+
+class Broken:
+    size = SIDE
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def fill(self, *_):
+        raise self.error
+
+
+def test_a_fault_in_a_worker_is_its_sentence_or_its_traceback():
+    with pytest.raises(InputError, match=r"^bad picture$"):
+        next(training_loader(Broken(InputError("bad picture")), order(), 1, False))
+    with pytest.raises(RuntimeError, match="KeyError: 'lost'"):
+        next(training_loader(Broken(KeyError("lost")), order(), 1, False))
+    assert not multiprocessing.active_children()
+
+
+def test_signals_to_the_group_leave_the_workers_to_the_trainer(samples):
+    loader = training_loader(samples, order(10), 2, False)
+    next(loader)
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGINT)
+    assert len(list(loader)) == 9
+
+
+ORPHANS = """
+import sys
+from m2det.data.loader import TrainingOrder, TrainingSamples, training_loader
+from m2det.data.store import PackedSplit
+from m2det.config import TrainParams
+odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, mirror=True)
+samples = TrainingSamples(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
+loader = training_loader(samples, TrainingOrder(12, 4, 0, 10**9), 2, False)
+next(loader)
+import multiprocessing
+print(*(p.pid for p in multiprocessing.active_children()), flush=True)
+if sys.argv[2] == "raise": raise KeyError("the trainer failed")
+for batch in loader: pass
+"""
+
+
+@pytest.mark.parametrize("end", ["kill", "raise"])
+def test_no_worker_outlives_the_trainer(samples, end):
+    command = [sys.executable, "-c", ORPHANS, str(samples.split.folder), end]
+    trainer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pids = [int(word) for word in trainer.stdout.readline().split()]
+    assert len(pids) == 2
+    if end == "kill":
+        trainer.kill()
+    trainer.wait(20)
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}/fd/0") for pid in pids):  # noqa: PTH110
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_batches_lie_in_the_same_few_slots(samples):
+    for workers in (0, 1):
+        places = {b.images.data_ptr() for b in training_loader(samples, order(60), workers, False)}
+        assert len(places) <= workers * module.AHEAD + 2
+
+
+def test_memory_does_not_grow(samples):
+    def resident() -> int:
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * 4096
+
+    loader = training_loader(samples, order(10**6), 1, False)
+    for _ in range(300):
+        next(loader)
+    before = resident()
+    for _ in range(600):
+        next(loader)
+    assert resident() - before < 4e6
+    loader.close()
