@@ -82,7 +82,7 @@ def read_split(sources: Sequence[tuple[Path, Path]]) -> Split:
             if image["id"] in folders:
                 raise InputError(f"{path}: image id {image['id']} occurs twice in this split; it must be unique")
             folders[image["id"]] = folder
-        _check_annotations(content, path)
+        check_annotations(content, path)
         images += content["images"]
         annotations += content["annotations"]
 
@@ -197,7 +197,8 @@ def _categories(entries: list[Any], path: Path) -> list[Category]:
     return sorted((Category(e["id"], str(e["name"])) for e in entries), key=lambda category: category.id)
 
 
-def _check_annotations(content: dict[str, Any], path: Path) -> None:
+def check_annotations(content: dict[str, Any], path: Path) -> None:
+    """Raises InputError for the first annotation of what read_annotations gave that is not as COCO's are."""
     image_ids = {image["id"] for image in content["images"]}
     category_ids = {category["id"] for category in content["categories"]}
     for index, entry in enumerate(content["annotations"]):
