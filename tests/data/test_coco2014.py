@@ -136,7 +136,7 @@ def test_what_is_not_cocos_ends_in_a_sentence(server, tmp_path, case):
     content = server.files[train]
     path, changed, sentence = {
         "flipped": (train, content.replace(b"00003.jpg", b"00003.jpG", 5), "is damaged .*(CRC|differ)"),
-        "few": (train, zipped({name: "x" for name in IMAGES[:5]}), r"has 5 files .* COCO's has 6; delete it"),
+        "few": (train, zipped(dict.fromkeys(IMAGES[:5], "x")), r"has 5 files .* COCO's has 6; delete it"),
         "page": (train, b"<html>log in here</html>", "is damaged .*not a zip file.*delete it"),
         "numbers": (
             "/annotations/annotations_trainval2017.zip",

@@ -102,7 +102,7 @@ def test_what_cannot_be_fetched_ends_in_a_sentence(server, tmp_path, faults, rea
 def test_without_a_network_it_says_what_to_do(server, tmp_path):
     server.server_close()
     server.shutdown()
-    with pytest.raises(InputError, match="cannot be fetched .*refused.*; or put it there$"):
+    with pytest.raises(InputError, match=r"cannot be fetched .*refused.*; or put it there$"):
         fetch(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
