@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
 from pathlib import Path
 
 
@@ -20,19 +19,13 @@ class InputError(ValueError):
         return super().__str__().rpartition("InputError: ")[2].strip()
 
 
-# a disk that is full, over quota, at its limit of one file's size, read-only, or not ours
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Within it, a full or read-only disk is an InputError that names the path, or the file the system names."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in (ENOSPC, EDQUOT, EFBIG, EROFS, EACCES, EPERM):
             raise
-        reason = os.strerror(error.errno).lower()
-        raise InputError(
-            f"{error.filename or path} cannot be written ({reason}); make room, or see to its permissions"
-        ) from error
+        reason = f"{error.strerror or error}".lower()
+        raise InputError(f"{error.filename or path}: {reason}; make room, or see to its permissions") from error

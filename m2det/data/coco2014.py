@@ -9,15 +9,14 @@ import os
 import re
 import shutil
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile, ZipFile
 
 from tqdm import tqdm
 
 from m2det.data.coco import check_annotations, read_annotations
-from m2det.data.download import check_room, fetch_files
+from m2det.download import fetch_files
 from m2det.errors import InputError, writing
 
 log = logging.getLogger(__name__)
@@ -32,21 +31,20 @@ SPLITS = {
 }
 DERIVED = {"minival2014": 5_000, "valminusminival2014": 35_504}  # images
 ADVICE = (
-    "set data.source to coco2014-download to fetch it; or get train2014.zip and val2014.zip (unpack them in the "
-    "root's folder images) and annotations_trainval2014.zip (unpack it in the root) from "
-    "https://cocodataset.org/#download, and instances_val2017.json from annotations_trainval2017.zip into the root's "
-    "folder annotations: instances_minival2014.json and instances_valminusminival2014.json are made of it"
+    "data.source coco2014-download fetches it; or get train2014.zip and val2014.zip (unpack them in the root's folder "
+    "images), annotations_trainval2014.zip and, for instances_val2017.json, annotations_trainval2017.zip (unpack both "
+    "in the root) from https://cocodataset.org/#download: minival and valminusminival are then made of them"
 )
 RECORD = "coco2014-download.json"  # in the root: what each zip was and what came of it
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A zip file by its path on the host; the pattern and number of its members that are wanted; where they go."""
+class Archive(NamedTuple):
+    """Its path on the host, about how many GB it has, the pattern and number of the files wanted, where they go."""
 
     path: str
+    size: float
     wanted: str
-    count: int
+    number: int
     folder: str
 
     @property
@@ -55,10 +53,10 @@ class Archive:
 
 
 ARCHIVES = (
-    Archive("zips/train2014.zip", r"train2014/COCO_train2014_\d{12}\.jpg", 82_783, "images"),
-    Archive("zips/val2014.zip", r"val2014/COCO_val2014_\d{12}\.jpg", 40_504, "images"),
-    Archive("annotations/annotations_trainval2014.zip", r"annotations/instances_(train|val)2014\.json", 2, "."),
-    Archive("annotations/annotations_trainval2017.zip", r"annotations/instances_val2017\.json", 1, "."),
+    Archive("zips/train2014.zip", 13.6, r"train2014/COCO_train2014_\d{12}\.jpg", 82_783, "images"),
+    Archive("zips/val2014.zip", 6.7, r"val2014/COCO_val2014_\d{12}\.jpg", 40_504, "images"),
+    Archive("annotations/annotations_trainval2014.zip", 0.3, r"annotations/instances_(train|val)2014\.json", 2, "."),
+    Archive("annotations/annotations_trainval2017.zip", 0.3, r"annotations/instances_val2017\.json", 1, "."),
 )
 
 
@@ -73,17 +71,20 @@ def download_coco2014(root: Path, mirror: str) -> None:
     derived = all(_instances(root, name).exists() for name in DERIVED)
     wanted = ARCHIVES[:-1] if derived else ARCHIVES  # the last one serves only to derive
     missing = [archive for archive in wanted if not _is_unpacked(archive, root, record.get(archive.name))]
-    files = [(f"{mirror.rstrip('/')}/{archive.path}", root / archive.name) for archive in missing]
-    files = [(url, path) for url, path in files if not path.exists()]
-    if files:
-        names = ", ".join(path.name for _, path in files)
+    to_fetch = [archive for archive in missing if not (root / archive.name).exists()]
+    names = ", ".join(archive.name for archive in to_fetch)
+    if to_fetch:
+        there = sum(path.stat().st_size for path in root.glob("*.zip.part"))
+        need = sum(2 * archive.size for archive in to_fetch) * 1e9 - there  # as they come, and unpacked
+        if (free := shutil.disk_usage(root).free) < need:
+            raise InputError(f"{root} has {free / 1e9:.1f} GB free, but {names} take {need / 1e9:.1f} GB; make room")
         advice = f"or get {names} elsewhere (https://cocodataset.org/#download), put them into {root}, and run it again"
-        fetch_files(files, advice)
+        fetch_files([(f"{mirror.rstrip('/')}/{archive.path}", root / archive.name) for archive in to_fetch], advice)
     for archive in missing:
-        with writing(root):
-            record[archive.name] = _unpack(archive, root)
-            _write_json(record_file, record)
-            (root / archive.name).unlink()
+        record[archive.name] = _unpack(archive, root)
+        _write_json(record_file, record)
+        for path in root.glob(f"{archive.name}*"):  # and what had come of a zip that was then put there by hand
+            path.unlink()
 
 
 def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) -> bool:
@@ -93,12 +94,11 @@ def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) ->
         inner = folder / archive.wanted.partition("/")[0]
         entries = list(os.scandir(inner)) if inner.is_dir() else []
         there = [f"{inner.name}/{entry.name}" for entry in entries if entry.stat().st_size]
-        return sum(bool(re.fullmatch(archive.wanted, name)) for name in there) == archive.count
-    for name, size in record["files"].items():
-        if not _has_size(folder / name, size):
-            log.info("%s is not as it was in %s, which is fetched again", folder / name, archive.name)
-            return False
-    return True
+        return sum(bool(re.fullmatch(archive.wanted, name)) for name in there) == archive.number
+    changed = [name for name, size in record["files"].items() if not _has_size(folder / name, size)]
+    if changed:
+        log.info("%s is not as it was in %s, which is fetched again", folder / changed[0], archive.name)
+    return not changed
 
 
 def _has_size(path: Path, size: int) -> bool:
@@ -109,28 +109,27 @@ def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
     """Unpack what is missing, each file complete or not at all, its CRC32 checked; returns what to record."""
     path, folder = root / archive.name, root / archive.folder
     try:
-        with ZipFile(path) as source:
+        with ZipFile(path) as source, writing(folder):
             members = [info for info in source.infolist() if re.fullmatch(archive.wanted, info.filename)]
-            if len({info.filename for info in members}) != archive.count:
+            files = {info.filename: info.file_size for info in members}
+            if len(files) != archive.number:
                 raise InputError(
-                    f"{path} has {len(members)} files {archive.wanted}, but COCO's has {archive.count}; delete it, "
+                    f"{path} has {len(files)} files {archive.wanted}, but COCO's has {archive.number}; delete it, "
                     "and run this again to fetch it, or see to data.mirror"
                 )
-            missing = [info for info in members if not _has_size(folder / info.filename, info.file_size)]
-            check_room(root, sum(info.file_size for info in missing), f"unpacking {archive.name}")
-            for info in tqdm(missing, f"unpacking {archive.name}", unit="file"):
+            for info in tqdm(members, f"unpacking {archive.name}", unit="file"):
                 target = folder / info.filename
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(target.name + ".part")
-                with source.open(info) as packed, temporary.open("wb") as file:
-                    shutil.copyfileobj(packed, file, 1 << 20)
-                temporary.replace(target)
+                if not _has_size(target, info.file_size):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    temporary = target.with_name(target.name + ".part")
+                    with source.open(info) as packed, temporary.open("wb") as file:
+                        shutil.copyfileobj(packed, file, 1 << 20)
+                    temporary.replace(target)
     except (BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it, and run this again to fetch it") from error
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    log.info("%s: %d files unpacked and checked; sha256 %s", archive.name, len(members), sha256)
-    files = {info.filename: info.file_size for info in members}
+    log.info("%s: %d files unpacked and checked; sha256 %s", archive.name, len(files), sha256)
     return {"bytes": path.stat().st_size, "sha256": sha256, "files": files}
 
 
@@ -155,8 +154,7 @@ def derive_minival(root: Path) -> None:
             )
         ids = {image["id"] for image in images}
         annotations = [entry for entry in content["annotations"] if entry["image_id"] in ids]
-        with writing(root):
-            _write_json(_instances(root, name), content | {"images": images, "annotations": annotations})
+        _write_json(_instances(root, name), content | {"images": images, "annotations": annotations})
         log.info("%s: %d images, %d objects", _instances(root, name), len(images), len(annotations))
 
 
@@ -166,5 +164,6 @@ def _instances(root: Path, name: str) -> Path:
 
 def _write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
+    with writing(temporary):
+        temporary.write_text(json.dumps(content))
+        temporary.replace(path)

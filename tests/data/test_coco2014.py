@@ -2,15 +2,15 @@
 
 import json
 import zipfile
-from dataclasses import replace
 from io import BytesIO
 
 import pytest
 
+from m2det import download
 from m2det.data import coco2014
 from m2det.data.coco2014 import derive_minival, download_coco2014
 from m2det.errors import InputError
-from tests.data.flaky_server import FlakyServer
+from tests.flaky_server import FlakyServer
 
 TRAIN, VAL, MINIVAL = range(1, 7), range(11, 16), (12, 14)
 IMAGES = [f"train2014/COCO_train2014_{i:012d}.jpg" for i in TRAIN] + [f"val2014/COCO_val2014_{i:012d}.jpg" for i in VAL]
@@ -32,9 +32,10 @@ def zipped(contents, compression=zipfile.ZIP_STORED):
 
 @pytest.fixture
 def server(monkeypatch):
+    monkeypatch.setattr(download, "PAUSE", 0.01)
     monkeypatch.setattr(coco2014, "DERIVED", {"minival2014": 2, "valminusminival2014": 3})
     counts = (6, 5, 2, 1)
-    small = tuple(replace(archive, count=n) for archive, n in zip(coco2014.ARCHIVES, counts, strict=True))
+    small = tuple(archive._replace(size=0, number=n) for archive, n in zip(coco2014.ARCHIVES, counts, strict=True))
     monkeypatch.setattr(coco2014, "ARCHIVES", small)
     made = FlakyServer()
     made.files = {
@@ -128,6 +129,22 @@ def test_unpacking_continues(server, tmp_path, monkeypatch):
     get(server, root)
     check(root)
     assert len(copied) == len(set(copied)) + 1 == 15
+
+
+def test_too_little_room_is_told_before(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(coco2014, "ARCHIVES", [archive._replace(size=1e6) for archive in coco2014.ARCHIVES])
+    with pytest.raises(InputError, match=r"GB free, but train2014\.zip, .* take 8000000\.0 GB; make room"):
+        get(server, tmp_path / "root")
+    assert server.gets == []
+
+
+def test_a_server_that_lies_about_the_size_is_found_out(server, tmp_path):
+    server.faults["/zips/train2014.zip"] = ["less"]
+    with pytest.raises(InputError, match=r"train2014\.zip is damaged .*; delete it"):
+        get(server, tmp_path / "root")
+    (tmp_path / "root/train2014.zip").unlink()
+    get(server, tmp_path / "root")
+    check(tmp_path / "root")
 
 
 @pytest.mark.parametrize("case", ["flipped", "few", "page", "numbers", "compressed"])

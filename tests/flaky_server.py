@@ -77,6 +77,6 @@ class Handler(BaseHTTPRequestHandler):
             self.server.served += len(rest[at : at + (1 << 16)])
             time.sleep(self.server.pace)
         if fault == "stall":
-            time.sleep(2)
+            time.sleep(4)
         if fault in ("drop", "stall", "more", "less"):
             self.close_connection = True

@@ -1,28 +1,25 @@
 """Files come over a bad line, whole and once; what cannot be fetched ends in a sentence."""
 
-import fcntl
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 
-from m2det.data import download
-from m2det.data.download import fetch_files
+from m2det import download
+from m2det.download import fetch_files
 from m2det.errors import InputError
 from tests.conftest import ROOT
-from tests.data.flaky_server import FlakyServer
+from tests.flaky_server import FlakyServer
 
 CONTENT = random.Random(0).randbytes(300_000)
 
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "TIMEOUT", 2)
     monkeypatch.setattr(download, "BLOCK", 1 << 15)
     monkeypatch.setattr(download, "PAUSE", 0.01)
     made = FlakyServer()
@@ -104,14 +101,7 @@ def test_without_a_network_it_says_what_to_do(server, tmp_path):
     server.shutdown()
     with pytest.raises(InputError, match=r"cannot be fetched .*refused.*; or put it there$"):
         fetch(server, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_too_little_room_is_told_before(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(InputError, match=r"GB free, but fetching and unpacking takes 0\.0 GB; make room"):
-        fetch(server, tmp_path)
-    assert server.gets == []
+    assert not (tmp_path / "a.zip").exists()
 
 
 def test_one_failure_stops_the_others(server, tmp_path):
@@ -130,7 +120,7 @@ def test_killed_in_the_middle_it_continues_where_it_was(server, tmp_path, which)
     server.pace = 0.02
     program = (
         "import sys; from pathlib import Path; from tasks.process import stage_process; stage_process();"
-        "from m2det.data.download import fetch_files; fetch_files([(sys.argv[1], Path(sys.argv[2]))], '')"
+        "from m2det.download import fetch_files; fetch_files([(sys.argv[1], Path(sys.argv[2]))], '')"
     )
     command = [sys.executable, "-c", program, f"{server.url}/a.zip", str(tmp_path / "a.zip")]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -146,10 +136,3 @@ def test_killed_in_the_middle_it_continues_where_it_was(server, tmp_path, which)
     server.served = 0
     assert fetch(server, tmp_path) == content
     assert server.gets[-1][1] == f"bytes={there}-" and server.served == len(content) - there
-
-
-def test_two_at_once_do_not_write_one_file(server, tmp_path):
-    with (tmp_path / "a.zip.part").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="being written by another process"):
-            fetch(server, tmp_path)
