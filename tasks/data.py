@@ -13,7 +13,7 @@ WHERE_YOURS_IS = "check data.root, data.train and data.val in params.yaml"
 def data() -> None:
     """Write data/coco/manifest.json, last; before it what `digits` and `voc` need there."""
     source = params().data
-    root, advice = roots().images, WHERE_YOURS_IS
+    root, advice = roots()[1], WHERE_YOURS_IS
     with writing(RAW):
         RAW.mkdir(parents=True, exist_ok=True)
         if not root.is_dir():

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from m2det.config import DataParams
@@ -20,18 +19,13 @@ RAW = Path("data/coco")  # what the stage `data` makes, under the project's fold
 AGAIN = "put it back as it was, or run `dvc repro -f data`"
 
 
-@dataclass(frozen=True)
-class Roots:
-    """The folders that annotation files and image folders are given relative to."""
-
-    annotations: Path
-    images: Path
+Roots = tuple[Path, Path]  # the folders that annotation files and image folders are given relative to
 
 
 def roots_of(data: DataParams, base: Path = Path()) -> Roots:
     """Where a source's files lie: what the stage made, else data.root; base: what a relative one starts from."""
     root = base / Path(data.root).expanduser()
-    return Roots(RAW if data.source in ("digits", "voc") else root, RAW if data.source == "digits" else root)
+    return RAW if data.source in ("digits", "voc") else root, RAW if data.source == "digits" else root
 
 
 def write_manifest(
@@ -64,12 +58,12 @@ def load_sources(path: Path, roots: Roots) -> dict[str, list[tuple[Path, Path]]]
     for split, entries in json.loads(path.read_text()).items():
         for entry in entries:
             _check(roots, entry)
-        sources[split] = [(roots.annotations / e["annotations"], roots.images / e["images"]) for e in entries]
+        sources[split] = [(roots[0] / e["annotations"], roots[1] / e["images"]) for e in entries]
     return sources
 
 
 def _describe(roots: Roots, annotations: str, images: str, advice: str) -> dict[str, object]:
-    file, folder = roots.annotations / annotations, roots.images / images
+    file, folder = roots[0] / annotations, roots[1] / images
     if not file.is_file():
         raise InputError(f"annotation file {file} is missing; {advice}")
     if not folder.is_dir():
@@ -86,7 +80,7 @@ def _describe(roots: Roots, annotations: str, images: str, advice: str) -> dict[
 
 
 def _check(roots: Roots, entry: dict) -> None:
-    file, folder = roots.annotations / entry["annotations"], roots.images / entry["images"]
+    file, folder = roots[0] / entry["annotations"], roots[1] / entry["images"]
     if not file.is_file():
         raise InputError(f"annotation file {file} is gone since the stage `data` ran; {AGAIN}")
     if _sha256(file) != entry["sha256"]:

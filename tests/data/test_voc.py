@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from m2det.data.coco import read_split
-from m2det.data.manifest import Roots, load_sources, write_manifest
+from m2det.data.manifest import load_sources, write_manifest
 from m2det.data.voc import CLASSES, convert_voc
 from m2det.errors import InputError
 
@@ -38,9 +38,9 @@ def root(tmp_path):
 
 def test_it_is_read_like_coco(root, tmp_path):
     target = tmp_path / "data"
-    write_manifest(tmp_path / "manifest.json", Roots(target, root), convert_voc(root, target))
+    write_manifest(tmp_path / "manifest.json", (target, root), convert_voc(root, target))
     assert str(tmp_path) not in (tmp_path / "manifest.json").read_text()
-    sources = load_sources(tmp_path / "manifest.json", Roots(target, root))
+    sources = load_sources(tmp_path / "manifest.json", (target, root))
     train, val = (read_split(sources[name]) for name in ("train", "val"))
     assert [record.image_id for record in train.records] == [5, 2007000027, 2008000002]
     assert [record.image_id for record in val.records] == [1]
