@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m2det import __version__
+from m2det.data.commands import add_commands
 from m2det.errors import InputError, cann_explained
 
 
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     unfinished = commands.add_parser("unfinished", help="list trainings that can be continued, or delete one")
     unfinished.add_argument("--delete", metavar="NAME", help="one that the list has")
     unfinished.set_defaults(run=_unfinished)
+    add_commands(commands)
     bench = commands.add_parser("bench", help="how fast this machine is")
     parts = bench.add_subparsers(title="what", required=True, metavar="PART")
     network = parts.add_parser("network", help="forward and backward: plain float32 against what training does")

@@ -30,8 +30,9 @@ class Source(Section):
 
 
 class DataParams(Section):
-    source: Literal["digits", "coco", "coco2014"]
+    source: Literal["digits", "coco", "coco2014", "coco2014-download", "voc"]
     root: str
+    mirror: Annotated[str, Field(pattern=r"^https?://")]
     train: list[Source]
     val: list[Source]
 

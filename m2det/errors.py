@@ -1,7 +1,11 @@
 """The one exception that means: what you gave us is wrong, and here is what to do."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -30,3 +34,15 @@ def cann_explained() -> Iterator[None]:
             f"torch_npu is installed, but does not load ({error.__cause__}); load CANN: source "
             "/usr/local/Ascend/ascend-toolkit/set_env.sh; or run on the CPU: export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
         ) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within it, a full or read-only disk is an InputError that names the path, or the file the system names."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT, EFBIG, EROFS, EACCES, EPERM):
+            raise
+        reason = f"{error.strerror or error}".lower()
+        raise InputError(f"{error.filename or path}: {reason}; make room, or see to its permissions") from error

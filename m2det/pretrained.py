@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from m2det.download import fetch_files
 from m2det.errors import InputError
 from m2det.model import build_backbone, first_names, get_config, load_reference_state_dict
 
@@ -139,20 +137,8 @@ def fetch(url: str, sha256: str, path: Path) -> str:
     by_hand = f"get it elsewhere and put it at {path}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        try:
-            with urllib.request.urlopen(url, timeout=30) as response, temporary.open("wb") as file:
-                length = int(response.headers.get("Content-Length") or 0)
-                with tqdm(total=length, desc=path.name, unit="B", unit_scale=True) as bar:
-                    while block := response.read(1 << 20):
-                        file.write(block)
-                        bar.update(len(block))
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise InputError(f"{url} cannot be fetched ({error}); {by_hand}") from error
-        if length and temporary.stat().st_size != length:
-            sent = temporary.stat().st_size
-            temporary.unlink()
-            raise InputError(f"{url} broke off after {sent} of {length} bytes; {by_hand}")
+        temporary = path.with_name(path.name + ".new")
+        fetch_files([(url, temporary)], by_hand)
         try:
             verify(temporary, sha256, f"what {url} sends", by_hand)
         except InputError:

@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from m2det.config import Params, load_params
+from m2det.data.manifest import Roots, roots_of
 
 PARAMS = Path("params.yaml")
-RAW = Path("data/coco")
 CACHE = Path("data/cache")
 OPS_STAMP = Path("build/ops.json")
 BACKBONE = Path("models/backbone.safetensors")
@@ -37,7 +37,6 @@ def main_root() -> Path:
     return here
 
 
-def data_root() -> Path:
-    """Where annotation files and images are found: the stage's own output for digits, else data.root."""
-    data = params().data
-    return RAW if data.source == "digits" else main_root() / Path(data.root).expanduser()
+def roots() -> Roots:
+    """Where annotation files and images are found."""
+    return roots_of(params().data, main_root())

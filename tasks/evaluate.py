@@ -47,13 +47,15 @@ def score() -> None:
 
 
 def draw() -> None:
-    """Write the pictures: worst and best detections next to the ground truth, and the learning curve."""
+    """Write the pictures: worst and best detections next to the ground truth, the learning curve, the labels."""
     import cv2
     import numpy as np
 
     from m2det.data.store import PackedSplit
+    from m2det.evaluate.labels import write_labels
     from m2det.evaluate.plots import draw_learning_curve
     from m2det.evaluate.review import SHOWN_SCORE, draw_review, review
+    from m2det.model import get_config
 
     split = PackedSplit(CACHE, "val")
     label_of = {category_id: label for label, category_id in enumerate(split.category_ids, 1)}
@@ -79,4 +81,7 @@ def draw() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(PICTURES / "detections.png"), draw_review(split, reviews, title))
     draw_learning_curve(PICTURES / "learning_curve.png", RESULTS / "curves.csv")
+    sizes = get_config(params().model.name, **params().model.all_overrides).prior_sizes
+    splits = [PackedSplit(CACHE, "train"), split]
+    write_labels(RESULTS / "plots" / "labels.csv", PICTURES / "labels.png", splits, sizes)
     print(f"pictures: {', '.join(sorted(str(path) for path in PICTURES.glob('*.png')))}")

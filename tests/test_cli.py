@@ -17,7 +17,7 @@ from m2det.model import build_model
 from tests.conftest import ROOT
 from tests.tiny_model import write_tiny_model
 
-COMMANDS = ["detect", "recipes", "use", "info", "convert", "export", "doctor", "unfinished", "bench"]
+COMMANDS = ["detect", "recipes", "use", "info", "convert", "export", "doctor", "unfinished", "data", "bench"]
 
 
 def test_help_answers_at_once_and_lists_the_commands():

@@ -15,7 +15,7 @@ KEYS = {
     "seed": None,
     "device": None,
     "processes": None,
-    "data": {"source", "root", "train", "val"},
+    "data": {"source", "root", "mirror", "train", "val"},
     "pack": {"verify", "images", "side", "quality"},
     "weights": {"source", "sha256", "images", "checkpoint", "least_match"},
     "model": {"name", "sfam", "overrides"},
@@ -81,6 +81,7 @@ def test_writing_it_as_dvc_does_changes_nothing():
         ("processes: ", "processes: [1] #", "processes: input should be a valid integer"),
         ("processes: ", "processes: many #", "processes: input should be a valid integer, got 'many'"),
         ("  source: digits", "  source: coco", "source 'coco' needs"),
+        ("  mirror: http:", "  mirror: ftp:", "data.mirror: string should match pattern"),
         ("epochs: ", "epochs: [", "not valid YAML"),
     ],
 )

@@ -11,7 +11,7 @@ from m2det.recipes import read_recipe, recipe_names
 from tests.conftest import ROOT
 
 NAMES = "coco320-8p coco512-1p coco512-8p coco512-original coco800-8p digits finetune-1p"
-OWN = {"root": "/data/coco"}  # what a user has set
+OWN = {"root": "/data/coco", "mirror": "http://localhost"}  # what a user has set
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_these_are_the_recipes_and_each_says_what_it_promises(capsys):
 def test_the_shipped_params_are_the_recipe_digits():
     header, values = read_recipe("digits")
     shipped = YAML(typ="safe").load(ROOT / "params.yaml")
-    assert shipped["data"].pop("root") == ""
+    assert shipped["data"].pop("root") == "" and shipped["data"].pop("mirror").startswith("http://images.coco")
     assert values == shipped
     assert (ROOT / "params.yaml").read_text().startswith(header + "#\n")
 
@@ -43,13 +43,13 @@ def test_the_shipped_params_are_the_recipe_digits():
 def test_a_recipe_sets_every_key_but_where_the_data_lies(params, name, capsys):
     yaml = YAML()
     before = yaml.load(params)
-    before["data"]["root"] = OWN["root"]
+    before["data"] |= OWN
     yaml.dump(before, params)
     assert main(["use", name]) == 0
     text = params.read_text()
     header, values = read_recipe(name)
     after = YAML(typ="safe").load(params)
-    assert after["data"]["root"] == OWN["root"]
+    assert {key: after["data"][key] for key in OWN} == OWN
     assert text.startswith(header + "#\n# Every key is required")
     assert text.count("The recipe `") == 1
     assert "epochs: " in capsys.readouterr().out or name == "digits"

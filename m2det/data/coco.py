@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +81,7 @@ def read_split(sources: Sequence[tuple[Path, Path]]) -> Split:
             if image["id"] in folders:
                 raise InputError(f"{path}: image id {image['id']} occurs twice in this split; it must be unique")
             folders[image["id"]] = folder
-        _check_annotations(content, path)
+        check_annotations(content, path)
         images += content["images"]
         annotations += content["annotations"]
 
@@ -159,7 +158,7 @@ def read_annotations(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such annotation file; check its name and the data root")
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:  # broken syntax, or bytes that are no text
+    except (ValueError, RecursionError) as error:  # broken syntax, bytes that are no text, or nested without end
         raise InputError(f"{path} is no valid JSON ({error}); it may be truncated: copy it again") from error
     _require(content, ("images", "annotations", "categories"), f"{path}")
     for key in ("images", "annotations", "categories"):
@@ -171,7 +170,7 @@ def read_annotations(path: Path) -> dict[str, Any]:
         _require(image, ("id", "file_name", "width", "height"), f"{path}: image {_name(image, index)}")
         if not _whole(image["id"]):
             raise InputError(f"{path}: image id {image['id']!r} must be a whole number")
-        if not all(_whole(image[side]) and image[side] > 0 for side in ("width", "height")):
+        if not all(_whole(image[side]) and 0 < image[side] < 2**31 for side in ("width", "height")):
             raise InputError(
                 f"{path}: image {image['id']} has width {image['width']!r} and height {image['height']!r}; "
                 "both must be positive whole numbers"
@@ -188,6 +187,8 @@ def _categories(entries: list[Any], path: Path) -> list[Category]:
         _require(entry, ("id", "name"), f"{path}: category {_name(entry, index)}")
         if not _whole(entry["id"]):
             raise InputError(f"{path}: category id {entry['id']!r} must be a whole number")
+        if not isinstance(entry["name"], str | int | float):
+            raise InputError(f"{path}: category {entry['id']} has name {entry['name']!r}, no text")
     for key in ("id", "name"):
         seen: set[Any] = set()
         for entry in entries:
@@ -197,15 +198,16 @@ def _categories(entries: list[Any], path: Path) -> list[Category]:
     return sorted((Category(e["id"], str(e["name"])) for e in entries), key=lambda category: category.id)
 
 
-def _check_annotations(content: dict[str, Any], path: Path) -> None:
+def check_annotations(content: dict[str, Any], path: Path) -> None:
+    """Raises InputError for the first annotation of what read_annotations gave that is not as COCO's are."""
     image_ids = {image["id"] for image in content["images"]}
-    category_ids = {category["id"] for category in content["categories"]}
+    category_ids = {category.id for category in _categories(content["categories"], path)}
     for index, entry in enumerate(content["annotations"]):
         where = f"{path}: annotation {_name(entry, index)}"
         _require(entry, ("image_id", "category_id", "bbox"), where)
-        if entry["image_id"] not in image_ids:
+        if not (_whole(entry["image_id"]) and entry["image_id"] in image_ids):
             raise InputError(f"{where} names image id {entry['image_id']!r}, which is not among the images")
-        if entry["category_id"] not in category_ids:
+        if not (_whole(entry["category_id"]) and entry["category_id"] in category_ids):
             raise InputError(
                 f"{where} has category id {entry['category_id']!r}, which is not in the list of categories"
             )
@@ -256,8 +258,8 @@ def _name(entry: Any, index: int) -> str:
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) < 1e12  # float32 has room for their products

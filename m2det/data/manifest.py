@@ -11,24 +11,35 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from m2det.config import DataParams
 from m2det.data.coco import read_annotations
 from m2det.errors import InputError
 
+RAW = Path("data/coco")  # what the stage `data` makes, under the project's folder
 AGAIN = "put it back as it was, or run `dvc repro -f data`"
+
+
+Roots = tuple[Path, Path]  # the folders that annotation files and image folders are given relative to
+
+
+def roots_of(data: DataParams, base: Path = Path()) -> Roots:
+    """Where a source's files lie: what the stage made, else data.root; base: what a relative one starts from."""
+    root = base / Path(data.root).expanduser()
+    return RAW if data.source in ("digits", "voc") else root, RAW if data.source == "digits" else root
 
 
 def write_manifest(
     path: Path,
-    root: Path,
+    roots: Roots,
     splits: Mapping[str, Sequence[tuple[str, str]]],
     advice: str = "check names and the data root",
 ) -> None:
-    """List the files of each split's (annotation file, image folder) pairs, given relative to root.
+    """List the files of each split's (annotation file, image folder) pairs, given relative to the roots.
 
     Raises InputError for an annotation file, folder or image that is not there, ending in the advice.
     """
     content = {
-        split: [_describe(root, annotations, images, advice) for annotations, images in pairs]
+        split: [_describe(roots, annotations, images, advice) for annotations, images in pairs]
         for split, pairs in splits.items()
     }
     temporary = path.with_name(path.name + ".tmp")
@@ -36,7 +47,7 @@ def write_manifest(
     temporary.replace(path)
 
 
-def load_sources(path: Path, root: Path) -> dict[str, list[tuple[Path, Path]]]:
+def load_sources(path: Path, roots: Roots) -> dict[str, list[tuple[Path, Path]]]:
     """Each split's (annotation file, image folder) pairs, as `read_split` takes them.
 
     Raises InputError naming the first file that is not as it was when the manifest was written.
@@ -46,13 +57,13 @@ def load_sources(path: Path, root: Path) -> dict[str, list[tuple[Path, Path]]]:
     sources: dict[str, list[tuple[Path, Path]]] = {}
     for split, entries in json.loads(path.read_text()).items():
         for entry in entries:
-            _check(root, entry)
-        sources[split] = [(root / entry["annotations"], root / entry["images"]) for entry in entries]
+            _check(roots, entry)
+        sources[split] = [(roots[0] / e["annotations"], roots[1] / e["images"]) for e in entries]
     return sources
 
 
-def _describe(root: Path, annotations: str, images: str, advice: str) -> dict[str, object]:
-    file, folder = root / annotations, root / images
+def _describe(roots: Roots, annotations: str, images: str, advice: str) -> dict[str, object]:
+    file, folder = roots[0] / annotations, roots[1] / images
     if not file.is_file():
         raise InputError(f"annotation file {file} is missing; {advice}")
     if not folder.is_dir():
@@ -68,8 +79,8 @@ def _describe(root: Path, annotations: str, images: str, advice: str) -> dict[st
     return {"annotations": annotations, "sha256": _sha256(file), "images": images, "files": sizes}
 
 
-def _check(root: Path, entry: dict) -> None:
-    file, folder = root / entry["annotations"], root / entry["images"]
+def _check(roots: Roots, entry: dict) -> None:
+    file, folder = roots[0] / entry["annotations"], roots[1] / entry["images"]
     if not file.is_file():
         raise InputError(f"annotation file {file} is gone since the stage `data` ran; {AGAIN}")
     if _sha256(file) != entry["sha256"]:

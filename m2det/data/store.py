@@ -13,6 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,22 +65,13 @@ def write_split(
     # values live in pages of their own of 4 KiB; a tenth and 64 MiB for the tree
     map_size = sum(-(-size // 4096) * 4096 + 4096 for size in sizes) * 11 // 10 + (64 << 20)
     path = folder / f"{name}.lmdb"
-    env = lmdb.open(str(path), map_size=map_size, subdir=False, lock=False, sync=False, writemap=False)
-    crcs, stored = [], 0
-    transaction = env.begin(write=True)
-    for index, record in enumerate(tqdm(split.records, f"packing {name}", unit="image")):
-        value = record.path.read_bytes()
-        check(value, record)
-        value = storage.encode(value, record.file_name)
-        stored += len(value)
-        transaction.put(_key(index), value, append=True)
-        crcs.append(zlib.crc32(value))
-        if len(crcs) % RECORDS_PER_COMMIT == 0:
-            transaction.commit()
-            transaction = env.begin(write=True)
-    transaction.commit()
-    env.sync(True)
-    env.close()
+    path.unlink(missing_ok=True)  # what an interrupted run left
+    try:
+        env = lmdb.open(str(path), map_size=map_size, subdir=False, lock=False, sync=False, writemap=False)
+        crcs, stored = _write_values(env, split.records, check, storage, f"packing {name}")
+        env.close()
+    except lmdb.Error as error:
+        raise InputError(f"{path} cannot be written ({error}); make room on its disk") from error
     _write_arrow(folder / f"{name}.arrow", split.records, crcs)
     (folder / f"{name}.json").write_text(json.dumps(split.ground_truth, separators=(",", ":")) + "\n")
     boxes = sum(int((~r.iscrowd).sum()) for r in split.records)
@@ -92,17 +84,40 @@ def write_split(
         "dropped": dict(sorted(split.dropped.items())),
         "bytes": stored,
         "stored": asdict(storage),
+        "lmdb_bytes": path.stat().st_size,
     }
 
 
+def _write_values(
+    env: Any, records: list[ImageRecord], check: Callable[[bytes, ImageRecord], None], storage: Storage, title: str
+) -> tuple[list[int], int]:
+    """Write the images in order; returns their crc32 and their bytes together."""
+    crcs: list[int] = []
+    stored = 0
+    transaction = env.begin(write=True)
+    for index, record in enumerate(tqdm(records, title, unit="image")):
+        value = record.path.read_bytes()
+        check(value, record)
+        value = storage.encode(value, record.file_name)
+        stored += len(value)
+        transaction.put(_key(index), value, append=True)
+        crcs.append(zlib.crc32(value))
+        if len(crcs) % RECORDS_PER_COMMIT == 0:
+            transaction.commit()
+            transaction = env.begin(write=True)
+    transaction.commit()
+    env.sync(True)
+    return crcs, stored
+
+
 def _file_size(record: ImageRecord) -> int:
-    try:
-        return record.path.stat().st_size
-    except FileNotFoundError:
-        raise InputError(
-            f"image {record.image_id} is missing: {record.path} is not there; put it there, or remove it "
-            "from the annotations and run `dvc repro -f data`"
-        ) from None
+    with suppress(OSError):  # a name too long for the disk, say
+        if record.path.is_file():
+            return record.path.stat().st_size
+    raise InputError(
+        f"image {record.image_id} is missing: {record.path} is not there; put it there, or remove it "
+        "from the annotations and run `dvc repro -f data`"
+    )
 
 
 def _write_arrow(path: Path, records: list[ImageRecord], crcs: list[int]) -> None:
@@ -165,8 +180,11 @@ class PackedSplit:
         self._lmdb = (self.folder / f"{name}.lmdb").resolve()
         self.manifest = read_manifest(self.folder)
         self.storage = Storage(**self.manifest["splits"][name]["stored"])
-        with pa.memory_map(str(self.folder / f"{name}.arrow")) as source:
-            table = pa.ipc.open_file(source).read_all().combine_chunks()
+        try:
+            with pa.memory_map(str(self.folder / f"{name}.arrow")) as source:
+                table = pa.ipc.open_file(source).read_all().combine_chunks()
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{self.folder}/{name}.arrow is missing or damaged; {REPACK}") from error
         # plain NumPy from here on: Arrow's thread pools do not survive a fork
         self.image_ids = table["image_id"].to_numpy()
         self.file_names = table["file_name"].to_pylist()
@@ -202,18 +220,22 @@ class PackedSplit:
 
     def record(self, index: int) -> bytes:
         """The image as stored, for decode_bgr. Raises InputError where it was damaged since: LMDB has no checksums."""
-        with _environment(self._lmdb).begin() as transaction:
-            value: bytes = transaction.get(_key(index))
-        if zlib.crc32(value) != self.crc32[index]:
+        self._check_lmdb_size()
+        try:
+            with _environment(self._lmdb).begin() as transaction:
+                value: bytes | None = transaction.get(_key(index))
+        except lmdb.Error:  # its pages are damaged
+            value = None
+        if value is None or zlib.crc32(value) != self.crc32[index]:
             raise InputError(f"{self.folder}/{self.name}.lmdb is damaged at image {self.file_names[index]}; {REPACK}")
         return value
 
     def _check_lmdb_size(self) -> None:
         # reading past the end of a truncated file is SIGBUS, not an exception: compare with what was written
         path = self.folder / f"{self.name}.lmdb"
-        least = self.manifest["splits"][self.name]["bytes"]
-        if not path.exists() or path.stat().st_size < least:
-            raise InputError(f"{path} is missing or truncated; {REPACK}")
+        size, actual = self.manifest["splits"][self.name]["lmdb_bytes"], path.stat().st_size if path.exists() else 0
+        if actual != size:
+            raise InputError(f"{path} is missing or truncated: it has {actual} bytes, not {size}; {REPACK}")
 
 
 _open: dict[Path, tuple[int, Any]] = {}  # file -> (process that opened it, environment)

@@ -29,13 +29,13 @@ def write_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -
 
 
 def draw_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -> None:
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for name, curve in curves.items():
         axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{name.replace('_', ' ')}: AP {curve.mean():.3f}")
     axes.set(xlabel="recall", ylabel="precision, mean over classes", xlim=(0, 1), ylim=(0, 1.02))
     axes.set_title("Precision by recall on the validation images")
     axes.legend(loc="lower left")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_learning_curve(path: Path, curves_csv: Path) -> None:
@@ -44,7 +44,7 @@ def draw_learning_curve(path: Path, curves_csv: Path) -> None:
         rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) for row in rows]
     evaluated = [row for row in rows if row["AP"]]
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for name, colour in (("loss_loc", "tab:gray"), ("loss_conf", "tab:brown")):
         axes.plot(epochs, [float(row[name]) for row in rows], label=name, color=colour)
     axes.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
@@ -56,18 +56,19 @@ def draw_learning_curve(path: Path, curves_csv: Path) -> None:
     right.grid(visible=False)
     figure.legend(loc="outside lower center", ncols=4)
     axes.set_title("Learning curve")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure():  # type: ignore[no-untyped-def]
+def new_figure(inches: tuple[float, float] = (7, 4.5), columns: int = 1):  # type: ignore[no-untyped-def]
     from matplotlib.figure import Figure  # the object, not pyplot: no display, no global state
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(alpha=0.3)
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = figure.subplots(1, columns)
+    for each in figure.axes:
+        each.grid(alpha=0.3)
     return figure, axes
 
 
-def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
+def save_figure(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})  # no version in it: equal runs, equal bytes

@@ -29,7 +29,7 @@ def write_annotations(path: Path, names: list[str]) -> None:
 
 def test_it_lists_the_named_images_and_their_sizes_and_no_place(root: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
-    write_manifest(manifest, root, SPLITS)
+    write_manifest(manifest, (root, root), SPLITS)
     content = json.loads(manifest.read_text())
     assert content["train"][0]["files"] == {"a.jpg": 5, "b.jpg": 5, "more/c.jpg": 10}
     assert content["val"][0]["files"] == {"c.jpg": 10}
@@ -37,9 +37,9 @@ def test_it_lists_the_named_images_and_their_sizes_and_no_place(root: Path, tmp_
 
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(root, elsewhere)
-    write_manifest(tmp_path / "again.json", elsewhere, SPLITS)
+    write_manifest(tmp_path / "again.json", (elsewhere, elsewhere), SPLITS)
     assert (tmp_path / "again.json").read_bytes() == manifest.read_bytes()
-    assert load_sources(manifest, elsewhere) == {
+    assert load_sources(manifest, (elsewhere, elsewhere)) == {
         "train": [(elsewhere / "train.json", elsewhere / "images")],
         "val": [(elsewhere / "val.json", elsewhere / "images/more")],
     }
@@ -49,31 +49,31 @@ def test_what_is_missing_is_named_with_the_advice(root: Path, tmp_path: Path) ->
     manifest = tmp_path / "manifest.json"
     (root / "images" / "b.jpg").unlink()
     with pytest.raises(InputError, match=r"1 of the 3 images .*train\.json .* first is b\.jpg; buy it"):
-        write_manifest(manifest, root, SPLITS, "buy it")
+        write_manifest(manifest, (root, root), SPLITS, "buy it")
     with pytest.raises(InputError, match=r"annotation file .*nowhere\.json is missing; buy it"):
-        write_manifest(manifest, root, {"train": [("nowhere.json", "images")]}, "buy it")
+        write_manifest(manifest, (root, root), {"train": [("nowhere.json", "images")]}, "buy it")
     with pytest.raises(InputError, match=r"image folder .*nowhere is missing; buy it"):
-        write_manifest(manifest, root, {"train": [("train.json", "nowhere")]}, "buy it")
+        write_manifest(manifest, (root, root), {"train": [("train.json", "nowhere")]}, "buy it")
     assert not manifest.exists()
     with pytest.raises(InputError, match=r"manifest\.json is missing.*dvc repro data"):
-        load_sources(manifest, root)
+        load_sources(manifest, (root, root))
 
 
 def test_what_has_changed_since_is_named(root: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
-    write_manifest(manifest, root, SPLITS)
+    write_manifest(manifest, (root, root), SPLITS)
     image, annotations = root / "images" / "b.jpg", root / "val.json"
 
     image.write_bytes(b"longer")
     with pytest.raises(InputError, match=r"b\.jpg has 6 bytes, not 5 .*dvc repro -f data"):
-        load_sources(manifest, root)
+        load_sources(manifest, (root, root))
     image.unlink()
     with pytest.raises(InputError, match=r"b\.jpg is gone.*dvc repro -f data"):
-        load_sources(manifest, root)
+        load_sources(manifest, (root, root))
     image.write_bytes(b"b.jpg")
     annotations.write_text(annotations.read_text() + "\n")
     with pytest.raises(InputError, match=r"val\.json has changed.*dvc repro -f data"):
-        load_sources(manifest, root)
+        load_sources(manifest, (root, root))
     annotations.unlink()
     with pytest.raises(InputError, match=r"val\.json is gone.*dvc repro -f data"):
-        load_sources(manifest, root)
+        load_sources(manifest, (root, root))

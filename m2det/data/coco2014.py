@@ -1,0 +1,169 @@
+"""COCO 2014 as the original trains on it: where its parts lie under a root, fetched and derived where missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile, ZipFile
+
+from tqdm import tqdm
+
+from m2det.data.coco import check_annotations, read_annotations
+from m2det.download import fetch_files
+from m2det.errors import InputError, writing
+
+log = logging.getLogger(__name__)
+
+# minival2014 is COCO's validation set of 2017, taken out of val2014; the rest of it joins the training set
+SPLITS = {
+    "train": [
+        ("annotations/instances_train2014.json", "images/train2014"),
+        ("annotations/instances_valminusminival2014.json", "images/val2014"),
+    ],
+    "val": [("annotations/instances_minival2014.json", "images/val2014")],
+}
+DERIVED = {"minival2014": 5_000, "valminusminival2014": 35_504}  # images
+ADVICE = (
+    "data.source coco2014-download fetches it; or get train2014.zip and val2014.zip (unpack them in the root's folder "
+    "images), annotations_trainval2014.zip and, for instances_val2017.json, annotations_trainval2017.zip (unpack both "
+    "in the root) from https://cocodataset.org/#download: minival and valminusminival are then made of them"
+)
+RECORD = "coco2014-download.json"  # in the root: what each zip was and what came of it
+
+
+class Archive(NamedTuple):
+    """Its path on the host, about how many GB it has, the pattern and number of the files wanted, where they go."""
+
+    path: str
+    size: float
+    wanted: str
+    number: int
+    folder: str
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+
+ARCHIVES = (
+    Archive("zips/train2014.zip", 13.6, r"train2014/COCO_train2014_\d{12}\.jpg", 82_783, "images"),
+    Archive("zips/val2014.zip", 6.7, r"val2014/COCO_val2014_\d{12}\.jpg", 40_504, "images"),
+    Archive("annotations/annotations_trainval2014.zip", 0.3, r"annotations/instances_(train|val)2014\.json", 2, "."),
+    Archive("annotations/annotations_trainval2017.zip", 0.3, r"annotations/instances_val2017\.json", 1, "."),
+)
+
+
+def download_coco2014(root: Path, mirror: str) -> None:
+    """Fetch and unpack what is not under the root yet. The mirror is laid out as http://images.cocodataset.org.
+
+    Files that are there stay if their names and sizes are right; zips go when unpacked; interrupted, it continues.
+    Raises InputError for what cannot be fetched, is damaged, has other contents than COCO's, or has no room.
+    """
+    record_file = root / RECORD
+    record: dict[str, Any] = json.loads(record_file.read_text()) if record_file.exists() else {}
+    derived = all(_instances(root, name).exists() for name in DERIVED)
+    wanted = ARCHIVES[:-1] if derived else ARCHIVES  # the last one serves only to derive
+    missing = [archive for archive in wanted if not _is_unpacked(archive, root, record.get(archive.name))]
+    to_fetch = [archive for archive in missing if not (root / archive.name).exists()]
+    names = ", ".join(archive.name for archive in to_fetch)
+    if to_fetch:
+        there = sum(path.stat().st_size for path in root.glob("*.zip.part"))
+        need = sum(2 * archive.size for archive in to_fetch) * 1e9 - there  # as they come, and unpacked
+        if (free := shutil.disk_usage(root).free) < need:
+            raise InputError(f"{root} has {free / 1e9:.1f} GB free, but {names} take {need / 1e9:.1f} GB; make room")
+        advice = f"or get {names} elsewhere (https://cocodataset.org/#download), put them into {root}, and run it again"
+        fetch_files([(f"{mirror.rstrip('/')}/{archive.path}", root / archive.name) for archive in to_fetch], advice)
+    for archive in missing:
+        record[archive.name] = _unpack(archive, root)
+        _write_json(record_file, record)
+        for path in root.glob(f"{archive.name}*"):  # and what had come of a zip that was then put there by hand
+            path.unlink()
+
+
+def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) -> bool:
+    """By the recorded names and sizes; without a record (unpacked by hand) by names and number."""
+    folder = root / archive.folder
+    if record is None:
+        inner = folder / archive.wanted.partition("/")[0]
+        entries = list(os.scandir(inner)) if inner.is_dir() else []
+        there = [f"{inner.name}/{entry.name}" for entry in entries if entry.stat().st_size]
+        return sum(bool(re.fullmatch(archive.wanted, name)) for name in there) == archive.number
+    changed = [name for name, size in record["files"].items() if not _has_size(folder / name, size)]
+    if changed:
+        log.info("%s is not as it was in %s, which is fetched again", folder / changed[0], archive.name)
+    return not changed
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
+
+
+def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
+    """Unpack what is missing, each file complete or not at all, its CRC32 checked; returns what to record."""
+    path, folder = root / archive.name, root / archive.folder
+    try:
+        with ZipFile(path) as source, writing(folder):
+            members = [info for info in source.infolist() if re.fullmatch(archive.wanted, info.filename)]
+            files = {info.filename: info.file_size for info in members}
+            if len(files) != archive.number:
+                raise InputError(
+                    f"{path} has {len(files)} files {archive.wanted}, but COCO's has {archive.number}; delete it, "
+                    "and run this again to fetch it, or see to data.mirror"
+                )
+            for info in tqdm(members, f"unpacking {archive.name}", unit="file"):
+                target = folder / info.filename
+                if not _has_size(target, info.file_size):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    temporary = target.with_name(target.name + ".part")
+                    with source.open(info) as packed, temporary.open("wb") as file:
+                        shutil.copyfileobj(packed, file, 1 << 20)
+                    temporary.replace(target)
+    except (BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it, and run this again to fetch it") from error
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    log.info("%s: %d files unpacked and checked; sha256 %s", archive.name, len(files), sha256)
+    return {"bytes": path.stat().st_size, "sha256": sha256, "files": files}
+
+
+def derive_minival(root: Path) -> None:
+    """Write instances_{minival,valminusminival}2014.json where they lack and instances_val{2014,2017}.json are there.
+
+    Raises InputError where they turn out to have other numbers of images than COCO's 5,000 and 35,504.
+    """
+    whole, ids_from = (_instances(root, name) for name in ("val2014", "val2017"))
+    missing = {name: count for name, count in DERIVED.items() if not _instances(root, name).exists()}
+    if not missing or not whole.exists() or not ids_from.exists():
+        return
+    minival = {image["id"] for image in read_annotations(ids_from)["images"]}
+    content = read_annotations(whole)
+    check_annotations(content, whole)
+    for name, count in missing.items():
+        images = [image for image in content["images"] if (image["id"] in minival) == (name == "minival2014")]
+        if len(images) != count:
+            raise InputError(
+                f"{whole} and {ids_from} give {len(images)} images for {name}, but COCO's have {count}; one of them "
+                "is not COCO's own: get annotations_trainval2014.zip and annotations_trainval2017.zip again"
+            )
+        ids = {image["id"] for image in images}
+        annotations = [entry for entry in content["annotations"] if entry["image_id"] in ids]
+        _write_json(_instances(root, name), content | {"images": images, "annotations": annotations})
+        log.info("%s: %d images, %d objects", _instances(root, name), len(images), len(annotations))
+
+
+def _instances(root: Path, name: str) -> Path:
+    return root / "annotations" / f"instances_{name}.json"
+
+
+def _write_json(path: Path, content: Any) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(temporary):
+        temporary.write_text(json.dumps(content))
+        temporary.replace(path)

@@ -1,0 +1,149 @@
+"""`m2det data`: what a user learns of a data set before, and of a cache after."""
+
+import json
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from m2det.cli import main
+from m2det.data.check import best_overlap
+from m2det.data.coco import read_split
+from m2det.data.image import check_size
+from m2det.data.store import finish_cache, write_split
+from m2det.model import prior_boxes
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with params.yaml, twenty pictures of 100x80 px, and their cache; the first has no box."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "images").mkdir()
+    images, objects = [], []
+    for i in range(20):
+        picture = np.random.default_rng(i).integers(0, 255, (80, 100, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"images/{i}.jpg"), picture)
+        images.append({"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 80})
+        for n in range(min(i, 2)):
+            box = [10.0, 10.0, 30.0, 30.0 + 20 * n]
+            objects.append({"image_id": i, "category_id": 3 + n, "bbox": box, "area": box[2] * box[3]})
+    objects += [
+        {"image_id": 1, "category_id": 3, "bbox": [200, 0, 10, 10]},
+        {"image_id": 2, "category_id": 3, "bbox": [90, 70, 20, 20]},
+        {"image_id": 3, "category_id": 3, "bbox": [0, 0, 90, 70], "iscrowd": 1},
+    ]
+    names = [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}, {"id": 5, "name": "unicorn"}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": objects, "categories": names}))
+    cache = tmp_path / "data/cache"
+    cache.mkdir(parents=True)
+    split = read_split([(tmp_path / "a.json", tmp_path / "images")])
+    check = lambda data, record: check_size(data, record.file_name, record.width, record.height)  # noqa: E731
+    finish_cache(cache, split.categories, {name: write_split(cache, name, split, check) for name in ("train", "val")})
+    return tmp_path
+
+
+@pytest.mark.usefixtures("project")
+def test_check_tells_what_training_would_get(capsys):
+    assert main(["data", "check", "--annotations", "a.json", "--images", "images", "--out", "sheet.png"]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        "a.json: 20 images, 38 boxes of 3 classes",
+        "images     100 wide, 80 px high; 1 without a box",
+        "missing    0\n",
+        "3 at most; 1 crowds",
+        "dropped    1 outside the image; 1 reach over an edge and are clipped",
+        "by size    53% small, 47% medium, 0% large",
+        "by class   cat 20, dog 18, unicorn 0\n",
+    ):
+        assert line in out
+    [fit] = re.findall(r"^fits: (\S+),", out, re.M)
+    assert fit.startswith("m2det") and re.search(rf"^{fit} +[\d,]+ .* [\d.]+%$", out, re.M)
+    sheet = cv2.imread("sheet.png")
+    assert sheet.shape[1] > 1000 and (sheet == (80, 200, 60)).all(-1).sum() > 1000, "boxes are drawn"
+
+
+def test_check_of_what_params_yaml_names(project, capsys):
+    assert main(["data", "check"]) == 1
+    assert "data/coco/manifest.json is missing" in capsys.readouterr().err
+    assert main(["data", "check", "--annotations", "a.json"]) == 1
+    assert "belong together" in capsys.readouterr().err
+    (project / "images/7.jpg").unlink()
+    (project / "images/8.jpg").write_bytes(b"\xff\xd8 no picture")
+    assert main(["data", "check", "--annotations", "a.json", "--images", "images"]) == 1
+    shown = capsys.readouterr()
+    assert "missing    1, the first is images/7.jpg" in shown.out and re.search(r"images/[78]\.jpg", shown.err)
+
+
+def test_best_overlap_is_the_best_by_hand():
+    boxes = np.array([[0.1, 0.2, 0.5, 0.9], [0.3, 0.3, 0.31, 0.31]], np.float32)
+    priors = prior_boxes("m2det-tiny").numpy().astype(float)
+    for box, found in zip(boxes.astype(float), best_overlap(boxes, prior_boxes("m2det-tiny")), strict=True):
+        low = np.maximum(box[:2], priors[:, :2] - priors[:, 2:] / 2)
+        high = np.minimum(box[2:], priors[:, :2] + priors[:, 2:] / 2)
+        shared = (high - low).clip(0).prod(1)
+        union = (box[2:] - box[:2]).prod() + priors[:, 2:].prod(1) - shared
+        assert found == pytest.approx((shared / union).max(), abs=1e-5)
+
+
+def test_verify_names_every_bad_record(project, capsys):
+    assert main(["data", "verify"]) == 0
+    assert "every record is as it was packed" in capsys.readouterr().out
+    lmdb = project / "data/cache/train.lmdb"
+    content = bytearray(lmdb.read_bytes())
+    for i in (4, 9):
+        at = content.find((project / f"images/{i}.jpg").read_bytes()[-200:])
+        content[at : at + 8] = bytes(8)
+    lmdb.write_bytes(content)
+    with (project / "data/cache/val.lmdb").open("r+b") as file:
+        file.truncate(9000)
+    assert main(["data", "verify"]) == 1
+    shown = capsys.readouterr()
+    bad = shown.out.strip().splitlines()
+    assert len(bad) == 3 and all(each in " ".join(bad) for each in ("image 4.jpg", "image 9.jpg", "val.lmdb"))
+    assert shown.err.endswith("error: data/cache has 3 bad records; run `dvc repro -f pack`\n")
+
+
+@pytest.mark.usefixtures("project")
+def test_a_truncated_lmdb_is_never_a_signal():
+    """At any length, before or after it was opened, reading ends in a sentence."""
+    program = """
+import os, sys
+from m2det.data.store import PackedSplit
+from m2det.errors import InputError
+whole = os.path.getsize("data/cache/train.lmdb")
+content = open("data/cache/train.lmdb", "rb").read()
+split = PackedSplit("data/cache", "train")
+split.record(0)
+for length in [*range(0, whole, 3001), 4096, 8192, whole - 4096, whole - 1, whole + 4096]:
+    with open("data/cache/train.lmdb", "wb") as file:
+        file.write(content[:length]); file.truncate(length)
+    for read in (lambda: PackedSplit("data/cache", "train"), lambda: [split.record(i) for i in range(20)]):
+        try:
+            read()
+        except InputError as error:
+            assert f"it has {length} bytes, not {whole}; run `dvc repro -f pack`" in str(error), error
+        else:
+            sys.exit(f"{length} bytes were read")
+print("done")
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.parametrize(("split", "words"), [("train", ["--epoch", "3"]), ("val", [])])
+def test_show_draws_what_the_network_sees(project, capsys, split, words):
+    assert main(["data", "show", "--split", split, "--out", "a.png", *words]) == 0
+    assert main(["data", "show", "--split", split, "--out", "b.png", *words]) == 0
+    assert "picture: a.png" in capsys.readouterr().out
+    sheet = cv2.imread("a.png")
+    assert (sheet == (80, 200, 60)).all(-1).sum() > 1000
+    assert (project / "a.png").read_bytes() == (project / "b.png").read_bytes()
+    if split == "train":
+        main(["data", "show", "--out", "c.png", "--epoch", "4"])
+        assert (project / "a.png").read_bytes() != (project / "c.png").read_bytes()

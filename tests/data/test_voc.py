@@ -1,0 +1,91 @@
+"""Pascal VOC, as its development kit lays it out, becomes what the rest reads; hostile XML ends in a sentence."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from m2det.data.coco import read_split
+from m2det.data.manifest import load_sources, write_manifest
+from m2det.data.voc import CLASSES, convert_voc
+from m2det.errors import InputError
+
+OBJECT = """<object><name>{}</name><pose>Left</pose><truncated>1</truncated><difficult>{}</difficult>
+<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>
+<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>"""
+IMAGE = "<annotation><filename>x</filename><size><width>50</width><height>40</height></size>{}</annotation>"
+SETS = {
+    ("VOC2007", "trainval"): ["000005"],
+    ("VOC2007", "test"): ["000001"],
+    ("VOC2012", "trainval"): ["2008_000002", "2007_000027"],
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "VOCdevkit"
+    for (year, name), images in SETS.items():
+        for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            (root / year / folder).mkdir(parents=True, exist_ok=True)
+        (root / year / f"ImageSets/Main/{name}.txt").write_text("\n".join(images) + "\n")
+        for image in images:
+            objects = OBJECT.format("dog", 0, 1, 1, 50, 40) + OBJECT.format("person", 1, "10.5", 2, 20, 30)
+            (root / year / f"Annotations/{image}.xml").write_text(IMAGE.format(objects))
+            cv2.imwrite(str(root / year / f"JPEGImages/{image}.jpg"), np.zeros((40, 50, 3), np.uint8))
+    return root
+
+
+def test_it_is_read_like_coco(root, tmp_path):
+    target = tmp_path / "data"
+    write_manifest(tmp_path / "manifest.json", (target, root), convert_voc(root, target))
+    assert str(tmp_path) not in (tmp_path / "manifest.json").read_text()
+    sources = load_sources(tmp_path / "manifest.json", (target, root))
+    train, val = (read_split(sources[name]) for name in ("train", "val"))
+    assert [record.image_id for record in train.records] == [5, 2007000027, 2008000002]
+    assert [record.image_id for record in val.records] == [1]
+    assert [category.name for category in train.categories] == list(CLASSES) == sorted(CLASSES) and len(CLASSES) == 20
+    for record in (*train.records, *val.records):
+        assert record.path.is_file()
+        assert record.boxes.tolist() == [[0, 0, 49, 39], [9.5, 1, 19, 29]]
+        assert [CLASSES[label - 1] for label in record.labels] == ["dog", "person"]
+        assert record.iscrowd.tolist() == [False, True], "difficult: not trained on, not counted"
+    assert train.clipped == 0
+
+
+def test_a_year_that_is_not_there_is_said(root, tmp_path, caplog):
+    (root / "VOC2012/ImageSets/Main/trainval.txt").unlink()
+    assert convert_voc(root, tmp_path)["train"] == [("annotations/VOC2007_trainval.json", "VOC2007/JPEGImages")]
+    assert "VOC2012/ImageSets/Main/trainval.txt is not there: train goes without it" in caplog.text
+    (root / "VOC2007/ImageSets/Main/test.txt").unlink()
+    with pytest.raises(InputError, match=r"has no VOC2007/ImageSets/Main/test.txt; data.root must be VOCdevkit"):
+        convert_voc(root, tmp_path)
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;&b;">]>' + IMAGE.format("&c;")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no element found"),
+        (IMAGE[:40], "no element found|unclosed"),
+        (BOMB, "declares a document type"),
+        ("<annotation/>", "lacks size/width"),
+        (IMAGE.replace("50", "many"), "invalid literal"),
+        (IMAGE.format(OBJECT.format("unicorn", 0, 1, 1, 2, 2)), "no class 'unicorn'"),
+        (IMAGE.format("<object><name>dog</name></object>"), "lacks bndbox/xmin"),
+    ],
+)
+def test_what_is_no_annotation_is_named(root, tmp_path, text, reason):
+    (root / "VOC2007/Annotations/000005.xml").write_text(text)
+    with pytest.raises(InputError, match=rf"000005\.xml is no VOC annotation .*({reason})"):
+        convert_voc(root, tmp_path)
+
+
+def test_boxes_beyond_numbers_are_found_when_read(root, tmp_path):
+    (root / "VOC2007/Annotations/000005.xml").write_text(IMAGE.format(OBJECT.format("dog", 0, "nan", 1, 2, 2)))
+    convert_voc(root, tmp_path)
+    assert json.loads((tmp_path / "annotations/VOC2007_trainval.json").read_text())
+    with pytest.raises(InputError, match=r"VOC2007_trainval\.json: annotation 5000 has bbox .nan"):
+        read_split([(tmp_path / "annotations/VOC2007_trainval.json", root)])

@@ -1,0 +1,138 @@
+"""Files come over a bad line, whole and once; what cannot be fetched ends in a sentence."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from m2det import download
+from m2det.download import fetch_files
+from m2det.errors import InputError
+from tests.conftest import ROOT
+from tests.flaky_server import FlakyServer
+
+CONTENT = random.Random(0).randbytes(300_000)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 2)
+    monkeypatch.setattr(download, "BLOCK", 1 << 15)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
+    made = FlakyServer()
+    made.files["/a.zip"] = CONTENT
+    yield made
+    made.shutdown()
+
+
+def fetch(server, folder, name="a.zip"):
+    fetch_files([(f"{server.url}/{name}", folder / name)], "or put it there")
+    assert sorted(path.name for path in folder.iterdir()) == [name]
+    return (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        ["drop"],
+        ["drop"] * 9,
+        ["stall"],
+        ["503", "429"],
+        ["drop", "503", "drop"],
+        ["drop", "whole"],
+        ["drop", "whole", "whole"],
+        ["more"],
+        ["chunked"],
+        ["drop", "drop", "more"],
+    ],
+    ids=" ".join,
+)
+def test_a_bad_line_gives_the_whole_file(server, tmp_path, faults):
+    server.faults["/a.zip"] = list(faults)
+    assert fetch(server, tmp_path) == CONTENT
+    if not {"whole", "chunked", "more"} & set(faults):
+        assert server.served == len(CONTENT), "no byte is fetched twice"
+
+
+@pytest.mark.parametrize("fault", ["", "blind"], ids=["If-Range", "a server that knows no If-Range"])
+def test_a_file_that_changes_meanwhile_is_begun_again(server, tmp_path, fault):
+    download_once(server, tmp_path)
+    server.files["/a.zip"], server.version = CONTENT[::-1], "2"
+    server.faults["/a.zip"] = [fault]
+    assert fetch(server, tmp_path) == CONTENT[::-1]
+
+
+def download_once(server, folder):
+    """Half of the file comes, then the server is gone for good."""
+    server.faults["/a.zip"] = ["drop", "404"]
+    with pytest.raises(InputError):
+        fetch_files([(f"{server.url}/a.zip", folder / "a.zip")], "or put it there")
+    assert (folder / "a.zip.part").stat().st_size == len(CONTENT) // 2
+
+
+@pytest.mark.parametrize("length", [100, 200_000])
+def test_a_file_that_shrinks_is_begun_again(server, tmp_path, length):
+    download_once(server, tmp_path)
+    server.files["/a.zip"] = CONTENT[:length]  # with the same ETag
+    assert fetch(server, tmp_path) == CONTENT[:length]
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        (["404"], "404"),
+        (["503"] * 20, "503"),
+        (["drop", *["503"] * 20], "503"),
+    ],
+)
+def test_what_cannot_be_fetched_ends_in_a_sentence(server, tmp_path, faults, reason):
+    server.faults["/a.zip"] = faults
+    with pytest.raises(InputError, match=rf"/a\.zip cannot be fetched \(.*({reason}).*\); or put it there$"):
+        fetch(server, tmp_path)
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_without_a_network_it_says_what_to_do(server, tmp_path):
+    server.server_close()
+    server.shutdown()
+    with pytest.raises(InputError, match=r"cannot be fetched .*refused.*; or put it there$"):
+        fetch(server, tmp_path)
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_one_failure_stops_the_others(server, tmp_path):
+    server.files["/b.zip"] = CONTENT * 30
+    server.pace, server.faults["/a.zip"] = 0.02, ["404"]
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=r"a\.zip cannot be fetched"):
+        fetch_files([(f"{server.url}/{name}", tmp_path / name) for name in ("a.zip", "b.zip")], "or put it there")
+    assert time.perf_counter() - start < 2
+    assert not (tmp_path / "b.zip").exists()
+
+
+@pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_in_the_middle_it_continues_where_it_was(server, tmp_path, which):
+    server.files["/a.zip"] = content = CONTENT * 20
+    server.pace = 0.02
+    program = (
+        "import sys; from pathlib import Path; from tasks.process import stage_process; stage_process();"
+        "from m2det.download import fetch_files; fetch_files([(sys.argv[1], Path(sys.argv[2]))], '')"
+    )
+    command = [sys.executable, "-c", program, f"{server.url}/a.zip", str(tmp_path / "a.zip")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    part = tmp_path / "a.zip.part"
+    while not (part.exists() and part.stat().st_size > 1_000_000):
+        time.sleep(0.01)
+    process.send_signal(which)
+    assert process.wait(10) == (-which if which == signal.SIGKILL else 143)
+    there = part.stat().st_size
+    assert 1_000_000 < there < len(content)
+    server.pace = 0
+    time.sleep(0.2)
+    server.served = 0
+    assert fetch(server, tmp_path) == content
+    assert server.gets[-1][1] == f"bytes={there}-" and server.served == len(content) - there
