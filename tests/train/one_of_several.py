@@ -20,6 +20,7 @@ def first_gradients(params, cache, backbone, folder, group=ALONE):
     run = Run(params, cache, backbone, folder, group)
     run.model.double().register_forward_pre_hook(lambda _, images: (images[0].double(),))
     run.average = Average(run.model, 0.0)
+    run.optimizer.state.clear()  # momentum in float32
     run.network = group.wrap(run.model, run.device)
     train_step(run, [collate([run.samples[key] for key in part]) for part in run.order.parts(0)])
     return {name: p.grad for name, p in run.model.named_parameters()}
