@@ -9,9 +9,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro: .venv/installed  ## data to model: everything that is not up to date
 	dvc repro
 
-test: .venv/installed  ## fast tests, then the slow ones (real servers and pipelines), two files at a time
+test: .venv/installed  ## fast tests, then the slow ones (real servers and pipelines), two at a time
 	python setup.py -q build_ext --inplace
-	pytest -q
+	OMP_NUM_THREADS=1 pytest -q -n 2
 	OMP_NUM_THREADS=1 pytest -q -m slow -n 2 --dist loadfile
 
 lint: .venv/installed

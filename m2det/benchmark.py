@@ -12,20 +12,10 @@ from typing import Any, Literal
 import torch
 
 from m2det.config import Params, PrecisionParams
-from m2det.cost import Cost, forward_flops
+from m2det.cost import Cost, forget_peak_memory, forward_flops, peak_flops
 from m2det.data.loader import Batch, PlainSamples, TrainingOrder, TrainingSamples, plain_loader, training_loader
 from m2det.data.store import PackedSplit
-from m2det.device import (
-    compiled,
-    describe,
-    forget_peak_memory,
-    fuses,
-    in_format_of,
-    normalise,
-    peak_flops,
-    place_model,
-    synchronise,
-)
+from m2det.device import compiled, describe, fuses, in_format_of, normalise, place_model, synchronise
 from m2det.evaluate.detect import detect_images
 from m2det.loss import MultiBoxLoss
 from m2det.model import M2Det, build_model, prior_boxes

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from m2det.device import peak_memory
 from m2det.model import M2Det, build_model
+
+# Dense operations per second in the half type, by a part of the device's name; the first that fits.
+PEAKS = (
+    ("H200", 989e12),  # NVIDIA H200 data sheet: 1,979 TFLOP/s with sparsity
+    ("H100 PCIe", 756e12),  # NVIDIA H100 data sheet: 1,513 with sparsity
+    ("H100", 989e12),  # the same, SXM: 1,979 with sparsity
+    ("A100", 312e12),  # NVIDIA A100 data sheet
+    ("L40S", 362e12),  # NVIDIA L40S data sheet: 733 with sparsity
+    ("L4", 121e12),  # NVIDIA L4 data sheet: 242 with sparsity
+    ("V100", 125e12),  # NVIDIA V100 data sheet, SXM2
+    ("Ascend910B2", 376e12),  # Huawei, Atlas 800T A2
+    ("Ascend910B3", 313e12),  # the same
+    ("Ascend910A", 256e12),  # Huawei, Ascend 910 (2019)
+)
 
 
 def forward_flops(model: M2Det) -> int:
@@ -39,3 +54,27 @@ class Cost:
         done = self.flops * images_per_second
         share = f" MFU {done / self.peak:.0%}" if self.peak else ""
         return f"{done / 1e12:.3g} TFLOP/s{share} memory {peak_memory(self.device) / 1e9:.1f} GB"
+
+
+def peak_flops(device: torch.device) -> float:
+    """Operations per second that the device can do in its half type, as its vendor says; 0 where it is not known."""
+    if device.type == "cpu":
+        return 0.0
+    name = torch.get_device_module(device.type).get_device_name(device)
+    return next((peak for part, peak in PEAKS if re.search(rf"\b{part}\b", name)), 0.0)
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Begin anew what peak_memory says; on a CPU it is the whole process's life."""
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had: of the device's memory, or of the CPU's."""
+    if device.type != "cpu":
+        return torch.accelerator.max_memory_allocated(device)
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-import sys
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -46,20 +46,6 @@ TRAITS = {
         },
     ),
 }
-
-# Dense operations per second in the half type, by a part of the device's name; the first that fits.
-PEAKS = (
-    ("H200", 989e12),  # NVIDIA H200 data sheet: 1,979 TFLOP/s with sparsity
-    ("H100 PCIe", 756e12),  # NVIDIA H100 data sheet: 1,513 with sparsity
-    ("H100", 989e12),  # the same, SXM: 1,979 with sparsity
-    ("A100", 312e12),  # NVIDIA A100 data sheet
-    ("L40S", 362e12),  # NVIDIA L40S data sheet: 733 with sparsity
-    ("L4", 121e12),  # NVIDIA L4 data sheet: 242 with sparsity
-    ("V100", 125e12),  # NVIDIA V100 data sheet, SXM2
-    ("Ascend910B2", 376e12),  # Huawei, Atlas 800T A2
-    ("Ascend910B3", 313e12),  # the same
-    ("Ascend910A", 256e12),  # Huawei, Ascend 910 (2019)
-)
 
 
 @cache
@@ -127,10 +113,16 @@ def synchronise_norms(model: torch.nn.Module, device: torch.device) -> None:
 
 def normalise(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """uint8 [B,3,S,S] BGR on the device -> float32 minus the mean, in the device's memory format."""
+    return in_format_of(images.float() - _mean_on(device), device)
+
+
+@cache
+def _mean_on(device: torch.device) -> torch.Tensor:
+    """Once: a copy from memory that is not pinned waits for the device."""
     from m2det.data.augment import MEAN_BGR
 
-    mean = torch.tensor(MEAN_BGR, dtype=torch.float32).to(device, non_blocking=True)
-    return in_format_of(images.float() - mean[:, None, None], device)
+    with torch.inference_mode(False):
+        return torch.tensor(MEAN_BGR, dtype=torch.float32)[:, None, None].to(device)
 
 
 def in_format_of(images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -145,7 +137,7 @@ def fuses(device: torch.device, optimizer: Literal["sgd", "adamw"]) -> tuple[boo
     if optimizer == "adamw":
         return False, "torch_npu's fused AdamW cannot leave a step out"
     name = torch.get_device_module("npu").get_device_name(device)
-    if any(part in name for part in ("Ascend910B", "Ascend910_93")):
+    if re.search(r"Ascend910B\d|Ascend910_93", name):
         return True, f"{name} has it"
     return False, f"its kernel aclnnFusedSgd is documented for Atlas A2 and A3, not for {name}"
 
@@ -159,30 +151,6 @@ def compiled(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
         raise InputError(f"train.compile is true, which this project does not support on {device.type}; set it false")
     log.info("network: compiled by torch.compile; the first steps take minutes")
     return torch.compile(network, dynamic=False)  # type: ignore[return-value]
-
-
-def peak_flops(device: torch.device) -> float:
-    """Operations per second that the device can do in its half type, as its vendor says; 0 where it is not known."""
-    if device.type == "cpu":
-        return 0.0
-    name = torch.get_device_module(device.type).get_device_name(device)
-    return next((peak for part, peak in PEAKS if part in name), 0.0)
-
-
-def forget_peak_memory(device: torch.device) -> None:
-    """Begin anew what peak_memory says; on a CPU it is the whole process's life."""
-    if device.type != "cpu":
-        torch.accelerator.reset_peak_memory_stats(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has had: of the device's memory, or of the CPU's."""
-    if device.type != "cpu":
-        return torch.accelerator.max_memory_allocated(device)
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
 
 
 def synchronise(device: torch.device) -> None:

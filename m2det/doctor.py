@@ -10,7 +10,8 @@ from importlib.util import find_spec
 import torch
 
 from m2det.config import PrecisionParams
-from m2det.device import TRAITS, choose_device, describe, import_torch_npu, peak_flops
+from m2det.cost import peak_flops
+from m2det.device import TRAITS, choose_device, describe, import_torch_npu
 from m2det.errors import InputError
 from m2det.train.precision import Precision
 

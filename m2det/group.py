@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -48,11 +49,19 @@ class Group:
             dist.init_process_group(backend, timeout=timedelta(minutes=30))
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model with gradients averaged over all, and rank 0's running statistics for everyone."""
+        """The model with gradients averaged over all, and rank 0's running statistics for everyone.
+
+        What is added up in which order must be the same in every step, or a resumed run would have other bits: looking
+        for unused parameters, of which there are none, keeps DDP from arranging its buckets anew after the first one.
+        """
         if self.size == 1:
             return model
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         return DistributedDataParallel(
-            model, None if device.type == "cpu" else [device.index], gradient_as_bucket_view=True
+            model,
+            None if device.type == "cpu" else [device.index],
+            gradient_as_bucket_view=True,
+            find_unused_parameters=True,
         )
 
     def apart(self, network: nn.Module) -> AbstractContextManager[None]:
@@ -94,6 +103,10 @@ class Group:
             values = [None] * self.size
             dist.all_gather_object(values, value)
         return values
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.gather(None)
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give everyone rank 0's running statistics."""

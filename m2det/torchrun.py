@@ -80,6 +80,8 @@ def as_one_of_several(work: Callable[[Group], None], folder: Path, grace: float)
     An InputError leaves its sentence in the folder and exits with 1; the log of rank 0 goes to stdout.
     """
     parent = os.getppid()
+    if "TORCHELASTIC_RUN_ID" in os.environ and not _is_torchrun(parent):
+        sys.exit("torchrun, which started this process, has ended")
     die_with_parent(parent)  # torchrun puts us into a session of our own and leaves us when it is killed
     end_after_parent(parent, grace)
     group = Group.from_environment()
@@ -96,3 +98,8 @@ def as_one_of_several(work: Callable[[Group], None], folder: Path, grace: float)
             sys.exit(1)
 
     guarded()
+
+
+def _is_torchrun(pid: int) -> bool:
+    command = Path(f"/proc/{pid}/cmdline")
+    return sys.platform != "linux" or (command.exists() and b"torch.distributed.run" in command.read_bytes())

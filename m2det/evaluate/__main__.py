@@ -21,7 +21,7 @@ from m2det.train.checkpoint import load_trained
 def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: Group) -> None:
     """Write the COCO results of the split `val` to `out`; every process of the group calls it, rank 0 writes.
 
-    The bytes do not depend on the number of processes.
+    Every image once, in order, by any number of processes.
     """
     device = group.own_device(choose_device(params.device))
     group.connect(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from m2det.group import Group
 from m2det.torchrun import as_one_of_several
 from m2det.train.launch import OUTCOME
 from m2det.train.loop import train
+from m2det.train.unfinished import only_writer
 
 
 def main(params_file: str, cache: str, backbone: str, unfinished: str) -> None:
@@ -20,7 +22,9 @@ def main(params_file: str, cache: str, backbone: str, unfinished: str) -> None:
     params, folder = load_params(params_file), Path(unfinished)
 
     def work(group: Group) -> None:
-        outcome = train(params, Path(cache), Path(backbone), folder, folder / "log.txt", group)
+        # nobody reads a checkpoint before rank 0 has the folder: joining comes first
+        with only_writer(folder) if group.leads else nullcontext():
+            outcome = train(params, Path(cache), Path(backbone), folder, folder / "log.txt", group)
         if group.leads:
             content = {
                 "model": outcome.model.state_dict(),

@@ -26,7 +26,7 @@ class ApexPrecision(Precision):
 
     def __init__(self, params: PrecisionParams, device: torch.device) -> None:
         self.device, self.dtype, self.half, self.dynamic = device, torch.float32, False, False
-        self._static, self._scaler = 1.0, torch.amp.GradScaler(device.type, enabled=False)
+        self._static, self._scaler, self._before = 1.0, torch.amp.GradScaler(device.type, enabled=False), []
         try:
             self._amp: Any = importlib.import_module("apex.amp")
             self._amp.initialize  # noqa: B018

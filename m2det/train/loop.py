@@ -49,6 +49,7 @@ def train(
                 run.save()
             report.resume_clock()
             if stopping:
+                group.wait()  # for rank 0 to have written: torchrun ends all soon after the first one
                 report.line(f"stopped at step {run.step}; the same command continues from there")
                 raise SystemExit(128 + stopping)
     return run.outcome()

@@ -43,17 +43,21 @@ class Losses:
     def mean(self) -> dict[str, float]:
         """Per step, over all processes. Raises InputError where one was not finite, in the words of `explain`."""
         bad = int(self._bad_batch)
-        troubles = self._group.gather((bad, self._explain(bad)) if bad >= 0 else None)
-        if any(troubles):
-            raise InputError(min(trouble for trouble in troubles if trouble)[1])
+        if everywhere := [number for number in self._group.gather(bad) if number >= 0]:
+            first = min(everywhere)
+            sentence = self._explain(first)  # by all: batch normalisation may be over all processes' images
+            raise InputError(next(filter(None, self._group.gather(sentence if bad == first else ""))))
         if not self._steps:
             return {}
         loc, conf = self._group.mean(self._sum / self._steps).tolist()
         return {"loc": loc, "conf": conf}
 
     def state_dict(self) -> dict[str, Any]:
-        """Without a bad batch: `mean` comes before it is saved."""
-        return {"sum": self._sum, "steps": self._steps}
+        """Of all processes, who call it together. Without a bad batch: `mean` comes before it is saved."""
+        return {"sums": self._group.gather(self._sum.tolist()), "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sum, self._steps = state["sum"].to(self._device), state["steps"]
+        """This process's own sums; another number of processes than before shares them alike."""
+        sums = torch.tensor(state["sums"], device=self._device)
+        self._sum = sums[self._group.rank] if len(sums) == self._group.size else sums.mean(0)
+        self._steps = state["steps"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +36,18 @@ def make_optimizer(model: nn.Module, settings: TrainParams, rate: float) -> torc
         # else a first step that is left out (an overflow) would leave momentum that nobody has set
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Continue from a saved state, perhaps another device's: kernels and memory formats stay this one's."""
+    for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        saved.update({key: own[key] for key in ("fused", "foreach")})
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                # fused kernels take it for granted that both lie in memory in one order
+                values[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def base_rate(settings: TrainParams, processes: int) -> float:

@@ -42,6 +42,7 @@ class Precision:
         static = 1.0 if params.loss_scale == "dynamic" or not self.half else params.loss_scale
         self._static = static
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dynamic)
+        self._before: list[Tensor] = []  # the weights before a step, where the optimizer cannot leave one out
         scale = "dynamic" if self.dynamic else f"{static:g}"
         log.info("precision: %s (%s), loss scale %s", str(self.dtype)[6:], reason, scale)
 
@@ -77,9 +78,10 @@ class Precision:
             optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
             optimizer.step()
         else:
-            before = [p.detach().clone() for p in parameters]
+            self._before = self._before or [torch.empty_like(p, requires_grad=False) for p in parameters]
+            torch._foreach_copy_(self._before, [p.detach() for p in parameters])
             optimizer.step()
-            for parameter, old in zip(parameters, before, strict=True):
+            for parameter, old in zip(parameters, self._before, strict=True):
                 parameter.data.copy_(torch.where(skip, old, parameter.data))
 
     def loss_scale(self) -> float:
@@ -96,7 +98,7 @@ class Precision:
         return self._scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.dynamic:
+        if self.dynamic and state:  # none of a run that computed in float32 so far
             self._scaler.load_state_dict(state)
 
 

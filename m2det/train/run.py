@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from m2det.config import Params
-from m2det.cost import Cost, forward_flops
+from m2det.cost import Cost, forward_flops, peak_flops
 from m2det.data.loader import TrainingOrder, TrainingSamples
 from m2det.data.store import PackedSplit
-from m2det.device import choose_device, compiled, peak_flops, place_model, synchronise_norms
+from m2det.device import choose_device, compiled, place_model, synchronise_norms
 from m2det.group import Group
 from m2det.loss import MultiBoxLoss, Targets
 from m2det.model import M2Det, build_model, prior_boxes
@@ -24,7 +24,7 @@ from m2det.train.checkpoint import load_best, load_state, save_best, save_state
 from m2det.train.diagnose import explain, refuse_infinite_weights
 from m2det.train.ema import Average
 from m2det.train.losses import Losses
-from m2det.train.optimizer import base_rate, check_training_batch, freeze, make_optimizer, train_mode
+from m2det.train.optimizer import base_rate, check_training_batch, freeze, load_optimizer, make_optimizer, train_mode
 from m2det.train.precision import make_precision
 from m2det.train.schedule import learning_rate
 from m2det.train.validate import validate
@@ -76,9 +76,8 @@ class Run:
         self.rate = base_rate(settings, self.group.size)
         self.optimizer = make_optimizer(self.model, settings, self.rate)
         self.precision.prepare(self.model, self.optimizer)
-        self.network = self.group.wrap(self.model, self.device)
-        if settings.compile:
-            self.network = compiled(self.network, self.device)
+        network = compiled(self.model, self.device) if settings.compile else self.model
+        self.network = self.group.wrap(network, self.device)
         self.average = Average(self.model, settings.ema)
         self.samples = TrainingSamples(self.split, self.size, params.seed, settings)
         self.order = TrainingOrder(
@@ -138,6 +137,7 @@ class Run:
             "train.accumulate": settings.accumulate,
             "train.compile": settings.compile,
             "device": self.device.type,
+            "precision": str(self.precision.dtype)[6:],
             "torch": str(torch.__version__),
         }
 
@@ -204,6 +204,7 @@ class Run:
     def save(self) -> None:
         self.losses.mean()  # never keep weights behind a loss that was not finite
         refuse_infinite_weights(self.model, self.step)
+        losses = self.losses.state_dict()
         if not self.group.leads:
             return
         save_state(
@@ -217,7 +218,7 @@ class Run:
                 "rows": self.rows,
                 "best": self._best,
                 "rate_of_open_epoch": self._rate_of_open_epoch,
-                "losses": self.losses.state_dict(),
+                "losses": losses,
                 "how": self.how,
             },
         )
@@ -227,7 +228,7 @@ class Run:
         if state is None:
             return
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.precision.load_state_dict(state["scaler"])
         self.average.load_state_dict(state["average"])
         self.step, self.rows, self._best = state["step"], state["rows"], state["best"]

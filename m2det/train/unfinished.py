@@ -19,7 +19,7 @@ from m2det.train.checkpoint import checkpoints, step_of
 
 log = logging.getLogger(__name__)
 
-LOCK, WHAT = "lock", "run.json"
+LOCK, WRITER, WHAT = "lock", "writer", "run.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,15 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        yield
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """For the process that writes checkpoints: it waits for an earlier run's, which may be about to end, to be gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / WRITER).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -53,11 +53,11 @@ def stage(folder: Path) -> subprocess.Popen:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT)
 
 
-def finished(folder: Path) -> bytes:
-    """Run the stage to its end; the bytes of its model."""
+def finished(folder: Path) -> list[bytes]:
+    """Run the stage to its end; the bytes of its model, its curves and its metrics."""
     assert stage(folder).wait(240) == 0, (folder / "out.txt").read_text()
     assert not list((folder / UNFINISHED).glob("*")), "a finished training leaves nothing unfinished"
-    return (folder / MODEL).read_bytes()
+    return [(folder / name).read_bytes() for name in (MODEL, "results/curves.csv", "results/train.json")]
 
 
 def processes_in(folder: Path) -> Iterator[tuple[int, str]]:
@@ -128,8 +128,8 @@ def main() -> None:
                 assert finished(folder) == wanted, f"{kind}, moment {i} of seed {arguments.seed}: other bytes"
                 shutil.rmtree(folder)
             print(
-                f"{kind}: {hits} of {kills} kills before its end, all {arguments.moments} models byte for byte the "
-                f"undisturbed one; nothing left after at most {longest:.1f} s",
+                f"{kind}: {hits} of {kills} kills before its end, all {arguments.moments} models and curves byte for "
+                f"byte the undisturbed ones; nothing left after at most {longest:.1f} s",
                 flush=True,
             )
 

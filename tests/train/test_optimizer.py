@@ -5,7 +5,7 @@ import torch
 
 from m2det.loss import MultiBoxLoss
 from m2det.model import build_model, prior_boxes
-from m2det.train.optimizer import base_rate, make_optimizer
+from m2det.train.optimizer import base_rate, load_optimizer, make_optimizer
 from m2det.train.schedule import learning_rate
 from tests.train.test_loop import settings
 
@@ -18,6 +18,29 @@ def test_the_rate_is_in_proportion_and_warns_where_the_original_lost_accuracy(ca
     assert found == pytest.approx(rate)
     assert f"for a total batch of 8 x {processes}" in caplog.text
     assert ("warning: this total batch is 1.8 times" in caplog.text) == warns
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_state_of_another_memory_format_and_kernel_goes_on_alike(name):
+    """As an NPU saves it, channels first and over lists of tensors; here it is channels last and fused."""
+    updates = []
+    for saved_as in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=saved_as)
+        optimizer = make_optimizer(layer, settings(optimizer=name).train, 0.1)
+        layer(torch.ones(1, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+        state = optimizer.state_dict()
+        for group in state["param_groups"]:
+            group.update(fused=False, foreach=True)
+        layer = layer.to(memory_format=torch.channels_last)
+        other = make_optimizer(layer, settings(optimizer=name).train, 0.1)
+        load_optimizer(other, state)
+        assert all(group["fused"] and not group["foreach"] for group in other.param_groups)
+        layer(torch.ones(1, 3, 8, 8)).square().sum().backward()
+        other.step()
+        updates.append(layer.weight.detach().clone())
+    assert torch.allclose(*updates, rtol=1e-5)
 
 
 def test_norms_and_biases_decay_only_when_asked_to():

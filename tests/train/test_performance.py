@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from m2det.config import Params
-from m2det.device import choose_device, peak_flops
+from m2det.cost import peak_flops
+from m2det.device import choose_device
 from m2det.group import Group
 from m2det.performance import RESULT, compare, measure
 from m2det.torchrun import run_together
@@ -43,6 +44,7 @@ def test_it_stands_next_to_what_the_seed_published_and_says_what_it_ran_on():
 
 def test_peaks_are_found_by_name_and_unknown_ones_are_not_guessed(monkeypatch):
     names = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "Ascend910B3": 313e12, "Ascend910_9391": 0.0}
+    names |= {"NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA RTX A1000": 0.0, "NVIDIA L40": 0.0, "NVIDIA L4": 121e12}
     for name, peak in names.items():
         module = type("module", (), {"get_device_name": staticmethod(lambda _, name=name: name)})
         monkeypatch.setattr(torch, "get_device_module", lambda _, module=module: module)

@@ -144,6 +144,23 @@ def test_detections_of_two_processes_are_the_bytes_of_one(material, undisturbed,
     assert len(json.loads((tmp_path / "one").read_text())) > 14
 
 
+def test_three_processes_continue_to_the_same_bits(material, tmp_path):
+    """With more than two, the order in which gradients are added up counts: it must never change."""
+    whole = together(material, tmp_path / "whole", write_params(tmp_path / "whole", processes=3), 3)
+    params_file = write_params(tmp_path / "parts", processes=3, save_every=1)
+    process = torchrun("train", params_file, *material, tmp_path / "parts/state", processes=3)
+    while not checkpoints(tmp_path / "parts/state"):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    process.terminate()
+    process.wait(60)
+    assert none_left(tmp_path)
+    resumed = together(material, tmp_path / "parts", params_file, 3)
+    assert resumed.rows == whole.rows
+    wanted, found = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
 def test_another_number_of_processes_goes_on_with_the_same_images(material, tmp_path, capfd):
     """Two processes with 2 images, then one with 4: other bits, and it says so; no image is lost or repeated."""
     params_file = write_params(tmp_path, save_every=1)
