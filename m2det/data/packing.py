@@ -34,7 +34,7 @@ RECORDS_PER_PART, BYTES_PER_PART = 64, 1 << 20  # what a process prepares at a t
 ORIGINAL = Storage()
 
 Check = Callable[[bytes, ImageRecord], None]
-Value = tuple[bytes, int]  # as stored, and its crc32
+Prepared = tuple[bytes | None, int]  # as stored, or None for the file's own bytes; and its crc32
 
 
 def write_split(
@@ -49,8 +49,9 @@ def write_split(
     map_size = sum(-(-size // 4096) * 4096 + 4096 for size in sizes) * 11 // 10 + (64 << 20)
     path = folder / f"{name}.lmdb"
     prepare = partial(_prepare, split.records, check, storage)
+    files = [record.path for record in split.records]
     try:
-        sums = _write_values(path, map_size, sizes, prepare, processes)
+        sums = _write_values(path, map_size, files, sizes, prepare, processes)
     except lmdb.Error as error:
         raise InputError(f"{path} cannot be written ({error}); make room on its disk") from error
     _write_arrow(folder / f"{name}.arrow", split.records, sums[:, 0])
@@ -78,7 +79,12 @@ def require_room(folder: Path, size: int) -> None:
 
 
 def _write_values(
-    path: Path, map_size: int, sizes: list[int], prepare: Callable[[range], list[Value]], processes: int
+    path: Path,
+    map_size: int,
+    files: list[Path],
+    sizes: list[int],
+    prepare: Callable[[range], list[Prepared]],
+    processes: int,
 ) -> NDArray[np.uint32]:
     """Write the images that are not yet there; returns crc32 and length of all [N,2]."""
     sums_path = path.with_suffix(".sums")
@@ -95,7 +101,9 @@ def _write_values(
         closing(in_order(_parts(sizes, done), prepare, processes)) as parts,
     ):
         sums.truncate(done * 8)  # those of a commit that was not reached
-        values = (value for part in parts for value in part)
+        prepared = zip(files[done:], (value for part in parts for value in part), strict=True)
+        # read a second time, from memory: that costs less than a pipe; should it change between, the sum tells
+        values = ((file.read_bytes() if value is None else value, crc) for file, (value, crc) in prepared)
         while done < len(sizes):
             # opened anew for each transaction: pages that LMDB recycles in memory keep, behind their contents, bytes
             # of older pages; so a commit depends on the file alone, and an interrupted pack ends with the same bytes
@@ -111,7 +119,7 @@ def _environment(path: Path, map_size: int) -> Any:
     return closing(lmdb.open(str(path), map_size=map_size, subdir=False, lock=False, writemap=False))
 
 
-def _write_transaction(env: Any, first: int, values: Iterator[Value], sums: IO[bytes]) -> int:
+def _write_transaction(env: Any, first: int, values: Iterator[tuple[bytes, int]], sums: IO[bytes]) -> int:
     """Write values up to a commit, whose place follows from them alone; returns how many."""
     held: list[tuple[int, int]] = []
     size = 0
@@ -138,13 +146,13 @@ def _parts(sizes: Sequence[int], first: int) -> Iterator[range]:
             first, held = end, 0
 
 
-def _prepare(records: list[ImageRecord], check: Check, storage: Storage, indices: range) -> list[Value]:
-    values = []
+def _prepare(records: list[ImageRecord], check: Check, storage: Storage, indices: range) -> list[Prepared]:
+    values: list[Prepared] = []
     for record in records[indices.start : indices.stop]:
-        value = record.path.read_bytes()
-        check(value, record)
-        value = storage.encode(value, record.file_name)
-        values.append((value, zlib.crc32(value)))
+        data = record.path.read_bytes()
+        check(data, record)
+        value = storage.encode(data, record.file_name)
+        values.append((None if value is data else value, zlib.crc32(value)))
     return values
 
 
