@@ -19,9 +19,10 @@ lint: .venv/installed
 	ruff format --check .
 	mypy
 
-stress: .venv/installed  ## kill a training at 20 moments of each kind, continue it, compare the bytes; about an hour
+stress: .venv/installed  ## kill trainings and packs at random moments, continue them, compare the bytes; about an hour
 	python setup.py -q build_ext --inplace
 	python -m tests.train.disturb
+	python -m tests.data.disturb_pack
 
 prefect: .venv/installed  ## a Prefect server in this terminal; README says what to do in the next
 	PREFECT_PLUGINS_ENABLED=false prefect server start

@@ -17,9 +17,10 @@ from m2det.data.augment import MEAN_BGR
 from m2det.data.coco import Category, ImageRecord, Split
 from m2det.data.image import decode_bgr
 from m2det.data.loader import PlainSamples, TrainingOrder, TrainingSamples, training_loader
+from m2det.data.packing import finish_cache, write_split
 from m2det.data.plan import draw_plan
 from m2det.data.storage import Storage
-from m2det.data.store import PackedSplit, finish_cache, write_split
+from m2det.data.store import PackedSplit
 from m2det.data.workers import Key
 from m2det.errors import InputError
 

@@ -6,6 +6,8 @@ import os
 from functools import cache
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from m2det.config import Params, load_params
 from m2det.data.manifest import Roots, roots_of
 
@@ -40,3 +42,9 @@ def main_root() -> Path:
 def roots() -> Roots:
     """Where annotation files and images are found."""
     return roots_of(params().data, main_root())
+
+
+def sources(stage: str) -> list[Path]:
+    """The Python files among a stage's deps in dvc.yaml, the one list of what shapes its result."""
+    deps = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][stage]["deps"]
+    return [source for dep in deps for source in (Path(dep), *Path(dep).rglob("*.py")) if source.suffix == ".py"]

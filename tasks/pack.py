@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+from pathlib import Path
+
 from m2det.data.coco import ImageRecord, read_split
-from m2det.data.image import check_header, check_jpeg_is_whole, check_size
+from m2det.data.image import check_header, check_jpeg_is_whole, check_size, jpeg_decoder
 from m2det.data.manifest import RAW, load_sources
+from m2det.data.packing import ORIGINAL, finish_cache, require_room, write_split
 from m2det.data.storage import Storage
-from m2det.data.store import ORIGINAL, finish_cache, write_split
+from m2det.data.store import FORMAT
 from m2det.errors import InputError, writing
-from tasks.common import CACHE, params, roots
+from m2det.unfinished import LOCK, digest, digest_files, locked
+from tasks.common import CACHE, main_root, params, roots, sources
 
 
 def pack() -> None:
-    """Write data/cache, its manifest last."""
+    """Write data/cache, its manifest last.
+
+    Until then it lies in data/unfinished/<fingerprint>/ of the main working copy, where DVC deletes nothing; the
+    fingerprint covers everything that shapes the cache, so only the same pack continues it.
+    """
     splits = {name: read_split(pairs) for name, pairs in load_sources(RAW / "manifest.json", roots()).items()}
     categories = splits["train"].categories
     if splits["val"].categories != categories:
@@ -21,16 +32,28 @@ def pack() -> None:
         raise InputError("the training annotations have no usable box: there is nothing to learn from")
     settings = params().pack
     check = _decodes if settings.verify == "decode" else _is_whole
+    jpeg_decoder()  # chosen here, or each process says which
     storage = {"train": Storage(settings.images, settings.side, settings.quality), "val": ORIGINAL}
-    with writing(CACHE):
-        CACHE.mkdir(parents=True, exist_ok=True)
+    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    unfinished = main_root() / "data" / "unfinished" / _fingerprint()
+    with writing(unfinished), locked(unfinished):
+        for other in sorted(unfinished.parent.iterdir()):
+            if other != unfinished:
+                print(f"{other} is an unfinished pack with other data, settings or code; delete it if nobody wants it")
+        total = 0
         for name, split in splits.items():
             expected, number = storage[name].expected_bytes(split.records), len(split.records)
             print(
                 f"{name}: {number} images, about {expected / 1e6:.0f} MB of disk as {storage[name].images}", flush=True
             )
-        entries = {name: write_split(CACHE, name, split, check, storage[name]) for name, split in splits.items()}
-        finish_cache(CACHE, categories, entries)
+            total += expected + number * 4096  # LMDB's pages and tree, annotations
+        require_room(unfinished, total)
+        entries = {
+            name: write_split(unfinished, name, split, check, storage[name], processes)
+            for name, split in splits.items()
+        }
+        finish_cache(unfinished, categories, entries)
+        _publish(unfinished)
     print(f"{len(categories)} classes: {', '.join(category.name for category in categories)}")
     for name, entry in entries.items():
         dropped = ", ".join(f"{count} {reason}" for reason, count in entry["dropped"].items()) or "none"
@@ -38,6 +61,24 @@ def pack() -> None:
             f"{name}: {entry['images']} images, {entry['boxes']} boxes ({entry['clipped']} clipped, dropped: "
             f"{dropped}), {entry['crowds']} crowd regions; images checked by {settings.verify}"
         )
+
+
+def _fingerprint() -> str:
+    files = (RAW / "manifest.json").read_bytes()  # names and sizes of images, hashes of annotations
+    settings = json.dumps(params().section("pack"), sort_keys=True).encode()
+    code = digest_files(sources("pack"), Path())
+    return digest(files, settings, code.encode(), str(FORMAT).encode())[:12]
+
+
+def _publish(unfinished: Path) -> None:
+    """Move the cache to where it belongs, the manifest last."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    (CACHE / "manifest.json").unlink(missing_ok=True)  # of another cache; not over files that are half of each
+    files = {path.name: path for path in unfinished.iterdir() if path.name != LOCK}
+    manifest = files.pop("manifest.json")
+    for path in (*files.values(), manifest):
+        os.replace(path, CACHE / path.name)
+    shutil.rmtree(unfinished)
 
 
 def _is_whole(data: bytes, record: ImageRecord) -> None:

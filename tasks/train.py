@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-
-from tasks.common import BACKBONE, CACHE, MODEL, PARAMS, RESULTS, main_root, params
+from m2det.unfinished import digest, digest_files, locked
+from tasks.common import BACKBONE, CACHE, MODEL, PARAMS, RESULTS, main_root, params, sources
 from tasks.process import run_child
 
 if TYPE_CHECKING:
@@ -30,10 +29,9 @@ def train() -> None:
     deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it.
     """
     from m2det.torchrun import count_processes, needs_torchrun
-    from m2det.train.checkpoint import digest
     from m2det.train.launch import train_together
     from m2det.train.loop import train as train_alone
-    from m2det.train.unfinished import introduce, locked
+    from m2det.train.unfinished import introduce
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
@@ -59,14 +57,10 @@ def _shape(processes: int) -> dict[str, Any]:
 
 
 def _hashes() -> dict[str, str]:
-    from m2det.train.checkpoint import digest_files
-
-    deps = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]["train"]["deps"]  # the one list of what shapes a model
-    sources = [source for dep in deps for source in (Path(dep), *Path(dep).rglob("*.py")) if source.suffix == ".py"]
     return {
         "cache": digest_files([*CACHE.glob("*.arrow"), *CACHE.glob("*.json")], CACHE),  # with each JPEG's crc32
         "backbone": hashlib.sha256(BACKBONE.read_bytes()).hexdigest(),
-        "code": digest_files([*sources, Path("m2det/ops/nms.pyx")], Path()),
+        "code": digest_files([*sources("train"), Path("m2det/ops/nms.pyx")], Path()),
     }
 
 

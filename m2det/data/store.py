@@ -1,4 +1,4 @@
-"""The packed cache: images in LMDB, annotations in Arrow, the manifest as commit marker.
+"""The packed cache: images in LMDB, annotations in Arrow, the manifest as commit marker. Written by packing.py.
 
 {split}.lmdb     key = 8-byte big-endian index, value = the image file's own bytes, or what Storage makes of them
 {split}.arrow    one row per image, in the same order (SCHEMA)
@@ -12,18 +12,14 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lmdb
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
-from m2det.data.coco import Category, ImageRecord, Split
 from m2det.data.storage import Storage
 from m2det.errors import InputError
 
@@ -40,116 +36,13 @@ SCHEMA = pa.schema(
         ("crc32", pa.uint32()),  # of the LMDB value
     ]
 )
-RECORDS_PER_COMMIT = 1000  # fixed, like the map size: the same input must give the same bytes
 REPACK = "run `dvc repro -f pack`"
 FORMAT = 2
-ORIGINAL = Storage()
 
 
-def _key(index: int) -> bytes:
+def key_of(index: int) -> bytes:
+    """Sorts as the index does."""
     return struct.pack(">Q", index)
-
-
-def write_split(
-    folder: Path,
-    name: str,
-    split: Split,
-    check: Callable[[bytes, ImageRecord], None],
-    storage: Storage = ORIGINAL,
-) -> dict[str, Any]:
-    """Write one split, with a progress bar, and return its manifest entry.
-
-    check: raises InputError naming an image that is not what its record says.
-    """
-    sizes = [storage.most_bytes(r.width, r.height, _file_size(r)) for r in split.records]
-    # values live in pages of their own of 4 KiB; a tenth and 64 MiB for the tree
-    map_size = sum(-(-size // 4096) * 4096 + 4096 for size in sizes) * 11 // 10 + (64 << 20)
-    path = folder / f"{name}.lmdb"
-    path.unlink(missing_ok=True)  # what an interrupted run left
-    try:
-        env = lmdb.open(str(path), map_size=map_size, subdir=False, lock=False, sync=False, writemap=False)
-        crcs, stored = _write_values(env, split.records, check, storage, f"packing {name}")
-        env.close()
-    except lmdb.Error as error:
-        raise InputError(f"{path} cannot be written ({error}); make room on its disk") from error
-    _write_arrow(folder / f"{name}.arrow", split.records, crcs)
-    (folder / f"{name}.json").write_text(json.dumps(split.ground_truth, separators=(",", ":")) + "\n")
-    boxes = sum(int((~r.iscrowd).sum()) for r in split.records)
-    crowds = sum(int(r.iscrowd.sum()) for r in split.records)
-    return {
-        "images": len(crcs),
-        "boxes": boxes,
-        "crowds": crowds,
-        "clipped": split.clipped,
-        "dropped": dict(sorted(split.dropped.items())),
-        "bytes": stored,
-        "stored": asdict(storage),
-        "lmdb_bytes": path.stat().st_size,
-    }
-
-
-def _write_values(
-    env: Any, records: list[ImageRecord], check: Callable[[bytes, ImageRecord], None], storage: Storage, title: str
-) -> tuple[list[int], int]:
-    """Write the images in order; returns their crc32 and their bytes together."""
-    crcs: list[int] = []
-    stored = 0
-    transaction = env.begin(write=True)
-    for index, record in enumerate(tqdm(records, title, unit="image")):
-        value = record.path.read_bytes()
-        check(value, record)
-        value = storage.encode(value, record.file_name)
-        stored += len(value)
-        transaction.put(_key(index), value, append=True)
-        crcs.append(zlib.crc32(value))
-        if len(crcs) % RECORDS_PER_COMMIT == 0:
-            transaction.commit()
-            transaction = env.begin(write=True)
-    transaction.commit()
-    env.sync(True)
-    return crcs, stored
-
-
-def _file_size(record: ImageRecord) -> int:
-    with suppress(OSError):  # a name too long for the disk, say
-        if record.path.is_file():
-            return record.path.stat().st_size
-    raise InputError(
-        f"image {record.image_id} is missing: {record.path} is not there; put it there, or remove it "
-        "from the annotations and run `dvc repro -f data`"
-    )
-
-
-def _write_arrow(path: Path, records: list[ImageRecord], crcs: list[int]) -> None:
-    table = pa.table(
-        {
-            "image_id": [r.image_id for r in records],
-            "file_name": [r.file_name for r in records],
-            "width": [r.width for r in records],
-            "height": [r.height for r in records],
-            "boxes": [r.boxes.tolist() for r in records],
-            "labels": [r.labels.tolist() for r in records],
-            "iscrowd": [r.iscrowd.tolist() for r in records],
-            "area": [r.area.tolist() for r in records],
-            "crc32": crcs,
-        },
-        schema=SCHEMA,
-    )
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        writer.write_table(table)
-
-
-def finish_cache(folder: Path, categories: list[Category], splits: dict[str, Any]) -> None:
-    """Write the manifest, the commit marker: a cache without it is unfinished."""
-    manifest = {
-        "format": FORMAT,
-        "classes": [category.name for category in categories],
-        "category_ids": [category.id for category in categories],
-        "splits": splits,
-    }
-    temporary = folder / "manifest.json.tmp"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(temporary, folder / "manifest.json")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -223,7 +116,7 @@ class PackedSplit:
         self._check_lmdb_size()
         try:
             with _environment(self._lmdb).begin() as transaction:
-                value: bytes | None = transaction.get(_key(index))
+                value: bytes | None = transaction.get(key_of(index))
         except lmdb.Error:  # its pages are damaged
             value = None
         if value is None or zlib.crc32(value) != self.crc32[index]:

@@ -14,7 +14,7 @@ from m2det.group import Group
 from m2det.torchrun import as_one_of_several
 from m2det.train.launch import OUTCOME
 from m2det.train.loop import train
-from m2det.train.unfinished import only_writer
+from m2det.unfinished import only_writer
 
 
 def main(params_file: str, cache: str, backbone: str, unfinished: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -122,18 +120,3 @@ def load_trained(path: str | Path) -> tuple[M2Det, dict[str, Any]]:
     state = load_file(str(path))
     model.load_state_dict({key: state[first] for key, first in first_names(model).items()})
     return model.eval(), card
-
-
-def digest(*parts: bytes) -> str:
-    """sha256 over length-prefixed parts, hexadecimal."""
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(len(part).to_bytes(8, "big") + part)
-    return total.hexdigest()
-
-
-def digest_files(paths: Iterable[Path], root: Path) -> str:
-    """sha256 over names (relative to root) and contents, in name order."""
-    return digest(
-        *(part for path in sorted(paths) for part in (str(path.relative_to(root)).encode(), path.read_bytes()))
-    )

@@ -1,14 +1,10 @@
-"""The folders of unfinished trainings: who works on one, what it is, and which there are."""
+"""The folders of unfinished trainings: what each is, and which there are."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +12,11 @@ from typing import Any
 from m2det.config import dotted
 from m2det.errors import InputError
 from m2det.train.checkpoint import checkpoints, step_of
+from m2det.unfinished import locked
 
 log = logging.getLogger(__name__)
 
-LOCK, WRITER, WHAT = "lock", "writer", "run.json"
+WHAT = "run.json"
 
 
 @dataclass(frozen=True)
@@ -30,34 +27,6 @@ class Unfinished:
     shape: dict[str, Any]
     step: int
     size: int
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Nobody else works on the folder inside; the kernel lets go of it when this process ends, however it ends.
-
-    Raises InputError naming the process that does.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise InputError(f"the process {file.read()} trains in {folder} already; wait for it, or end it") from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """For the process that writes checkpoints: it waits for an earlier run's, which may be about to end, to be gone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / WRITER).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def introduce(folder: Path, shape: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from m2det.cli import main
 from m2det.data.check import best_overlap
 from m2det.data.coco import read_split
 from m2det.data.image import check_size
-from m2det.data.store import finish_cache, write_split
+from m2det.data.packing import finish_cache, write_split
 from m2det.model import prior_boxes
 from tests.conftest import ROOT
 

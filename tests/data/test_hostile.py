@@ -14,7 +14,7 @@ import pytest
 
 from m2det.data.coco import read_split
 from m2det.data.image import decode_bgr
-from m2det.data.store import write_split
+from m2det.data.packing import write_split
 from m2det.errors import InputError
 from tasks.pack import _decodes, _is_whole
 from tests.conftest import ROOT
@@ -132,7 +132,13 @@ def one_sentence(done, *words):
 def project(tmp_path):
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text)
+    link_code(tmp_path)
     return tmp_path
+
+
+def link_code(folder):
+    for name in ("m2det", "tasks", "flows", "dvc.yaml"):
+        (folder / name).symlink_to(ROOT / name)
 
 
 @pytest.mark.slow
@@ -140,7 +146,7 @@ def test_a_disk_that_is_full_ends_in_one_sentence(project):
     one_sentence(stage(project, "data", limit=2000), "data/coco", "file too large; make room")
     assert stage(project, "data").returncode == 0
     for limit in (5_000, 60_000, 2_000_000, 8_000_000):
-        one_sentence(stage(project, "pack", limit=limit), "data/cache", "make room")
+        one_sentence(stage(project, "pack", limit=limit), "data/unfinished", "make room")
         assert not (project / "data/cache/manifest.json").exists()
 
 
@@ -150,6 +156,7 @@ def test_small_disks_end_in_one_sentence(project):
         pytest.skip("only root may mount a small disk to fill")
     try:
         (project / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+        link_code(project)
         one_sentence(stage(project, "data"), "data/coco", "no space left on device; make room")
         codes = []
         for size in (20, 24, 32, 64):
@@ -159,7 +166,7 @@ def test_small_disks_end_in_one_sentence(project):
             done = stage(project, "pack")
             codes.append(done.returncode)
             if done.returncode:
-                one_sentence(done, "data/cache", "make room")
+                one_sentence(done, "data/unfinished", "make room")
         assert codes[0] == 1 and codes[-1] == 0
     finally:
         subprocess.run(["umount", "-l", str(project)], check=True)

@@ -16,8 +16,9 @@ from m2det.config import TrainParams
 from m2det.data import workers as module
 from m2det.data.coco import read_split
 from m2det.data.loader import PlainSamples, TrainingOrder, TrainingSamples, training_loader
+from m2det.data.packing import finish_cache, write_split
 from m2det.data.storage import Storage
-from m2det.data.store import PackedSplit, finish_cache, write_split
+from m2det.data.store import PackedSplit
 from m2det.errors import InputError
 from tests.conftest import ROOT
 

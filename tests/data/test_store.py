@@ -12,7 +12,8 @@ import pytest
 from m2det.data import store
 from m2det.data.coco import read_split
 from m2det.data.image import check_jpeg_is_whole, check_size
-from m2det.data.store import PackedSplit, finish_cache, write_split
+from m2det.data.packing import finish_cache, write_split
+from m2det.data.store import PackedSplit
 from m2det.errors import InputError
 
 

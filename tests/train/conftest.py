@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from m2det.data.coco import read_split
-from m2det.data.store import finish_cache, write_split
+from m2det.data.packing import finish_cache, write_split
 from m2det.pretrained import random_backbone
 
 

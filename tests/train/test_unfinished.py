@@ -9,14 +9,15 @@ import pytest
 from m2det.cli import main
 from m2det.errors import InputError
 from m2det.train.checkpoint import save_state
-from m2det.train.unfinished import introduce, locked, unfinished_runs
+from m2det.train.unfinished import introduce, unfinished_runs
+from m2det.unfinished import locked
 from tests.conftest import ROOT
 
 SHAPE = {"epochs": 3, "seed": 1, "model": {"name": "m2det-tiny"}, "train": {"lr": 0.1}, "hashes": {"cache": "a"}}
 HOLD = """
 import sys, time
 from pathlib import Path
-from m2det.train.unfinished import locked
+from m2det.unfinished import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)
@@ -26,7 +27,7 @@ with locked(Path(sys.argv[1])):
 def test_a_second_process_is_kept_out_until_the_first_ends_however_it_ends(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"locked\n"
-    with pytest.raises(InputError, match=f"the process {holder.pid} trains in .*run already"), locked(tmp_path / "run"):
+    with pytest.raises(InputError, match=f"the process {holder.pid} works in .*run already"), locked(tmp_path / "run"):
         pass
     holder.kill()
     holder.wait()

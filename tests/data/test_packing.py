@@ -1,0 +1,122 @@
+"""A pack by many processes, or interrupted, gives the bytes of one that was neither; what kills it is told."""
+
+import os
+import random
+import resource
+import signal
+from functools import partial
+
+import numpy as np
+import pytest
+
+from m2det.data.coco import read_split
+from m2det.data.packing import BYTES_PER_PART, RECORDS_PER_COMMIT, finish_cache, require_room, write_split
+from m2det.data.storage import Storage
+from m2det.errors import InputError
+from m2det.unfinished import locked
+from tests.data.disturb_pack import UNFINISHED, disturb, finished, make_images, stage, working_copy
+
+SEED = 49
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"), 2 * RECORDS_PER_COMMIT + 300, 20)
+
+
+@pytest.fixture(scope="module")
+def split(images):
+    return read_split([(images / "train.json", images / "train")])
+
+
+def pack(folder, split, check=lambda *_: None, **options):
+    folder.mkdir(exist_ok=True)
+    finish_cache(folder, split.categories, {"train": write_split(folder, "train", split, check, **options)})
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("storage", [Storage(), Storage("jpeg", 40, 80)], ids=["original", "jpeg"])
+def test_one_and_three_processes_write_the_same_bytes(split, tmp_path, storage):
+    alone = pack(tmp_path / "one", split, storage=storage)
+    assert pack(tmp_path / "three", split, storage=storage, processes=3) == alone
+
+
+def test_an_interrupted_pack_continues_with_the_same_bytes_and_no_record_twice(split, tmp_path):
+    alone, seen = pack(tmp_path / "alone", split), []
+
+    def check(limit, data, record):  # noqa: ARG001
+        seen.append(record.image_id)
+        if len(seen) == limit:
+            raise InputError("enough")
+
+    with pytest.raises(InputError, match="enough"):
+        pack(tmp_path / "cache", split, partial(check, 2 * RECORDS_PER_COMMIT + 200))
+    seen.clear()
+    assert pack(tmp_path / "cache", split, partial(check, None)) == alone
+    assert seen == [record.image_id for record in split.records[2 * RECORDS_PER_COMMIT :]]
+
+
+def test_a_worker_s_sentence_is_raised_as_it_is(split, tmp_path):
+    def check(data, record):  # noqa: ARG001
+        if record.image_id == 1234:
+            raise InputError("image 1234 is not as it should be")
+
+    with pytest.raises(InputError, match=r"^image 1234 is not as it should be$"):
+        pack(tmp_path / "cache", split, check, processes=3)
+
+
+def test_a_worker_that_is_killed_ends_in_a_sentence(split, tmp_path):
+    def check(data, record):  # noqa: ARG001
+        if record.image_id == 1234:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(InputError, match=r"prepare images was killed.*continues from the last commit"):
+        pack(tmp_path / "cache", split, check, processes=2)
+
+
+def test_too_little_room_is_told_before_anything_is_written(tmp_path):
+    require_room(tmp_path, BYTES_PER_PART)
+    with pytest.raises(InputError, match=r"this needs \d+ MB more, its disk has \d+ MB; make room"):
+        require_room(tmp_path, 1 << 60)
+
+
+def test_a_second_pack_is_kept_out(images, tmp_path):
+    folder = working_copy(tmp_path / "copy", images)
+    process = stage(folder)
+    while not (found := list((folder / UNFINISHED).glob("*/lock"))):
+        assert process.poll() is None, (folder / "out.txt").read_text()
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(InputError, match=f"the process {process.pid} works in"), locked(found[0].parent):
+        pass
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stage SIGKILL", "worker SIGKILL"])
+def test_a_killed_pack_continues_to_the_same_bytes(images, tmp_path, kind):
+    """One seeded moment; `make stress` has ten."""
+    wanted = finished(working_copy(tmp_path / "undisturbed", images))
+    folder = working_copy(tmp_path / "copy", images)
+    assert disturb(folder, kind, random.Random(f"{SEED} {kind}").uniform(0.5, 1)), "the pack was over before"
+    assert finished(folder) == wanted
+
+
+@pytest.mark.slow
+def test_a_changed_parameter_starts_anew_and_a_full_disk_is_continued_on(images, tmp_path):
+    folder = working_copy(tmp_path / "copy", images)
+    most = 6 << 20  # bytes of a file: more than the first commit, less than all
+    full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+    assert stage(folder, preexec_fn=full).wait(60) == 1
+    out = (folder / "out.txt").read_text()
+    assert out.count("error: ") == 1 and "make room" in out and "Traceback" not in out
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("verify: decode", "verify: header"))
+    assert stage(folder).wait(60) == 0
+    out = (folder / "out.txt").read_text()
+    assert "continues after" not in out and "is an unfinished pack with other data, settings or code" in out
+    (folder / "params.yaml").write_text(text)
+    cache = finished(folder)
+    assert f"continues after {RECORDS_PER_COMMIT} of" in (folder / "out.txt").read_text()
+    assert cache == finished(working_copy(tmp_path / "undisturbed", images))
+    assert np.frombuffer(cache["train.lmdb"], np.uint8).size > most
