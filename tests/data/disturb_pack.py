@@ -73,14 +73,18 @@ def finished(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / CACHE).iterdir()}
 
 
-def disturb(folder: Path, kind: str, moment: float) -> bool:
-    """Run the stage and kill by `kind` after `moment` seconds, or as soon as the victim is there.
+def disturb(folder: Path, kind: str, moment: float, commits: int = 0) -> bool:
+    """Run the stage and kill by `kind` after `moment` seconds and `commits` commits, as soon as the victim is there.
 
     Returns whether it was hit before its end. Asserts that nothing is left of it.
     """
     victim, name = kind.split()
     process = stage(folder)
     time.sleep(moment)
+    while (
+        process.poll() is None and sum(p.stat().st_size for p in folder.glob(f"{UNFINISHED}/*/*.sums")) < commits * 8000
+    ):
+        time.sleep(0.002)
     pid: int | None = process.pid
     while victim == "worker" and process.poll() is None:
         if pids := [pid for pid, _ in processes_in(folder) if pid != process.pid]:

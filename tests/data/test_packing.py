@@ -1,7 +1,6 @@
 """A pack by many processes, or interrupted, gives the bytes of one that was neither; what kills it is told."""
 
 import os
-import random
 import resource
 import signal
 from functools import partial
@@ -15,8 +14,6 @@ from m2det.data.storage import Storage
 from m2det.errors import InputError
 from m2det.unfinished import locked
 from tests.data.disturb_pack import UNFINISHED, disturb, finished, make_images, stage, working_copy
-
-SEED = 49
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +90,14 @@ def test_a_second_pack_is_kept_out(images, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["stage SIGKILL", "worker SIGKILL"])
-def test_a_killed_pack_continues_to_the_same_bytes(images, tmp_path, kind):
-    """One seeded moment; `make stress` has ten."""
+@pytest.mark.parametrize(("kind", "commits"), [("stage SIGKILL", 2), ("worker SIGKILL", 0)])
+def test_a_killed_pack_continues_to_the_same_bytes(images, tmp_path, kind, commits):
+    """One moment each, in the second commit and as soon as there is a worker; `make stress` has ten at random."""
     wanted = finished(working_copy(tmp_path / "undisturbed", images))
     folder = working_copy(tmp_path / "copy", images)
-    assert disturb(folder, kind, random.Random(f"{SEED} {kind}").uniform(0.5, 1)), "the pack was over before"
+    assert disturb(folder, kind, 0.0, commits), "the pack was over before"
     assert finished(folder) == wanted
+    assert ("continues after" in (folder / "out.txt").read_text()) == (commits > 0)
 
 
 @pytest.mark.slow

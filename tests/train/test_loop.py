@@ -284,10 +284,12 @@ def test_a_log_line_says_what_a_step_cost(material, tmp_path):
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_the_same(material, tmp_path):
-    eager = run(material, tmp_path / "eager", settings(epochs=1, opt_level="O0"))
-    compiled = run(material, tmp_path / "compiled", settings(epochs=1, opt_level="O0", compile=True))
-    assert compiled.rows[0]["loss_loc"] == pytest.approx(eager.rows[0]["loss_loc"], rel=1e-3)
-    assert compiled.rows[0]["loss_conf"] == pytest.approx(eager.rows[0]["loss_conf"], rel=1e-3)
+    eager, compiled = (
+        run(material, tmp_path / str(compile), settings(epochs=1, max_steps=2, opt_level="O0", compile=compile))
+        for compile in (False, True)
+    )
+    for name in ("loss_loc", "loss_conf"):
+        assert compiled.rows[0][name] == pytest.approx(eager.rows[0][name], rel=2e-3)
 
 
 def test_impossible_settings_are_refused(material, tmp_path):
