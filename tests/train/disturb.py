@@ -108,6 +108,7 @@ def disturb(folder: Path, kind: str, moment: float) -> tuple[bool, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moments", type=int, default=20, help="of each kind (default %(default)s)")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, metavar="KIND", help="of %(choices)s")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="(default: the clock)")
     arguments = parser.parse_args()
     print(f"training, 2 processes, gloo; {arguments.moments} moments of each kind, seed {arguments.seed}", flush=True)
@@ -117,7 +118,7 @@ def main() -> None:
         start = time.monotonic()
         wanted = finished(working_copy(root / "undisturbed", material))
         duration = time.monotonic() - start
-        for kind in KINDS:
+        for kind in arguments.kinds:
             rng = random.Random(f"{arguments.seed} {kind}")
             hits, longest, kills = 0, 0.0, 0
             for i in range(arguments.moments):
