@@ -58,11 +58,17 @@ class View:
 
     def boxes(self, boxes: np.ndarray, size: int) -> np.ndarray:
         """float32 [N,4] xyxy in pixels of the annotation -> in [0,1] of the output, clipped to what is seen."""
-        part, window = np.array(self.part, np.float32), np.array(self.window, np.float32)
-        scale = np.array(self.scale, np.float32)
-        low, extent = np.tile(part[:2] * scale, 2), np.tile((part[2:] - part[:2]) * scale, 2)
-        share = (boxes - low).clip(0, extent) / extent
-        return ((np.tile(window[:2], 2) + share * np.tile(window[2:] - window[:2], 2)) / size).astype(np.float32)
+        left, top, right, bottom = self.part
+        x0, y0, x1, y1 = self.window
+        x_scale, y_scale = self.scale
+        width, height = (right - left) * x_scale, (bottom - top) * y_scale
+        seen = (boxes - _twice(left * x_scale, top * y_scale)).clip(0, _twice(width, height))
+        seen *= _twice((x1 - x0) / width / size, (y1 - y0) / height / size)
+        return seen + _twice(x0 / size, y0 / size)
+
+
+def _twice(x: float, y: float) -> np.ndarray:
+    return np.array((x, y, x, y), np.float32)
 
 
 def view_of(place: Placement, annotated: tuple[int, int], stored: tuple[int, int], size: int, may_reduce: bool) -> View:
@@ -89,15 +95,21 @@ def _whole_pixels(start: int, length: int, scale: float, pixels: int) -> tuple[i
 
 
 def render(image: np.ndarray, view: View, out: np.ndarray, colours: Distortion, flip: bool = False) -> None:
-    """Resize the seen part of the decoded image to its window of out, uint8 [S,S,3]; the rest is the mean."""
+    """Resize the seen part of the decoded image to its window of out, uint8 [S,S,3]; the rest is the mean.
+
+    Colours are changed where there are fewer pixels: before the resizing, as in the original, or after it.
+    """
     left, top, right, bottom = view.part
     x0, y0, x1, y1 = view.window
     row = _mean_row(out.shape[1])  # assigning three values to each pixel would cost more than all else here
     out[:y0], out[y1:] = row, row
     out[y0:y1, :x0], out[y0:y1, x1:] = row[:x0], row[x1:]
-    window = out[y0:y1, x0:x1]
-    cv2.resize(image[top:bottom, left:right], (x1 - x0, y1 - y0), dst=window, interpolation=cv2.INTER_LINEAR)
-    distort(window, colours)
+    seen, window, size = image[top:bottom, left:right], out[y0:y1, x0:x1], (x1 - x0, y1 - y0)
+    if (right - left) * (bottom - top) < size[0] * size[1]:
+        cv2.resize(distort(seen, colours), size, dst=window, interpolation=cv2.INTER_LINEAR)
+    else:
+        cv2.resize(seen, size, dst=window, interpolation=cv2.INTER_LINEAR)
+        distort(window, colours, window)
     if flip:
         cv2.flip(out, 1, dst=out)
 
@@ -107,17 +119,21 @@ def _mean_row(size: int) -> np.ndarray:
     return np.tile(np.array(MEAN_BGR, np.uint8), (size, 1))
 
 
-def distort(image: np.ndarray, colours: Distortion) -> None:
-    """uint8 [H,W,3] BGR, changed in place."""
+def distort(image: np.ndarray, colours: Distortion, out: np.ndarray | None = None) -> np.ndarray:
+    """uint8 [H,W,3] BGR, as a new array, or written to out, which may be the image; unchanged it is returned itself."""
     if colours.values is not None:
-        cv2.LUT(image, colours.values, dst=image)
-    if colours.hue or colours.saturation is not None:
-        identity = np.arange(256, dtype=np.uint8)
-        turned = ((np.arange(256) + colours.hue) % 180).astype(np.uint8)
-        saturation = identity if colours.saturation is None else colours.saturation
-        cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=image)
-        cv2.LUT(image, np.stack([turned, saturation, identity], axis=-1)[None], dst=image)
+        image = out = cv2.LUT(image, colours.values, dst=out)
+    tables = {}
+    if colours.hue:
+        tables[0] = ((np.arange(256) + colours.hue) % 180).astype(np.uint8)
+    if colours.saturation is not None:
+        tables[1] = colours.saturation
+    if tables:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=out)
+        for channel, table in tables.items():  # one by one: a table of three channels takes longer than both
+            cv2.insertChannel(cv2.LUT(cv2.extractChannel(image, channel), table), image, channel)
         cv2.cvtColor(image, cv2.COLOR_HSV2BGR, dst=image)
+    return image
 
 
 def resize_into(image: np.ndarray, boxes: np.ndarray, place: Placement, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -57,15 +57,19 @@ def draw_crop(
     """
     x1, y1, x2, y2 = boxes.T.astype(float)
     areas, x_centres, y_centres = (x2 - x1) * (y2 - y1), (x1 + x2) / 2, (y1 + y2) / 2
+    most_iou = _most_iou(areas.min(), width, height)
     while rng.random() < probability:
         least_iou = _LEAST_IOUS[rng.integers(len(_LEAST_IOUS))]
+        if least_iou > most_iou:
+            continue  # all tries would fail, as most do where a box is small
         # the 50 tries at once, of which the first that fits counts: one by one they took longer than the decoding;
         # columns [50,1] against boxes [N]
-        scale = rng.uniform(0.3, 1.0, (_TRIES, 1))
-        ratio = np.sqrt(rng.uniform(np.maximum(0.5, scale * scale), np.minimum(2.0, 1 / scale / scale)))
+        drawn = rng.random((4, _TRIES, 1))
+        scale = 0.3 + 0.7 * drawn[0]
+        narrow, wide = np.maximum(0.5, scale * scale), np.minimum(2.0, 1 / scale / scale)
+        ratio = np.sqrt(narrow + (wide - narrow) * drawn[1])
         w, h = (scale * ratio * width).astype(int), (scale / ratio * height).astype(int)
-        left = (rng.random((_TRIES, 1)) * (width - w)).astype(int)
-        top = (rng.random((_TRIES, 1)) * (height - h)).astype(int)
+        left, top = (drawn[2] * (width - w)).astype(int), (drawn[3] * (height - h)).astype(int)
         right, bottom = left + w, top + h
         kept = (left < x_centres) & (x_centres < right) & (top < y_centres) & (y_centres < bottom)
         overlap = (np.minimum(x2, right) - np.maximum(x1, left)).clip(0)
@@ -77,6 +81,12 @@ def draw_crop(
             place = (int(side[first, 0]) for side in (left, top, w, h))
             return Placement(*place), kept[first]
     return Placement(0, 0, width, height), np.ones(len(boxes), bool)
+
+
+def _most_iou(area: float, width: int, height: int) -> float:
+    """What no crop's overlap with a box of that area exceeds: even the smallest crop is larger by that."""
+    least_crop = 0.09 * width * height - 0.43 * (width + height)  # (s r w - 1)(s / r h - 1) at s 0.3, r to sqrt(2)
+    return area / least_crop if least_crop > area else 1.0
 
 
 def draw_expansion(crop: Placement, rng: np.random.Generator) -> Placement:

@@ -73,6 +73,7 @@ class PackedSplit:
         self._lmdb = (self.folder / f"{name}.lmdb").resolve()
         self.manifest = read_manifest(self.folder)
         self.storage = Storage(**self.manifest["splits"][name]["stored"])
+        self._lmdb_bytes: int = self.manifest["splits"][name]["lmdb_bytes"]
         try:
             with pa.memory_map(str(self.folder / f"{name}.arrow")) as source:
                 table = pa.ipc.open_file(source).read_all().combine_chunks()
@@ -125,10 +126,13 @@ class PackedSplit:
 
     def _check_lmdb_size(self) -> None:
         # reading past the end of a truncated file is SIGBUS, not an exception: compare with what was written
-        path = self.folder / f"{self.name}.lmdb"
-        size, actual = self.manifest["splits"][self.name]["lmdb_bytes"], path.stat().st_size if path.exists() else 0
-        if actual != size:
-            raise InputError(f"{path} is missing or truncated: it has {actual} bytes, not {size}; {REPACK}")
+        try:
+            actual = self._lmdb.stat().st_size
+        except FileNotFoundError:
+            actual = 0
+        if actual != self._lmdb_bytes:
+            path = self.folder / f"{self.name}.lmdb"
+            raise InputError(f"{path} is missing or truncated: it has {actual} bytes, not {self._lmdb_bytes}; {REPACK}")
 
 
 _open: dict[Path, tuple[int, Any]] = {}  # file -> (process that opened it, environment)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from m2det.data.augment import MEAN_BGR, UNCHANGED, Distortion, Placement, render, resize_into, view_of
-from m2det.data.plan import draw_crop, draw_plan
+from m2det.data.plan import _most_iou, draw_crop, draw_plan
 
 
 def marked_image() -> tuple[np.ndarray, np.ndarray]:
@@ -55,11 +55,14 @@ def test_a_whole_image_maps_exactly():
     assert out.shape == (200, 200, 3)
 
 
-def test_what_is_drawn_into_a_slot_of_a_batch_leaves_its_neighbours_alone():
-    """Every step works in place, on a window whose rows are apart; odd sides, flipped, all colours."""
+@pytest.mark.parametrize(("width", "height"), [(101, 77), (31, 27)], ids=["made smaller", "made larger"])
+def test_what_is_drawn_into_a_slot_of_a_batch_leaves_its_neighbours_and_the_image_alone(width, height):
+    """Odd sides, a window whose rows are apart, flipped, all colours: where the pixels are fewer."""
     image, _ = marked_image()
+    image[::2, ::3] += 40
+    image.flags.writeable = False
     colours = Distortion(np.arange(256, dtype=np.uint8)[::-1].copy(), np.full(256, 9, np.uint8), 7)
-    view = view_of(Placement(3, 5, 101, 77, 0.21, 0.33, 0.51, 0.45), (200, 120), (200, 120), 99, False)
+    view = view_of(Placement(3, 5, width, height, 0.21, 0.33, 0.51, 0.45), (200, 120), (200, 120), 99, False)
     batch = np.full((3, 99, 99, 3), 1, np.uint8)
     render(image, view, batch[1], colours, True)
     alone = np.empty((99, 99, 3), np.uint8)
@@ -70,11 +73,36 @@ def test_what_is_drawn_into_a_slot_of_a_batch_leaves_its_neighbours_alone():
     background = np.ones((99, 99), bool)
     background[y0:y1, x0:x1] = False
     assert background.any() and (alone[background] == MEAN_BGR).all()
-    step_by_step = cv2.resize(image[5:82, 3:104], (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-    hsv = cv2.cvtColor(255 - step_by_step, cv2.COLOR_BGR2HSV)
-    hsv[..., 0] = (hsv[..., 0].astype(int) + 7) % 180
-    hsv[..., 1] = 9
-    np.testing.assert_array_equal(alone[y0:y1, x0:x1], cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR))
+
+    def coloured(picture: np.ndarray) -> np.ndarray:
+        hsv = cv2.cvtColor(255 - picture, cv2.COLOR_BGR2HSV)
+        hsv[..., 0] = (hsv[..., 0].astype(int) + 7) % 180
+        hsv[..., 1] = 9
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+
+    def resized(picture: np.ndarray) -> np.ndarray:
+        return cv2.resize(picture, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+
+    seen = image[5 : 5 + height, 3 : 3 + width]
+    fewer_before = width * height < (x1 - x0) * (y1 - y0)
+    np.testing.assert_array_equal(
+        alone[y0:y1, x0:x1], resized(coloured(seen)) if fewer_before else coloured(resized(seen))
+    )
+
+
+@pytest.mark.parametrize("shape", [(640, 480), (61, 400), (9, 9), (1, 1)])
+def test_a_crop_that_is_not_tried_could_not_be(shape):
+    """The best overlap of 3000 smallest crops with a box they lie in or around stays under the bound."""
+    width, height = shape
+    rng = np.random.default_rng(0)
+    for share in (0.001, 0.02, 0.08, 0.3):
+        side = np.sqrt(share)
+        box_width, box_height = side * width, side * height
+        ratio = np.sqrt(rng.uniform(0.5, 2.0, 3000))
+        w, h = (0.3 * ratio * width).astype(int), (0.3 / ratio * height).astype(int)
+        inter = np.minimum(w, box_width) * np.minimum(h, box_height)
+        union = box_width * box_height + w * h - inter
+        assert (inter / union).max() <= _most_iou(box_width * box_height, width, height) + 1e-9
 
 
 @pytest.mark.parametrize("stored", [(1000, 700), (640, 448), (333, 233)])
