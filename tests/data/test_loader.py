@@ -1,5 +1,6 @@
 """The training loader: the same batches whoever makes them, every image once, and an end for every trouble."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -86,6 +87,21 @@ def test_any_number_of_workers_makes_the_same_bytes_and_every_image_once(samples
     assert not np.array_equal(alone[0][0], alone[3][0])
     assert same(copies(training_loader(samples, order(start=4), 2, False)), alone[4:]), "resuming is instant and exact"
     assert alone[0][0].shape == (BATCH, 3, SIDE, SIDE) and alone[0][0].dtype == np.uint8
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_batches_of_two_steps_lie_side_by_side(samples, workers, accumulate):
+    """A step's batches are computed while those of the next are taken: none may be overwritten by then."""
+    parts = TrainingOrder(IMAGES, 2, 3, 8, accumulate=accumulate)
+    expected = copies(training_loader(samples, parts, 0, False))
+    loader = training_loader(samples, parts, workers, False)
+    taken = list(itertools.islice(loader, accumulate))  # the first step's
+    for first in range(accumulate, len(expected), accumulate):
+        coming = list(itertools.islice(loader, 1))  # the next is asked for before the step is done
+        time.sleep(0.05 * workers)  # workers go on meanwhile
+        assert same(copies(taken), expected[first - accumulate : first])
+        taken = [*coming, *itertools.islice(loader, accumulate - 1)]
 
 
 def test_forkserver_makes_them_too(samples, forkserver):  # noqa: ARG001
