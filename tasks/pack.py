@@ -17,6 +17,8 @@ from m2det.errors import InputError, writing
 from m2det.unfinished import LOCK, digest, digest_files, locked
 from tasks.common import CACHE, main_root, params, roots, sources
 
+MOST_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
+
 
 def pack() -> None:
     """Write data/cache, its manifest last.
@@ -32,9 +34,10 @@ def pack() -> None:
         raise InputError("the training annotations have no usable box: there is nothing to learn from")
     settings = params().pack
     check = _decodes if settings.verify == "decode" else _is_whole
-    jpeg_decoder()  # chosen here, or each process says which
+    jpeg_decoder()  # chosen here, before threads ask for it at once
     storage = {"train": Storage(settings.images, settings.side, settings.quality), "val": ORIGINAL}
-    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    threads = min(cores, MOST_THREADS)
     unfinished = main_root() / "data" / "unfinished" / _fingerprint()
     with writing(unfinished), locked(unfinished):
         for other in sorted(unfinished.parent.iterdir()):
@@ -49,8 +52,7 @@ def pack() -> None:
             total += expected + number * 4096  # LMDB's pages and tree, annotations
         require_room(unfinished, total)
         entries = {
-            name: write_split(unfinished, name, split, check, storage[name], processes)
-            for name, split in splits.items()
+            name: write_split(unfinished, name, split, check, storage[name], threads) for name, split in splits.items()
         }
         finish_cache(unfinished, categories, entries)
         _publish(unfinished)

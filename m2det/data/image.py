@@ -109,7 +109,10 @@ def check_jpeg_is_whole(data: bytes, name: str) -> None:
     Behind the last start-of-scan marker (FF DA) the end-of-image marker (FF D9) must follow; within a scan's
     data neither pair of bytes occurs.
     """
-    if data.startswith(_JPEG_START) and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
+    if not data.startswith(_JPEG_START):
+        return
+    end = data.rfind(b"\xff\xd9")  # mostly the last bytes: the scans, nearly all of the file, are not searched
+    if end < 0 or data.find(b"\xff\xda", end) >= 0:
         raise InputError(f"{name} is truncated (a JPEG without an end); replace it")
 
 

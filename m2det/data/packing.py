@@ -1,4 +1,4 @@
-"""Writing the packed cache (m2det.data.store): several processes prepare images, one writes them in order.
+"""Writing the packed cache (m2det.data.store): threads prepare images, one writes them in order.
 
 What was interrupted goes on from its last commit, and the bytes depend neither on that nor on who prepared what.
 """
@@ -29,29 +29,28 @@ from m2det.errors import InputError
 from m2det.ordered import in_order
 
 RECORDS_PER_COMMIT = 1000  # fixed, like the map size: the same input must give the same bytes
-BYTES_PER_COMMIT = 64 << 20  # sooner for large ones: LMDB holds in memory what is not committed
-RECORDS_PER_PART, BYTES_PER_PART = 64, 1 << 20  # what a process prepares at a time
+BYTES_PER_COMMIT = 16 << 20  # or sooner: LMDB holds them in memory until then, copied faster while caches hold them too
+RECORDS_PER_PART, BYTES_PER_PART = 64, 1 << 20  # what a thread prepares at a time
 ORIGINAL = Storage()
 
 Check = Callable[[bytes, ImageRecord], None]
-Prepared = tuple[bytes | None, int]  # as stored, or None for the file's own bytes; and its crc32
+Prepared = tuple[bytes, int]  # as stored, and its crc32
 
 
 def write_split(
-    folder: Path, name: str, split: Split, check: Check, storage: Storage = ORIGINAL, processes: int = 1
+    folder: Path, name: str, split: Split, check: Check, storage: Storage = ORIGINAL, threads: int = 1
 ) -> dict[str, Any]:
     """Write one split, with a progress bar, and return its manifest entry; continues what an interrupted call left.
 
-    check: raises InputError naming an image that is not what its record says; called in `processes` processes.
+    check: raises InputError naming an image that is not what its record says; called in `threads` threads.
     """
     sizes = [storage.most_bytes(r.width, r.height, _file_size(r)) for r in split.records]
     # values live in pages of their own of 4 KiB; a tenth and 64 MiB for the tree
     map_size = sum(-(-size // 4096) * 4096 + 4096 for size in sizes) * 11 // 10 + (64 << 20)
     path = folder / f"{name}.lmdb"
     prepare = partial(_prepare, split.records, check, storage)
-    files = [record.path for record in split.records]
     try:
-        sums = _write_values(path, map_size, files, sizes, prepare, processes)
+        sums = _write_values(path, map_size, sizes, prepare, threads)
     except lmdb.Error as error:
         raise InputError(f"{path} cannot be written ({error}); make room on its disk") from error
     _write_arrow(folder / f"{name}.arrow", split.records, sums[:, 0])
@@ -81,10 +80,9 @@ def require_room(folder: Path, size: int) -> None:
 def _write_values(
     path: Path,
     map_size: int,
-    files: list[Path],
     sizes: list[int],
     prepare: Callable[[range], list[Prepared]],
-    processes: int,
+    threads: int,
 ) -> NDArray[np.uint32]:
     """Write the images that are not yet there; returns crc32 and length of all [N,2]."""
     sums_path = path.with_suffix(".sums")
@@ -98,12 +96,10 @@ def _write_values(
     with (
         sums_path.open("ab") as sums,
         tqdm(total=len(sizes), initial=done, desc=title, unit="image") as bar,
-        closing(in_order(_parts(sizes, done), prepare, processes)) as parts,
+        closing(in_order(_parts(sizes, done), prepare, threads)) as parts,
     ):
         sums.truncate(done * 8)  # those of a commit that was not reached
-        prepared = zip(files[done:], (value for part in parts for value in part), strict=True)
-        # read a second time, from memory: that costs less than a pipe; should it change between, the sum tells
-        values = ((file.read_bytes() if value is None else value, crc) for file, (value, crc) in prepared)
+        values = (value for part in parts for value in part)
         while done < len(sizes):
             # opened anew for each transaction: pages that LMDB recycles in memory keep, behind their contents, bytes
             # of older pages; so a commit depends on the file alone, and an interrupted pack ends with the same bytes
@@ -137,7 +133,7 @@ def _write_transaction(env: Any, first: int, values: Iterator[tuple[bytes, int]]
 
 
 def _parts(sizes: Sequence[int], first: int) -> Iterator[range]:
-    """Indices from `first` on, in runs of no more bytes than a process is to hold."""
+    """Indices from `first` on, in runs of no more bytes than a thread is to hold."""
     held = 0
     for end in range(first + 1, len(sizes) + 1):
         held += sizes[end - 1]
@@ -152,7 +148,7 @@ def _prepare(records: list[ImageRecord], check: Check, storage: Storage, indices
         data = record.path.read_bytes()
         check(data, record)
         value = storage.encode(data, record.file_name)
-        values.append((None if value is data else value, zlib.crc32(value)))
+        values.append((value, zlib.crc32(value)))
     return values
 
 

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.train.disturb import processes_in
 
 CACHE, UNFINISHED = Path("data/cache"), Path("data/unfinished")
-KINDS = ("stage SIGKILL", "stage SIGTERM", "worker SIGKILL")
+KINDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 def make_images(folder: Path, train: int = 6000, val: int = 500) -> Path:
@@ -73,30 +73,22 @@ def finished(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / CACHE).iterdir()}
 
 
-def disturb(folder: Path, kind: str, moment: float, commits: int = 0) -> bool:
-    """Run the stage and kill by `kind` after `moment` seconds and `commits` commits, as soon as the victim is there.
+def disturb(folder: Path, kind: signal.Signals, moment: float, commits: int = 0) -> bool:
+    """Run the stage and kill it by `kind` after `moment` seconds and `commits` commits.
 
     Returns whether it was hit before its end. Asserts that nothing is left of it.
     """
-    victim, name = kind.split()
     process = stage(folder)
     time.sleep(moment)
     while (
         process.poll() is None and sum(p.stat().st_size for p in folder.glob(f"{UNFINISHED}/*/*.sums")) < commits * 8000
     ):
         time.sleep(0.002)
-    pid: int | None = process.pid
-    while victim == "worker" and process.poll() is None:
-        if pids := [pid for pid, _ in processes_in(folder) if pid != process.pid]:
-            pid = pids[-1]
-            break
-        time.sleep(0.01)
-    if process.poll() is None:
-        os.kill(pid, getattr(signal, name))
+    process.send_signal(kind)
     killed = time.monotonic()
     process.wait(60)
     while rest := list(processes_in(folder)):
-        assert time.monotonic() < killed + 20, f"{kind} after {moment:.2f} s leaves {rest}"
+        assert time.monotonic() < killed + 20, f"{kind.name} after {moment:.2f} s leaves {rest}"
         time.sleep(0.02)
     return process.returncode != 0
 
@@ -120,7 +112,7 @@ def main() -> None:
             continued += "continues after" in (folder / "out.txt").read_text()
             shutil.rmtree(folder)
     print(
-        f"{hits} of {arguments.packs} packs killed before their end ({', '.join(KINDS)}; seed {arguments.seed}), "
+        f"{hits} of {arguments.packs} packs killed before their end (seed {arguments.seed}), "
         f"{continued} of them continued after a commit, all caches byte for byte the undisturbed one"
     )
 

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2500, help="images (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
     arguments = parser.parse_args()
-    processes = len(os.sched_getaffinity(0))
+    threads = len(os.sched_getaffinity(0))
     jpeg_decoder()
     with tempfile.TemporaryDirectory(dir=ROOT / "data") as name:
         root = Path(name)
@@ -68,10 +68,10 @@ def main() -> None:
         parts = [range(start, min(start + 8, len(records))) for start in range(0, len(records), 8)]
 
         def packed(check: Callable[[bytes, ImageRecord], None]) -> None:
-            write_split(root / "cache", "train", split, check, processes=processes)
+            write_split(root / "cache", "train", split, check, threads=threads)
 
         def decoded() -> None:
-            for _ in in_order(parts, partial(decode, records), processes):
+            for _ in in_order(parts, partial(decode, records), threads):
                 pass
 
         ways = {
@@ -91,7 +91,7 @@ def main() -> None:
                 way()
                 best[title] = min(best[title], time.perf_counter() - start)
     load = os.getloadavg()[0]
-    print(f"{len(records)} images, {size / 1e6:.0f} MB, {processes} processes, load at the end {load:.1f}")
+    print(f"{len(records)} images, {size / 1e6:.0f} MB, {threads} threads, load at the end {load:.1f}")
     for title, seconds in best.items():
         print(f"{title:<28}{seconds:6.2f} s {len(records) / seconds:8.0f} img/s {size / seconds / 1e6:8.0f} MB/s")
 

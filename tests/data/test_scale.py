@@ -48,7 +48,7 @@ def test_coco_s_number_of_images(tmp_path):
     boxes, one, none = np.array([[2, 2, 20, 20]], np.float32), np.ones(1, np.int16), np.zeros(1, bool)
     records = [ImageRecord(i, f"{i}.jpg", path, 24, 24, boxes, one, none, boxes[:, 3]) for i in range(COUNT)]
     split = Split(records, [Category(1, "thing")], {}, 0, {})
-    entry = write_split(tmp_path, "train", split, _is_whole, processes=len(os.sched_getaffinity(0)))
+    entry = write_split(tmp_path, "train", split, _is_whole, threads=len(os.sched_getaffinity(0)))
     finish_cache(tmp_path, split.categories, {"train": entry})
     start = time.perf_counter()
     assert len(PackedSplit(tmp_path, "train")) == COUNT
