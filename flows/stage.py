@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tomllib
 from collections.abc import Callable
@@ -29,7 +30,7 @@ PARENT_TASK_RUN = "M2DET_PARENT_TASK_RUN"  # set by flows.pipeline: the Prefect 
 def run_stage(name: str, *steps: Step) -> None:
     """The whole of `python -m flows.NAME`: call the steps in order.
 
-    Wrong input (InputError) ends the process with one sentence on stderr and exit code 1, SIGTERM with 143.
+    Wrong input (InputError) ends the process with one sentence on stderr and exit code 1, SIGTERM with 143, Ctrl-C with 130.
     """
     stage_process()
     assert isinstance(sys.stdout, TextIOWrapper)
@@ -48,6 +49,9 @@ def run_stage(name: str, *steps: Step) -> None:
                 step()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from what is finished", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def api_url() -> str | None:

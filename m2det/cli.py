@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from m2det.errors import InputError, cann_explained
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code; wrong input is one sentence on stderr and 1."""
+    """Returns the exit code; wrong input is one sentence on stderr and 1, Ctrl-C 130."""
     arguments = _parser().parse_args(argv)
     try:
         with cann_explained():
@@ -21,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:  # OSError names the file and says why
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 
