@@ -30,7 +30,8 @@ PARENT_TASK_RUN = "M2DET_PARENT_TASK_RUN"  # set by flows.pipeline: the Prefect 
 def run_stage(name: str, *steps: Step) -> None:
     """The whole of `python -m flows.NAME`: call the steps in order.
 
-    Wrong input (InputError) ends the process with one sentence on stderr and exit code 1, SIGTERM with 143, Ctrl-C with 130.
+    Wrong input (InputError) ends the process with one sentence on stderr and exit code 1, SIGTERM with
+    143, Ctrl-C with 130.
     """
     stage_process()
     assert isinstance(sys.stdout, TextIOWrapper)
