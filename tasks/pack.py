@@ -84,13 +84,15 @@ def _publish(unfinished: Path) -> None:
 
 
 def _is_whole(data: bytes, record: ImageRecord) -> None:
-    check_jpeg_is_whole(data, _name(record))
-    check_header(data, _name(record), record.width, record.height)
+    name = _name(record)
+    check_jpeg_is_whole(data, name)
+    check_header(data, name, record.width, record.height)
 
 
 def _decodes(data: bytes, record: ImageRecord) -> None:
-    check_jpeg_is_whole(data, _name(record))
-    check_size(data, _name(record), record.width, record.height)
+    name = _name(record)
+    check_jpeg_is_whole(data, name)
+    check_size(data, name, record.width, record.height)
 
 
 def _name(record: ImageRecord) -> str:

@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, Any
 
 import lmdb
@@ -154,8 +155,9 @@ def _prepare(records: list[ImageRecord], check: Check, storage: Storage, indices
 
 def _file_size(record: ImageRecord) -> int:
     with suppress(OSError):  # a name too long for the disk, say
-        if record.path.is_file():
-            return record.path.stat().st_size
+        status = record.path.stat()
+        if S_ISREG(status.st_mode):
+            return status.st_size
     raise InputError(
         f"image {record.image_id} is missing: {record.path} is not there; put it there, or remove it "
         "from the annotations and run `dvc repro -f data`"
