@@ -36,7 +36,7 @@ def pack() -> None:
     check = _decodes if settings.verify == "decode" else _is_whole
     jpeg_decoder()  # chosen here, before threads ask for it at once
     storage = {"train": Storage(settings.images, settings.side, settings.quality), "val": ORIGINAL}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = min(cores, MOST_THREADS)
     unfinished = main_root() / "data" / "unfinished" / _fingerprint()
     with writing(unfinished), locked(unfinished):

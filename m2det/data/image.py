@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 
@@ -30,7 +30,8 @@ def decode_bgr(data: bytes, name: str, upright: bool = False, reduction: int = 1
 
     upright turns it as its EXIF orientation says; a data set's boxes are of the image as it is stored.
     reduction: of REDUCTIONS; H and W are divided by it and rounded up.
-    Raises InputError naming the image when the bytes are no image or end early.
+    Raises InputError naming the image when the bytes are no image; of one that is damaged, what can be read is
+    returned (check_size finds those).
     """
     if data.startswith(RAW_MARK):
         _, width, height = RAW.unpack_from(data)
@@ -90,10 +91,12 @@ def turbojpeg_decoder() -> JpegDecoder:
 def opencv_decoder(data: bytes, reduction: int, upright: bool = False) -> np.ndarray | None:
     """For any image; None for what is none."""
     turn, encoded = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION, np.frombuffer(data, np.uint8)
-    if data.startswith(_JPEG_START):
-        return cv2.imdecode(encoded, _REDUCED[reduction] | turn)
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | turn) if data else None
-    return None if image is None else _shrunk(image, reduction)
+    is_jpeg = data.startswith(_JPEG_START)
+    try:
+        image = cv2.imdecode(encoded, (_REDUCED[reduction] if is_jpeg else cv2.IMREAD_COLOR) | turn) if data else None
+    except cv2.error:  # a header that speaks of more than 2^30 pixels
+        return None
+    return image if is_jpeg or image is None else _shrunk(image, reduction)
 
 
 def _shrunk(image: np.ndarray, reduction: int) -> np.ndarray:
@@ -106,43 +109,61 @@ def _shrunk(image: np.ndarray, reduction: int) -> np.ndarray:
 def check_jpeg_is_whole(data: bytes, name: str) -> None:
     """Raises InputError for a JPEG without its end, which decoders fill with grey and say nothing.
 
-    Behind the last start-of-scan marker (FF DA) the end-of-image marker (FF D9) must follow; within a scan's
-    data neither pair of bytes occurs.
+    Behind the first start-of-scan marker (FF DA) the end-of-image marker (FF D9) must follow, which does not occur
+    in a scan's data. What follows that does no harm: cameras append films. A thumbnail's end lies before.
     """
     if not data.startswith(_JPEG_START):
         return
-    end = data.rfind(b"\xff\xd9")  # mostly the last bytes: the scans, nearly all of the file, are not searched
-    if end < 0 or data.find(b"\xff\xda", end) >= 0:
+    scan = next((at for marker, at in _markers(data) if marker == 0xDA), len(data))
+    if data.rfind(b"\xff\xd9", scan) < 0:  # from behind, where it mostly is
         raise InputError(f"{name} is truncated (a JPEG without an end); replace it")
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) that a JPEG's frame header says (ITU T.81, B.2.2); None for what is no JPEG."""
-    at = 2 if data.startswith(_JPEG_START) else len(data)
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        at += 2 + length
+    for marker, at in _markers(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 7 <= len(data):
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 3 : at + 5], "big")
     return None
+
+
+def _markers(data: bytes) -> Iterator[tuple[int, int]]:
+    """A JPEG's markers up to its first scan, each with the place behind it; stray and fill bytes are skipped."""
+    at = data.find(b"\xff", 2) if data.startswith(_JPEG_START) else -1
+    while 0 <= at < len(data) - 3:
+        marker = data[at + 1]
+        if marker not in (0x00, 0x01, *range(0xD0, 0xDA), 0xFF):  # those have no segment
+            yield marker, at + 2
+            if marker == 0xDA:
+                return
+            at += 1 + int.from_bytes(data[at + 2 : at + 4], "big")
+        at = data.find(b"\xff", at + 1)
 
 
 def check_header(data: bytes, name: str, width: int, height: int) -> None:
     """check_size by a JPEG's header alone; what is no JPEG is decoded."""
-    size = jpeg_size(data)
-    if size is None:
+    if jpeg_size(data) != (width, height):
         check_size(data, name, width, height)
-    elif size != (width, height):
-        raise InputError(_wrong_size(name, size, width, height))
 
 
 def check_size(data: bytes, name: str, width: int, height: int) -> None:
-    """Raises InputError for an image that does not decode, or not to the annotated size.
+    """Raises InputError for an image that does not decode, of whose picture a part is lost, or of another size.
 
     A JPEG is decoded at an eighth, which reads all of it, as any size does, and takes two thirds of the time.
     """
-    reduction = REDUCTIONS[0] if jpeg_size(data) == (width, height) else 1
-    actual = decode_bgr(data, name, reduction=reduction).shape[1::-1]
+    said = jpeg_size(data)
+    if said is not None and said != (width, height):
+        raise InputError(_wrong_size(name, said, width, height))
+    image, reduction = None, REDUCTIONS[0] if said else 1
+    if said:
+        try:
+            image = jpeg_decoder()(data, reduction)
+        except (ValueError, OSError) as error:
+            if "premature end" in str(error).lower():
+                raise InputError(f"{name} is damaged ({error}); replace it") from error
+    if image is None:
+        image = decode_bgr(data, name, reduction=reduction)
+    actual = image.shape[1::-1]
     if actual != (-(-width // reduction), -(-height // reduction)):
         raise InputError(_wrong_size(name, actual, width, height))
 

@@ -98,7 +98,8 @@ class TrainingSamples:
         if len(boxes) and not large.any():
             plan = plain(boxes, width, height)
             view = view_of(plan.place, (width, height), stored, self.size, may_reduce)
-            seen, large = view.boxes(boxes, self.size), plan.kept
+            seen = view.boxes(boxes, self.size)
+            large = (seen[:, 2:] > seen[:, :2]).all(axis=1)  # not at the edge, within half a pixel
         if plan.flip:
             seen[:, [0, 2]] = 1 - seen[:, [2, 0]]
         image = decode_bgr(self.split.record(index), self.split.file_names[index], reduction=view.reduction)

@@ -31,7 +31,8 @@ from m2det.ordered import in_order
 
 RECORDS_PER_COMMIT = 1000  # fixed, like the map size: the same input must give the same bytes
 BYTES_PER_COMMIT = 16 << 20  # or sooner: LMDB holds them in memory until then, copied faster while caches hold them too
-RECORDS_PER_PART, BYTES_PER_PART = 64, 1 << 20  # what a thread prepares at a time
+RECORDS_PER_PART, BYTES_PER_PART = 64, 1 << 20  # what a thread prepares at a time, or a single record
+BYTES_WAITING = 64 << 20  # of parts that are prepared, or are to be, and not yet written
 ORIGINAL = Storage()
 
 Check = Callable[[bytes, ImageRecord], None]
@@ -52,6 +53,8 @@ def write_split(
     prepare = partial(_prepare, split.records, check, storage)
     try:
         sums = _write_values(path, map_size, sizes, prepare, threads)
+    except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete {folder} and give the command again") from error
     except lmdb.Error as error:
         raise InputError(f"{path} cannot be written ({error}); make room on its disk") from error
     _write_arrow(folder / f"{name}.arrow", split.records, sums[:, 0])
@@ -91,13 +94,14 @@ def _write_values(
         path.unlink(missing_ok=True)  # not even its first pages are sure to be whole
     with _environment(path, map_size) as env:
         done = env.stat()["entries"]
+    weigh = partial(_weigh, sizes)
     title = f"packing {path.stem}"
     if done:
         print(f"{title}: continues after {done} of {len(sizes)} images", flush=True)
     with (
         sums_path.open("ab") as sums,
         tqdm(total=len(sizes), initial=done, desc=title, unit="image") as bar,
-        closing(in_order(_parts(sizes, done), prepare, threads)) as parts,
+        closing(in_order(_parts(sizes, done), prepare, threads, weigh, BYTES_WAITING)) as parts,
     ):
         sums.truncate(done * 8)  # those of a commit that was not reached
         values = (value for part in parts for value in part)
@@ -143,6 +147,10 @@ def _parts(sizes: Sequence[int], first: int) -> Iterator[range]:
             first, held = end, 0
 
 
+def _weigh(sizes: Sequence[int], indices: range) -> int:
+    return sum(sizes[indices.start : indices.stop])
+
+
 def _prepare(records: list[ImageRecord], check: Check, storage: Storage, indices: range) -> list[Prepared]:
     values: list[Prepared] = []
     for record in records[indices.start : indices.stop]:
@@ -154,7 +162,7 @@ def _prepare(records: list[ImageRecord], check: Check, storage: Storage, indices
 
 
 def _file_size(record: ImageRecord) -> int:
-    with suppress(OSError):  # a name too long for the disk, say
+    with suppress(OSError, ValueError):  # a name too long for the disk, say, or that none can have
         status = record.path.stat()
         if S_ISREG(status.st_mode):
             return status.st_size

@@ -33,10 +33,10 @@ class Storage:
         return max(1, round(width * self.side / longer)), max(1, round(height * self.side / longer))
 
     def most_bytes(self, width: int, height: int, file_size: int) -> int:
-        """No record is larger."""
+        """No record is larger; noise as a JPEG may be larger than its pixels."""
         stored_width, stored_height = self.size(width, height)
         raw = RAW.size + 3 * stored_width * stored_height
-        return {"original": file_size, "raw": raw, "jpeg": max(file_size, raw + 4096)}[self.images]
+        return {"original": file_size, "raw": raw, "jpeg": max(file_size, 2 * raw + 4096)}[self.images]
 
     def encode(self, data: bytes, name: str) -> bytes:
         """The record of an image file. Raises InputError naming what cannot be decoded."""

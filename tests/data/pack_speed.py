@@ -71,7 +71,7 @@ def main() -> None:
             write_split(root / "cache", "train", split, check, threads=threads)
 
         def decoded() -> None:
-            for _ in in_order(parts, partial(decode, records), threads):
+            for _ in in_order(parts, partial(decode, records), threads, len, 400):
                 pass
 
         ways = {

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from m2det.data import plan
 from m2det.data.augment import MEAN_BGR, UNCHANGED, Distortion, Placement, render, resize_into, view_of
 from m2det.data.plan import _most_iou, draw_crop, draw_plan
 
@@ -103,6 +104,15 @@ def test_a_crop_that_is_not_tried_could_not_be(shape):
         inter = np.minimum(w, box_width) * np.minimum(h, box_height)
         union = box_width * box_height + w * h - inter
         assert (inter / union).max() <= _most_iou(box_width * box_height, width, height) + 1e-9
+
+
+def test_a_crop_that_is_rare_but_possible_is_found(monkeypatch):
+    """Of an overlap of 0.2, for a box as large as a quarter of the least crop."""
+    monkeypatch.setattr(plan, "_LEAST_IOUS", (0.2,))
+    box = np.array([[400, 400, 550, 550]], np.float32)
+    rng = np.random.default_rng(0)
+    crops = [draw_crop(box, 1000, 1000, rng, 0.99)[0] for _ in range(50)]
+    assert sum(crop.width < 1000 for crop in crops) > 25
 
 
 @pytest.mark.parametrize("stored", [(1000, 700), (640, 448), (333, 233)])

@@ -1,13 +1,14 @@
 """Images are checked by their header or by decoding them, and what is wrong is named."""
 
 import io
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 
 from m2det.data import image
-from m2det.data.image import REDUCTIONS, check_header, decode_bgr, jpeg_size
+from m2det.data.image import REDUCTIONS, check_header, check_jpeg_is_whole, check_size, decode_bgr, jpeg_size
 from m2det.errors import InputError
 
 
@@ -132,3 +133,41 @@ def test_the_choice_is_logged_with_its_reason_and_falls_back(monkeypatch, caplog
     first, second = caplog.messages
     assert first == "JPEG decoder: simplejpeg, the fastest"
     assert second.startswith("JPEG decoder: OpenCV, simplejpeg does not load (No module named 'it'); turbojpeg does")
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_an_end_is_looked_for_where_it_must_be(progressive):
+    """Not in a thumbnail, which has one; and what a camera puts behind it may look like anything."""
+    data = encoded(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
+    data = with_segment(data, 0xE1, b"Exif\0\0" + encoded(".jpg"))
+    scan = data.rfind(b"\xff\xda")
+    for whole in (data, data + b"\xff\xda\xff\xd8 a film"):
+        check_jpeg_is_whole(whole, "a")
+        check_size(whole, "a", 50, 30)
+    for end in (scan - 1, scan + 30, len(data) - 2):
+        with pytest.raises(InputError, match=r"^a is truncated"):
+            check_jpeg_is_whole(data[:end], "a")
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros"])
+def test_a_jpeg_whose_data_are_lost_in_the_middle_is_named_by_decoding(damage):
+    data = cv2.imencode(".jpg", smooth())[1].tobytes()
+    third = (len(data) - data.rfind(b"\xff\xda")) // 3
+    kept = data[: -2 * third]
+    damaged = kept + (b"\xff\xd9" if damage == "cut" else bytes(third) + data[-third:])
+    check_jpeg_is_whole(damaged, "a")
+    with pytest.raises(InputError, match=r"^a is damaged \(.*premature end.*\); replace it"):
+        check_size(damaged, "a", 205, 131)
+
+
+def test_a_header_that_lies_costs_nothing():
+    """40,000 x 40,000 px in a kilobyte, PNG or JPEG: named, not read into memory nor told in a traceback."""
+    png, jpeg = bytearray(encoded(".png")), bytearray(encoded(".jpg"))
+    png[16:24] = (40000).to_bytes(4, "big") * 2
+    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
+    with pytest.raises(InputError, match="a cannot be decoded"):
+        check_size(bytes(png), "a", 50, 30)
+    frame = jpeg.find(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = (40000).to_bytes(2, "big") * 2
+    with pytest.raises(InputError, match="a is 40000x40000 px, its annotation says 50x30"):
+        check_size(bytes(jpeg), "a", 50, 30)

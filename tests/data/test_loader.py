@@ -233,3 +233,76 @@ def test_memory_does_not_grow(samples):
         next(loader)
     assert resident() - before < 4e6
     loader.close()
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """Black pictures with a red object of class 1 at the left and a green one of class 2 at the right; the last has
+    only one of 3 px."""
+    folder = tmp_path_factory.mktemp("coloured")
+    images, annotations = [], []
+    for i in range(IMAGES):
+        picture = np.zeros((200, 300, 3), np.uint8)
+        boxes = {1: [20, 60, 100, 80], 2: [180, 60, 100, 80]} if i < IMAGES - 1 else {1: [1, 1, 3, 3]}
+        for category, (x, y, w, h) in boxes.items():
+            picture[y : y + h, x : x + w, 3 - category] = 180
+            box = {"image_id": i, "category_id": category, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+            annotations.append(box | {"id": len(annotations)})
+        cv2.imwrite(str(folder / f"{i}.jpg"), picture)
+        images.append({"id": i, "file_name": f"{i}.jpg", "width": 300, "height": 200})
+    categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]
+    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return packed(folder, tmp_path_factory.mktemp("cache") / "c", Storage())
+
+
+def test_each_box_is_around_its_object_and_has_its_label_and_colours_change(coloured):
+    samples = TrainingSamples(coloured, 96, 3, ODDS)
+    alone, mirrored, colours = set[int](), 0, set[tuple]()
+    for epoch, index in itertools.product(range(12), range(IMAGES - 1)):
+        image, boxes, labels, _ = samples[epoch, index]
+        assert len(boxes) == len(labels) > 0
+        alone |= {int(labels[0])} if len(labels) == 1 else set()
+        if len(labels) == 2:
+            mirrored += (boxes[0, 0] < boxes[1, 0]) != (labels[0] == 1)
+        for box in boxes:
+            x1, y1, x2, y2 = (box * 96).round().astype(int)
+            inside = image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].astype(int)
+            if inside.size == 0:
+                continue
+            b, g, r = np.median(inside.reshape(-1, 3), axis=0)
+            # the hue turns by at most a tenth of the circle, or channels change places: never black or mean
+            assert max(b, g, r) - min(b, g, r) > 40, f"no object within the box: {b, g, r}"
+            colours.add((b, g, r))
+    assert alone == {1, 2}, "crops leave either object out, and the label goes with it"
+    assert mirrored > 10
+    assert len(colours) > 50
+
+
+def test_epochs_and_seeds_differ(coloured):
+    samples, other = TrainingSamples(coloured, SIDE, 3, ODDS), TrainingSamples(coloured, SIDE, 4, ODDS)
+    differ = [
+        [not np.array_equal(samples[0, i][0], x) for x in (samples[1, i][0], other[0, i][0])] for i in range(IMAGES)
+    ]
+    assert np.mean(differ, axis=0).min() > 0.5
+    orders = [TrainingOrder(IMAGES, IMAGES, seed, 2).batch(step) for seed in (3, 4) for step in (0, 1)]
+    assert len({tuple(i for _, i in order) for order in orders}) == 4
+
+
+def test_an_object_too_small_to_be_kept_has_the_whole_image(coloured):
+    samples, whole = TrainingSamples(coloured, SIDE, 3, ODDS), np.array([1, 1, 3, 3]) / [300, 200, 300, 200]
+    for epoch in range(20):
+        _, boxes, labels, _ = samples[epoch, IMAGES - 1]
+        np.testing.assert_allclose(boxes, whole[None], atol=1e-3)
+        assert labels.tolist() == [1]
+
+
+def test_no_box_has_no_width_where_its_pixel_is_rounded_away(tmp_path):
+    """1282 px decoded at an eighth are 161, of which 160 are used; the box lies on the last."""
+    cv2.imwrite(str(tmp_path / "1.jpg"), np.zeros((1282, 1282, 3), np.uint8))
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1280, 100, 2, 30], "area": 60, "iscrowd": 0}
+    content = {"images": [{"id": 1, "file_name": "1.jpg", "width": 1282, "height": 1282}], "annotations": [box]}
+    (tmp_path / "a.json").write_text(json.dumps(content | {"categories": [{"id": 1, "name": "thing"}]}))
+    samples = TrainingSamples(packed(tmp_path, tmp_path / "c", Storage()), 100, 0, ODDS)
+    for epoch in range(30):
+        _, boxes, labels, _ = samples[epoch, 0]
+        assert (boxes[:, 2:] > boxes[:, :2]).all() and len(boxes) == len(labels)

@@ -1,16 +1,21 @@
 """A pack by many threads, or interrupted, gives the bytes of one that was neither."""
 
 import resource
+import shutil
 import signal
+import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from m2det.data import packing
 from m2det.data.coco import read_split
 from m2det.data.packing import BYTES_PER_PART, RECORDS_PER_COMMIT, finish_cache, require_room, write_split
 from m2det.data.storage import Storage
 from m2det.errors import InputError
+from m2det.ordered import in_order
 from m2det.unfinished import locked
 from tests.data.disturb_pack import UNFINISHED, disturb, finished, make_images, stage, working_copy
 
@@ -61,8 +66,48 @@ def test_a_thread_s_sentence_is_raised_as_it_is(split, tmp_path):
         pack(tmp_path / "cache", split, check, threads=3)
 
 
-def test_too_little_room_is_told_before_anything_is_written(tmp_path):
+def test_commits_by_size_are_found_again_and_nothing_but_the_cache_is_left(split, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "BYTES_PER_COMMIT", 1 << 20)
+    alone, seen = pack(tmp_path / "alone", split), []
+    assert sorted(alone) == ["manifest.json", "train.arrow", "train.json", "train.lmdb"]
+
+    def check(data, record):  # noqa: ARG001
+        seen.append(record.image_id)
+        if len(seen) == 900:
+            raise InputError("enough")
+
+    with pytest.raises(InputError, match="enough"):
+        pack(tmp_path / "cache", split, check)
+    seen.clear()
+    assert pack(tmp_path / "cache", split, lambda _, record: seen.append(record.image_id)) == alone
+    assert 0 < seen[0] < 900, "of a commit before record 1000"
+
+
+def test_a_damaged_unfinished_pack_is_to_be_deleted(split, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/train.lmdb").write_bytes(bytes(1 << 16))
+    (tmp_path / "cache/train.sums").write_bytes(bytes(800))
+    with pytest.raises(InputError, match=r"train\.lmdb is damaged .*; delete .*cache and give the command again"):
+        pack(tmp_path / "cache", split)
+
+
+@pytest.mark.parametrize(("weight", "begun"), [(1, 10), (100, 3)])
+def test_what_waits_to_be_taken_is_bounded(weight, begun):
+    """No more than weigh 10 together, or one a thread."""
+    started = []
+    results = in_order(range(100), started.append, 3, lambda _: weight, 10)
+    next(results)
+    time.sleep(0.1)
+    assert len(started) <= begun + 1
+    results.close()
+    assert len(started) <= begun + 1, "the others are not begun any more"
+
+
+def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     require_room(tmp_path, BYTES_PER_PART)
+    (tmp_path / "half").write_bytes(bytes(1 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    require_room(tmp_path, 2 << 20)  # half of it is there
     with pytest.raises(InputError, match=r"this needs \d+ MB more, its disk has \d+ MB; make room"):
         require_room(tmp_path, 1 << 60)
 
