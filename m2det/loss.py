@@ -24,12 +24,13 @@ def match(priors_xyxy: Tensor, boxes: Tensor, labels: Tensor, overlap: float) ->
     the prior that it overlaps most, whatever the overlap; of several claiming one prior the last has it.
     """
     valid = labels > 0
-    iou = iou_xyxy(boxes, priors_xyxy).masked_fill(~valid[:, :, None], -1.0)
+    iou = iou_xyxy(boxes, priors_xyxy).masked_fill_(~valid[:, :, None], -1.0)
     best_overlap, best_truth = iou.max(dim=1)
     best_prior = iou.argmax(dim=2)
+    # The last ground truth of those with the same best prior; all write the same number, so their order is nothing.
     turn = torch.arange(1, boxes.shape[1] + 1, device=boxes.device) * valid
-    claims = best_prior[:, :, None] == torch.arange(len(priors_xyxy), device=boxes.device)
-    claimed_by = (claims * turn[:, :, None]).amax(dim=1)  # 0: by none, else 1 + the last ground truth
+    last = ((best_prior[:, :, None] == best_prior[:, None, :]) * turn[:, None, :]).amax(dim=2)
+    claimed_by = torch.zeros_like(best_truth).scatter_(1, best_prior, last)  # 0: by none, else 1 + the ground truth
     best_truth = torch.where(claimed_by > 0, claimed_by - 1, best_truth)
     positive = (claimed_by > 0) | (best_overlap >= overlap)
     matched_boxes = boxes.gather(1, best_truth[..., None].expand(-1, -1, 4))

@@ -4,8 +4,18 @@ two sorts. Written from its description; SSD's loss in most ports looks so."""
 import torch
 import torch.nn.functional as F
 
-from m2det.boxes import cxcywh_to_xyxy, encode_xyxy_to_offsets, iou_xyxy
+from m2det.boxes import cxcywh_to_xyxy, encode_xyxy_to_offsets
 from m2det.model import prior_boxes
+
+
+def original_overlap(boxes, priors_xyxy):
+    """Jaccard overlap of [G,4] with [P,4] -> [G,P], on pairs of coordinates."""
+    low = torch.maximum(boxes[:, None, :2], priors_xyxy[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], priors_xyxy[None, :, 2:])
+    sides = (high - low).clamp(min=0)
+    shared = sides[..., 0] * sides[..., 1]
+    areas = [((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])) for b in (boxes, priors_xyxy)]
+    return shared / (areas[0][:, None] + areas[1][None] - shared)
 
 
 def original_loss(outputs, priors, boxes, labels):
@@ -15,7 +25,7 @@ def original_loss(outputs, priors, boxes, labels):
     loc_target = torch.zeros_like(loc)
     conf_target = torch.zeros(images, count, dtype=torch.long, device=loc.device)
     for i in range(images):
-        overlap = iou_xyxy(boxes[i], cxcywh_to_xyxy(priors))
+        overlap = original_overlap(boxes[i], cxcywh_to_xyxy(priors))
         best_prior = overlap.argmax(1)
         best_overlap, best_truth = overlap.max(0)
         best_overlap.index_fill_(0, best_prior, 2.0)

@@ -1,5 +1,6 @@
 """The loss of one step (16 images, 32,760 priors, 81 classes) against the original's way, in turn and in one run."""
 
+import statistics
 import time
 
 import pytest
@@ -24,8 +25,10 @@ def seconds(loss, arguments, synchronise=lambda: None):
     return taken, losses, gradients
 
 
-def compare(device, rounds=5, synchronise=lambda: None):
-    """Best seconds of ours and of the original's way; asserts that they are the same numbers."""
+def compare(device, rounds=7, synchronise=lambda: None):
+    """Median seconds of ours and of the original's way, and the median of the rounds' ratios.
+
+    Asserts that they are the same numbers."""
     arguments = material(device)
     times = []
     for _ in range(rounds):
@@ -36,14 +39,15 @@ def compare(device, rounds=5, synchronise=lambda: None):
             assert losses[name].item() == pytest.approx(wanted[name].item(), rel=1e-5)
         for a, b in zip(gradients, wanted_gradients, strict=True):
             assert torch.allclose(a, b, rtol=1e-4, atol=1e-8)
-    return tuple(min(column) for column in zip(*times, strict=True))
+    ratio = statistics.median(ours / theirs for ours, theirs in times)
+    return *(statistics.median(column) for column in zip(*times, strict=True)), ratio
 
 
 def test_on_a_cpu_it_takes_at_most_one_and_a_half_times_as_long():
     """Though it goes back through every row, where the original's goes through those that it has selected."""
-    ours, theirs = compare("cpu")
-    print(f"loss of a step: {ours:.3f} s, the original's way {theirs:.3f} s: {ours / theirs:.2f}")
-    assert ours <= 1.5 * theirs
+    ours, theirs, ratio = compare("cpu")
+    print(f"loss of a step: {ours:.3f} s, the original's way {theirs:.3f} s: {ratio:.2f}")
+    assert ratio <= 1.5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
@@ -55,6 +59,6 @@ def test_on_a_gpu_it_never_waits_and_takes_a_tenth():
         seconds(MultiBoxLoss(), arguments)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    ours, theirs = compare("cuda", synchronise=torch.cuda.synchronize)
+    ours, theirs, ratio = compare("cuda", synchronise=torch.cuda.synchronize)
     print(f"loss of a step: {ours * 1e3:.2f} ms, the original's way {theirs * 1e3:.2f} ms")
-    assert ours <= theirs / 10
+    assert ratio <= 0.1
