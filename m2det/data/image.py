@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -33,10 +34,9 @@ def decode_bgr(data: bytes, name: str, upright: bool = False, reduction: int = 1
     Raises InputError naming the image when the bytes are no image; of one that is damaged, what can be read is
     returned (check_size finds those).
     """
-    if data.startswith(RAW_MARK):
-        _, width, height = RAW.unpack_from(data)
-        return _shrunk(np.frombuffer(data, np.uint8, offset=RAW.size).reshape(height, width, 3), reduction)
-    image = None
+    image = _raw_pixels(data) if data.startswith(RAW_MARK) else None
+    if image is not None:
+        return _shrunk(image, reduction)
     if data.startswith(_JPEG_START) and not upright:
         # stray bytes, odd colour spaces: the strict libraries refuse, OpenCV says what becomes of them
         with suppress(ValueError, OSError):
@@ -85,7 +85,16 @@ def turbojpeg_decoder() -> JpegDecoder:
     import turbojpeg
 
     library = turbojpeg.TurboJPEG()
-    return lambda data, reduction: library.decode(data, turbojpeg.TJPF_BGR, scaling_factor=(1, reduction))
+    # it only warns of damage; set once, since a filter belongs to all threads
+    warnings.filterwarnings("error", module="turbojpeg")
+
+    def decode(data: bytes, reduction: int) -> np.ndarray:
+        try:
+            return library.decode(data, turbojpeg.TJPF_BGR, scaling_factor=(1, reduction))
+        except UserWarning as warning:
+            raise ValueError(str(warning)) from warning
+
+    return decode
 
 
 def opencv_decoder(data: bytes, reduction: int, upright: bool = False) -> np.ndarray | None:
@@ -97,6 +106,13 @@ def opencv_decoder(data: bytes, reduction: int, upright: bool = False) -> np.nda
     except cv2.error:  # a header that speaks of more than 2^30 pixels
         return None
     return image if is_jpeg or image is None else _shrunk(image, reduction)
+
+
+def _raw_pixels(data: bytes) -> np.ndarray | None:
+    """None for a file of someone else's that begins alike."""
+    _, width, height = RAW.unpack(data[: RAW.size].ljust(RAW.size, b"\0"))
+    pixels = np.frombuffer(data, np.uint8)[RAW.size :]
+    return pixels.reshape(height, width, 3) if 0 < pixels.size == 3 * width * height else None
 
 
 def _shrunk(image: np.ndarray, reduction: int) -> np.ndarray:

@@ -9,7 +9,9 @@ import cv2
 
 from m2det.data.coco import ImageRecord
 from m2det.data.image import RAW, RAW_MARK, decode_bgr
+from m2det.errors import InputError
 
+LONGEST = 65_500  # side that a JPEG encoder takes and the head of raw pixels can say, px
 SAMPLED = 32  # images, whose size tells that of all
 
 
@@ -39,12 +41,16 @@ class Storage:
         return {"original": file_size, "raw": raw, "jpeg": max(file_size, 2 * raw + 4096)}[self.images]
 
     def encode(self, data: bytes, name: str) -> bytes:
-        """The record of an image file. Raises InputError naming what cannot be decoded."""
+        """The record of an image file. Raises InputError naming what cannot be decoded or is too long."""
         if self.images == "original":
             return data
         image = decode_bgr(data, name)
         whole = image.shape[1::-1]
         size = self.size(*whole)
+        if max(size) > LONGEST:
+            raise InputError(
+                f"{name} has a side of {max(size)} px, {LONGEST} is the most; set pack.side to that or less"
+            )
         if size != whole:
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         if self.images == "raw":

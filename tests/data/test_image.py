@@ -29,7 +29,7 @@ def test_the_annotated_size_passes_and_another_is_named(suffix):
         check_header(encoded(suffix), "a", 400, 30)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff"])
+@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff", b"\0BGR", b"\0BGR\1\0\2\0xy", b"\0BGR" + bytes(9)])
 def test_what_is_no_image_is_named(data):
     with pytest.raises(InputError, match="a cannot be decoded"):
         check_header(data, "a", 50, 30)
@@ -84,8 +84,11 @@ def cmyk(picture: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize("name", ["simplejpeg", "turbojpeg"])
 @pytest.mark.parametrize("kind", ["CMYK", "stray bytes", "PNG"])
-def test_odd_images_are_as_opencv_has_them(kind):
+def test_odd_images_are_as_opencv_has_them(kind, name, monkeypatch):
+    decoder = backend(name)
+    monkeypatch.setattr(image, "jpeg_decoder", lambda: decoder)
     picture = smooth()
     whole = cv2.imencode(".jpg", picture)[1].tobytes()
     second = 4 + int.from_bytes(whole[4:6], "big")
@@ -100,10 +103,14 @@ def test_odd_images_are_as_opencv_has_them(kind):
     np.testing.assert_array_equal(decode_bgr(data, "x"), wanted)
 
 
-def test_a_jpeg_that_ends_early_is_never_decoded_by_a_strict_library():
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", ["simplejpeg", "turbojpeg"])
+def test_a_jpeg_that_ends_early_is_never_decoded_by_a_strict_library(name, reduction):
     whole = cv2.imencode(".jpg", smooth())[1].tobytes()
-    with pytest.raises(ValueError, match="Premature end"):
-        backend("simplejpeg")(whole[: len(whole) * 2 // 3], 1)
+    decoder = backend(name)
+    for _ in range(2):  # a warning that is an error must be one the second time, too
+        with pytest.raises(ValueError, match="Premature end"):
+            decoder(whole[: len(whole) * 2 // 3], reduction)
 
 
 def test_orientation_is_followed_only_where_asked_for():
@@ -149,8 +156,11 @@ def test_an_end_is_looked_for_where_it_must_be(progressive):
             check_jpeg_is_whole(data[:end], "a")
 
 
+@pytest.mark.parametrize("name", ["simplejpeg", "turbojpeg"])
 @pytest.mark.parametrize("damage", ["cut", "zeros"])
-def test_a_jpeg_whose_data_are_lost_in_the_middle_is_named_by_decoding(damage):
+def test_a_jpeg_whose_data_are_lost_in_the_middle_is_named_by_decoding(damage, name, monkeypatch):
+    decoder = backend(name)
+    monkeypatch.setattr(image, "jpeg_decoder", lambda: decoder)
     data = cv2.imencode(".jpg", smooth())[1].tobytes()
     third = (len(data) - data.rfind(b"\xff\xda")) // 3
     kept = data[: -2 * third]

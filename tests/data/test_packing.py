@@ -7,11 +7,13 @@ import time
 from functools import partial
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
 from m2det.data import packing
 from m2det.data.coco import read_split
+from m2det.data.image import decode_bgr
 from m2det.data.packing import BYTES_PER_PART, RECORDS_PER_COMMIT, finish_cache, require_room, write_split
 from m2det.data.storage import Storage
 from m2det.errors import InputError
@@ -154,3 +156,11 @@ def test_a_changed_parameter_starts_anew_and_a_full_disk_is_continued_on(images,
     assert f"continues after {RECORDS_PER_COMMIT} of" in (folder / "out.txt").read_text()
     assert cache == finished(working_copy(tmp_path / "undisturbed", images))
     assert np.frombuffer(cache["train.lmdb"], np.uint8).size > most
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+def test_a_side_that_a_cache_cannot_hold_is_named(kind):
+    strip = cv2.imencode(".png", np.zeros((1, 65_600, 3), np.uint8))[1].tobytes()
+    with pytest.raises(InputError, match=r"^strip has a side of 65600 px, 65500 is the most; set pack.side"):
+        Storage(kind, 0, 90).encode(strip, "strip")
+    assert decode_bgr(Storage(kind, 640, 90).encode(strip, "strip"), "strip").shape == (1, 640, 3)
