@@ -85,8 +85,8 @@ def turbojpeg_decoder() -> JpegDecoder:
     import turbojpeg
 
     library = turbojpeg.TurboJPEG()
-    # it only warns of damage; set once, since a filter belongs to all threads
-    warnings.filterwarnings("error", module="turbojpeg")
+    # it only warns of damage; set once, since a filter belongs to all threads; not for what its code deprecates
+    warnings.filterwarnings("error", category=UserWarning, module="turbojpeg")
 
     def decode(data: bytes, reduction: int) -> np.ndarray:
         try:
