@@ -11,8 +11,8 @@ repro: .venv/installed  ## data to model: everything that is not up to date
 
 test: .venv/installed  ## fast tests, then the slow ones (real servers and pipelines), two at a time
 	python setup.py -q build_ext --inplace
-	OMP_NUM_THREADS=1 pytest -q -n 2
-	OMP_NUM_THREADS=1 pytest -q -m slow -n 2 --dist loadfile
+	pytest -q -n 2
+	pytest -q -m slow -n 2 --dist loadfile
 
 lint: .venv/installed
 	ruff check .

@@ -43,10 +43,18 @@ class Group:
         return torch.device(device.type, self.local_rank)
 
     def connect(self, device: torch.device) -> None:
-        """Join the others by what the device's backend is: hccl, nccl or gloo. Ends with the process."""
+        """Join the others by what the device's backend is: hccl, nccl or gloo."""
         if self.size > 1 and not dist.is_initialized():
             backend = dist.get_default_backend_for_device(device)
             dist.init_process_group(backend, timeout=timedelta(minutes=30))
+
+    def leave(self) -> None:
+        """What everybody calls whose work is done; not after a failure, where it could wait for the others for ever.
+
+        Left to the end of the process, gloo's threads may outlive the interpreter, which then aborts.
+        """
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
         """The model with gradients averaged over all, and rank 0's running statistics for everyone.

@@ -92,6 +92,7 @@ def as_one_of_several(work: Callable[[Group], None], folder: Path, grace: float)
     def guarded() -> None:
         try:
             work(group)
+            group.leave()
         except InputError as error:
             with suppress(FileExistsError), (folder / ERROR).open("x") as file:  # the first one is heard
                 file.write(str(error))

@@ -1,8 +1,12 @@
-"""Where material that is not part of the project lies, when it is there at all."""
+"""Where material that is not part of the project lies, when it is there at all; one thread a process."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# before torch reads it: two threads add up in another order than one, and tests run side by side
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,14 +1,17 @@
 """What torchrun starts for test_together.py: -m tests.train.one_of_several CASE PARAMS CACHE BACKBONE FOLDER."""
 
+import atexit
 import sys
 import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from m2det.config import load_params
 from m2det.data.loader import collate
 from m2det.group import Group
+from m2det.torchrun import as_one_of_several
 from m2det.train.__main__ import main
 from m2det.train.ema import Average
 from m2det.train.loop import ALONE, train_step
@@ -81,6 +84,18 @@ def stuck(*arguments: str) -> None:
     main(*arguments)
 
 
+def leaving(folder: str) -> None:
+    """Meet the others; print at the end of the process whether they were left before."""
+    atexit.register(lambda: print(f"connected: {dist.is_initialized()}", flush=True))
+
+    def meet(group: Group) -> None:
+        group.connect(torch.device("cpu"))
+        group.wait()
+
+    as_one_of_several(meet, Path(folder), 5.0)
+
+
 if __name__ == "__main__":
-    cases = {"gradients": gradients, "poisoned": poisoned, "crashing": crashing, "stuck": stuck, "train": main}
+    cases = {"leaving": leaving}
+    cases |= {"gradients": gradients, "poisoned": poisoned, "crashing": crashing, "stuck": stuck, "train": main}
     cases[sys.argv[1]](*sys.argv[2:])

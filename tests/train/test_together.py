@@ -131,6 +131,13 @@ def test_every_image_is_evaluated_once(material, undisturbed):
     assert undisturbed.steps == 9
 
 
+def test_processes_leave_each_other_before_they_end(tmp_path):
+    """gloo's threads are not to outlive the interpreter: that aborted a finished evaluation once in some hundred."""
+    process = torchrun("leaving", tmp_path)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and out.count("connected: False") == 2, out
+
+
 def test_detections_of_two_processes_are_the_bytes_of_one(material, undisturbed, tmp_path):
     """Of 14 images: every one once, whatever the remainder."""
     params_file = write_params(tmp_path)
