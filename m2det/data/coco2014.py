@@ -18,6 +18,7 @@ from tqdm import tqdm
 from m2det.data.coco import check_annotations, read_annotations
 from m2det.download import fetch_files
 from m2det.errors import InputError, writing
+from m2det.ordered import in_order
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,11 @@ RECORD = "coco2014-download.json"  # in the root: what each zip was and what cam
 
 
 class Archive(NamedTuple):
-    """Its path on the host, about how many GB it has, the pattern and number of the files wanted, where they go."""
+    """Its path on the host, bytes and sha256, the pattern and number of the files wanted, where they go."""
 
     path: str
-    size: float
+    size: int
+    sha256: str
     wanted: str
     number: int
     folder: str
@@ -52,19 +54,51 @@ class Archive(NamedTuple):
         return Path(self.path).name
 
 
+# COCO publishes no sums: these are tensorflow/datasets' (tensorflow_datasets/url_checksums/coco.txt), of what the
+# official host served
 ARCHIVES = (
-    Archive("zips/train2014.zip", 13.6, r"train2014/COCO_train2014_\d{12}\.jpg", 82_783, "images"),
-    Archive("zips/val2014.zip", 6.7, r"val2014/COCO_val2014_\d{12}\.jpg", 40_504, "images"),
-    Archive("annotations/annotations_trainval2014.zip", 0.3, r"annotations/instances_(train|val)2014\.json", 2, "."),
-    Archive("annotations/annotations_trainval2017.zip", 0.3, r"annotations/instances_val2017\.json", 1, "."),
+    Archive(
+        "zips/train2014.zip",
+        13_510_573_713,
+        "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+        r"train2014/COCO_train2014_\d{12}\.jpg",
+        82_783,
+        "images",
+    ),
+    Archive(
+        "zips/val2014.zip",
+        6_645_013_297,
+        "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+        r"val2014/COCO_val2014_\d{12}\.jpg",
+        40_504,
+        "images",
+    ),
+    Archive(
+        "annotations/annotations_trainval2014.zip",
+        252_872_794,
+        "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+        r"annotations/instances_(train|val)2014\.json",
+        2,
+        ".",
+    ),
+    Archive(
+        "annotations/annotations_trainval2017.zip",
+        252_907_541,
+        "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+        r"annotations/instances_val2017\.json",
+        1,
+        ".",
+    ),
 )
+READERS = 8  # threads that read unpacked files again
 
 
 def download_coco2014(root: Path, mirror: str) -> None:
     """Fetch and unpack what is not under the root yet. The mirror is laid out as http://images.cocodataset.org.
 
-    Files that are there stay if their names and sizes are right; zips go when unpacked; interrupted, it continues.
-    Raises InputError for what cannot be fetched, is damaged, has other contents than COCO's, or has no room.
+    What was unpacked here is read again and stays where its CRC32s are right; what was by hand, where names and
+    number are. Zips go when unpacked; interrupted, it continues.
+    Raises InputError for what cannot be fetched, is damaged, is not COCO's, or has no room.
     """
     record_file = root / RECORD
     record: dict[str, Any] = json.loads(record_file.read_text()) if record_file.exists() else {}
@@ -75,7 +109,7 @@ def download_coco2014(root: Path, mirror: str) -> None:
     names = ", ".join(archive.name for archive in to_fetch)
     if to_fetch:
         there = sum(path.stat().st_size for path in root.glob("*.zip.part"))
-        need = sum(2 * archive.size for archive in to_fetch) * 1e9 - there  # as they come, and unpacked
+        need = sum(2 * archive.size for archive in to_fetch) - there  # as they come, and unpacked
         if (free := shutil.disk_usage(root).free) < need:
             raise InputError(f"{root} has {free / 1e9:.1f} GB free, but {names} take {need / 1e9:.1f} GB; make room")
         advice = f"or get {names} elsewhere (https://cocodataset.org/#download), put them into {root}, and run it again"
@@ -88,14 +122,19 @@ def download_coco2014(root: Path, mirror: str) -> None:
 
 
 def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) -> bool:
-    """By the recorded names and sizes; without a record (unpacked by hand) by names and number."""
+    """As recorded; without a record (unpacked by hand) by names and number."""
     folder = root / archive.folder
     if record is None:
         inner = folder / archive.wanted.partition("/")[0]
         entries = list(os.scandir(inner)) if inner.is_dir() else []
         there = [f"{inner.name}/{entry.name}" for entry in entries if entry.stat().st_size]
         return sum(bool(re.fullmatch(archive.wanted, name)) for name in there) == archive.number
-    changed = [name for name, size in record["files"].items() if not _has_size(folder / name, size)]
+    files: dict[str, tuple[int, int]] = record["files"]
+    changed = [name for name, (size, _) in files.items() if not _has_size(folder / name, size)]
+    if not changed:
+        checked = in_order(files, lambda name: _is_as(folder / name, *files[name]), READERS, lambda _: 1, 4 * READERS)
+        whole = tqdm(checked, f"verifying what came of {archive.name}", len(files), unit="file")
+        changed = [name for name, same in zip(files, whole, strict=True) if not same]
     if changed:
         log.info("%s is not as it was in %s, which is fetched again", folder / changed[0], archive.name)
     return not changed
@@ -105,31 +144,37 @@ def _has_size(path: Path, size: int) -> bool:
     return path.exists() and path.stat().st_size == size
 
 
+def _is_as(path: Path, size: int, crc: int) -> bool:
+    return _has_size(path, size) and zlib.crc32(path.read_bytes()) == crc
+
+
 def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
     """Unpack what is missing, each file complete or not at all, its CRC32 checked; returns what to record."""
     path, folder = root / archive.name, root / archive.folder
+    log.info("%s: computing its sha256", path)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != archive.sha256:
+        raise InputError(
+            f"{path} is not COCO's: its sha256 is {sha256}, not {archive.sha256}; delete it, and run this again to "
+            f"fetch it, or see to data.mirror; what you unpack in {folder} yourself is taken as it is"
+        )
     try:
         with ZipFile(path) as source, writing(folder):
             members = [info for info in source.infolist() if re.fullmatch(archive.wanted, info.filename)]
-            files = {info.filename: info.file_size for info in members}
-            if len(files) != archive.number:
-                raise InputError(
-                    f"{path} has {len(files)} files {archive.wanted}, but COCO's has {archive.number}; delete it, "
-                    "and run this again to fetch it, or see to data.mirror"
-                )
+            files = {info.filename: (info.file_size, info.CRC) for info in members}
+            assert len(files) == archive.number
             for info in tqdm(members, f"unpacking {archive.name}", unit="file"):
                 target = folder / info.filename
-                if not _has_size(target, info.file_size):
+                if not _is_as(target, *files[info.filename]):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     temporary = target.with_name(target.name + ".part")
                     with source.open(info) as packed, temporary.open("wb") as file:
                         shutil.copyfileobj(packed, file, 1 << 20)
                     temporary.replace(target)
     except (BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it, and run this again to fetch it") from error
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    log.info("%s: %d files unpacked and checked; sha256 %s", archive.name, len(files), sha256)
+        raise InputError(f"{path} cannot be unpacked ({error}); see to its disk, and run this again") from error
+    log.info("%s: %d files unpacked and checked", archive.name, len(files))
     return {"bytes": path.stat().st_size, "sha256": sha256, "files": files}
 
 
@@ -143,7 +188,7 @@ def derive_minival(root: Path) -> None:
     if not missing or not whole.exists() or not ids_from.exists():
         return
     minival = {image["id"] for image in read_annotations(ids_from)["images"]}
-    content = read_annotations(whole)
+    content = read_annotations(whole, outlines=True)  # others may want them of the files made here
     check_annotations(content, whole)
     for name, count in missing.items():
         images = [image for image in content["images"] if (image["id"] in minival) == (name == "minival2014")]
