@@ -48,7 +48,7 @@ class DataParams(Section):
 
 
 class PackParams(Section):
-    verify: Literal["decode", "header"]
+    verify: Literal["auto", "decode", "header"]
     images: Literal["original", "jpeg", "raw"]
     side: Count
     quality: Annotated[int, Field(ge=1, le=100)]

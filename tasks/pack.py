@@ -17,6 +17,7 @@ from m2det.errors import InputError, writing
 from m2det.unfinished import LOCK, digest, digest_files, locked
 from tasks.common import CACHE, main_root, params, roots, sources
 
+DECODED_BELOW = 20_000  # images of a split: `pack.verify: auto` decodes fewer, which takes some seconds
 MOST_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
 
 
@@ -33,7 +34,7 @@ def pack() -> None:
     if not any(len(record.boxes) for record in splits["train"].records):
         raise InputError("the training annotations have no usable box: there is nothing to learn from")
     settings = params().pack
-    check = _decodes if settings.verify == "decode" else _is_whole
+    verify = {name: _verification(settings.verify, len(split.records)) for name, split in splits.items()}
     jpeg_decoder()  # chosen here, before threads ask for it at once
     storage = {"train": Storage(settings.images, settings.side, settings.quality), "val": ORIGINAL}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -52,7 +53,9 @@ def pack() -> None:
             total += expected + number * 4096  # LMDB's pages and tree, annotations
         require_room(unfinished, total)
         entries = {
-            name: write_split(unfinished, name, split, check, storage[name], threads) for name, split in splits.items()
+            name: write_split(unfinished, name, split, CHECKS[verify[name]], storage[name], threads)
+            | {"verified": verify[name]}
+            for name, split in splits.items()
         }
         finish_cache(unfinished, categories, entries)
         _publish(unfinished)
@@ -61,8 +64,14 @@ def pack() -> None:
         dropped = ", ".join(f"{count} {reason}" for reason, count in entry["dropped"].items()) or "none"
         print(
             f"{name}: {entry['images']} images, {entry['boxes']} boxes ({entry['clipped']} clipped, dropped: "
-            f"{dropped}), {entry['crowds']} crowd regions; images checked by {settings.verify}"
+            f"{dropped}), {entry['crowds']} crowd regions; images checked by {MEANING[entry['verified']]}"
         )
+
+
+def _verification(wanted: str, images: int) -> str:
+    if wanted != "auto":
+        return wanted
+    return "decode" if images < DECODED_BELOW else "header"
 
 
 def _fingerprint() -> str:
@@ -97,3 +106,10 @@ def _decodes(data: bytes, record: ImageRecord) -> None:
 
 def _name(record: ImageRecord) -> str:
     return f"image {record.image_id} ({record.path})"
+
+
+CHECKS = {"decode": _decodes, "header": _is_whole}
+MEANING = {
+    "decode": "decoding each",
+    "header": "markers and size alone (pack.verify: decode finds those of which a part is lost, too)",
+}
