@@ -13,6 +13,16 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _libc = ctypes.CDLL(None)  # loaded here: as little as possible may happen between fork and exec
 
 
+def usable_cores() -> int:
+    """The processors that this process may use: a container's or a batch system's share of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_exit(code: int | None) -> str:
+    """How a process ended, by multiprocessing's exit code: below 0 a signal's."""
+    return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+
+
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to send this process SIGTERM when its parent, the process `parent`, ends.
 

@@ -14,6 +14,7 @@ from m2det.data.packing import ORIGINAL, finish_cache, require_room, write_split
 from m2det.data.storage import Storage
 from m2det.data.store import FORMAT
 from m2det.errors import InputError, writing
+from m2det.process import usable_cores
 from m2det.unfinished import LOCK, digest, digest_files, locked
 from tasks.common import CACHE, main_root, params, roots, sources
 
@@ -37,8 +38,7 @@ def pack() -> None:
     verify = {name: _verification(settings.verify, len(split.records)) for name, split in splits.items()}
     jpeg_decoder()  # chosen here, before threads ask for it at once
     storage = {"train": Storage(settings.images, settings.side, settings.quality), "val": ORIGINAL}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(cores, MOST_THREADS)
+    threads = min(usable_cores(), MOST_THREADS)
     unfinished = main_root() / "data" / "unfinished" / _fingerprint()
     with writing(unfinished), locked(unfinished):
         for other in sorted(unfinished.parent.iterdir()):

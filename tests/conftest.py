@@ -1,6 +1,9 @@
 """Where material that is not part of the project lies, when it is there at all; one thread a process."""
 
+import faulthandler
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +21,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared beside this checkout: golden numbers and sample data are not part of a clone")
     return folder
+
+
+@pytest.fixture
+def quiet_signals() -> Iterator[None]:
+    """Processes forked inside may be killed by SIGBUS without pytest's trace of them."""
+    faulthandler.disable()
+    yield
+    faulthandler.enable(sys.__stderr__)

@@ -54,9 +54,10 @@ def _check(arguments: argparse.Namespace) -> None:
 def _verify(_: argparse.Namespace) -> None:
     from m2det.data.store import REPACK
     from m2det.data.verify import bad_records
+    from m2det.process import usable_cores
 
     bad = 0
-    for sentence in bad_records(CACHE):
+    for sentence in bad_records(CACHE, usable_cores()):
         print(sentence)
         bad += 1
     if bad:

@@ -57,8 +57,9 @@ def write_split(
         raise InputError(f"{path} is damaged ({error}); delete {folder} and give the command again") from error
     except lmdb.Error as error:
         raise InputError(f"{path} cannot be written ({error}); make room on its disk") from error
-    _write_arrow(folder / f"{name}.arrow", split.records, sums[:, 0])
-    (folder / f"{name}.json").write_text(json.dumps(split.ground_truth, separators=(",", ":")) + "\n")
+    table, truth = (folder / f"{name}.{kind}" for kind in ("arrow", "json"))
+    _write_arrow(table, split.records, sums[:, 0])
+    truth.write_text(json.dumps(split.ground_truth, separators=(",", ":")) + "\n")
     return {
         "images": len(sums),
         "boxes": sum(int((~r.iscrowd).sum()) for r in split.records),
@@ -68,6 +69,7 @@ def write_split(
         "bytes": int(sums[:, 1].sum()),
         "stored": asdict(storage),
         "lmdb_bytes": path.stat().st_size,
+        "crc32": {file.name: zlib.crc32(file.read_bytes()) for file in (table, truth)},  # each image's is in the table
     }
 
 

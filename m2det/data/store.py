@@ -3,7 +3,7 @@
 {split}.lmdb     key = 8-byte big-endian index, value = the image file's own bytes, or what Storage makes of them
 {split}.arrow    one row per image, in the same order (SCHEMA)
 {split}.json     ground truth in COCO's format with the boxes as annotated, for scoring
-manifest.json    counts, drops by reason, class names and COCO category ids; written last
+manifest.json    counts, drops by reason, class names and COCO category ids, CRC32s of the other two; written last
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
     ]
 )
 REPACK = "run `dvc repro -f pack`"
-FORMAT = 2
+FORMAT = 3
 
 
 def key_of(index: int) -> bytes:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from m2det.errors import InputError
+from m2det.process import describe_exit
 
 AHEAD = 2  # batches that a worker is asked for before the first of them is taken
 SECONDS_TO_END = 5.0  # a worker that was busy finishes its batch first
@@ -106,14 +107,14 @@ def _death(crew: Crew) -> InputError:
     ended = wait([process.sentinel for _, process in crew])
     dead = next(process for _, process in crew if process.sentinel in ended)
     dead.join()
+    if dead.exitcode in (-signal.SIGBUS, -signal.SIGSEGV):
+        advice = "damage in the tree of an LMDB file does that: `m2det data verify` tells"
+    else:
+        advice = "lower train.workers or train.batch_size if memory is short"
     return InputError(
-        f"the data-loading process {dead.pid} was killed ({_cause(dead.exitcode)}); lower train.workers or "
-        "train.batch_size if memory is short; the same command continues from the last checkpoint"
+        f"the data-loading process {dead.pid} was killed ({describe_exit(dead.exitcode)}); {advice}; "
+        "the same command continues from the last checkpoint"
     )
-
-
-def _cause(code: int | None) -> str:
-    return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
 
 
 def _end(crew: Crew) -> None:

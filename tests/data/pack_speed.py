@@ -20,6 +20,7 @@ from m2det.data.coco import Category, ImageRecord, Split
 from m2det.data.image import decode_bgr, jpeg_decoder, jpeg_size
 from m2det.data.packing import write_split
 from m2det.ordered import in_order
+from m2det.process import usable_cores
 from tasks.pack import _decodes, _is_whole
 from tests.conftest import ROOT
 
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2500, help="images (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
     arguments = parser.parse_args()
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
     jpeg_decoder()
     with tempfile.TemporaryDirectory(dir=ROOT / "data") as name:
         root = Path(name)

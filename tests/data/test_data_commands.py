@@ -14,6 +14,7 @@ from m2det.data.check import best_overlap
 from m2det.data.coco import read_split
 from m2det.data.image import check_size
 from m2det.data.packing import finish_cache, write_split
+from m2det.data.store import key_of
 from m2det.model import prior_boxes
 from tests.conftest import ROOT
 
@@ -106,6 +107,31 @@ def test_verify_names_every_bad_record(project, capsys):
     bad = shown.out.strip().splitlines()
     assert len(bad) == 3 and all(each in " ".join(bad) for each in ("image 4.jpg", "image 9.jpg", "val.lmdb"))
     assert shown.err.endswith("error: data/cache has 3 bad records; run `dvc repro -f pack`\n")
+
+
+@pytest.mark.usefixtures("quiet_signals")
+def test_verify_goes_on_after_damage_that_ends_a_process(project, capsys):
+    """Two records whose length in LMDB's tree reaches beyond the file: reading them is SIGBUS."""
+    lmdb = project / "data/cache/train.lmdb"
+    content = bytearray(lmdb.read_bytes())
+    for i in (3, 11):
+        key = content.find(key_of(i))  # in its node, behind the length's two halves, flags and the key's length
+        content[key - 8 : key - 4] = bytes([0, 0, 0, 1])  # 16 MiB, in an order of LMDB's own
+    lmdb.write_bytes(content)
+    assert main(["data", "verify"]) == 1
+    bad = sorted(capsys.readouterr().out.strip().splitlines())
+    assert [re.findall(r"image (\d+) \(\1\.jpg\)", line) for line in bad] == [["11"], ["3"]]
+    assert all(re.search(r"ended a process \(signal SIG(BUS|SEGV)\)", line) for line in bad)
+
+
+@pytest.mark.parametrize("name", ["train.arrow", "val.json"])
+def test_verify_names_damaged_annotations(project, capsys, name):
+    path = project / "data/cache" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert main(["data", "verify"]) == 1
+    assert f"data/cache/{name} is missing or damaged; run `dvc repro -f pack`" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("project")

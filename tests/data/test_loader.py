@@ -142,14 +142,17 @@ def test_a_cache_of_another_kind_gives_the_same_samples(source, samples, tmp_pat
         assert np.abs(found.astype(int) - image).mean() < (8 if storage.side else 4)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_worker_is_a_sentence_within_seconds(samples, victim):
+@pytest.mark.usefixtures("quiet_signals")
+@pytest.mark.parametrize(
+    ("victim", "number", "advice"), [(0, "KILL", "lower"), (1, "BUS", ".*`m2det data verify` tells")]
+)
+def test_a_killed_worker_is_a_sentence_within_seconds(samples, victim, number, advice):
     loader = training_loader(samples, order(10**6), 2, False)
     next(loader)
     before = {p.pid for p in multiprocessing.active_children()}
-    os.kill(sorted(before)[victim], signal.SIGKILL)
+    os.kill(sorted(before)[victim], signal.Signals[f"SIG{number}"])
     start = time.monotonic()
-    with pytest.raises(InputError, match=r"data-loading process \d+ was killed \(signal SIGKILL\); lower"):
+    with pytest.raises(InputError, match=rf"data-loading process \d+ was killed \(signal SIG{number}\); {advice}"):
         for _ in loader:
             pass
     assert time.monotonic() - start < 5
