@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,19 @@ class Split:
     ground_truth: dict[str, list[dict[str, Any]]]
 
 
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Nothing that is read here is garbage: to look for it again and again took a third of the time at COCO's size."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_garbage_collection()
 def read_split(sources: Sequence[tuple[Path, Path]]) -> Split:
     """Read pairs of (annotation file, image folder) as one split. Images are not opened.
 
@@ -149,6 +164,7 @@ def read_categories(path: Path) -> list[Category]:
     return _categories(read_annotations(path)["categories"], path)
 
 
+@_without_garbage_collection()
 def read_annotations(path: Path, outlines: bool = False) -> dict[str, Any]:
     """The content of an annotation file, its images checked: ids, file names and sizes.
 
