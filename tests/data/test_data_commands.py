@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from m2det.cli import main
-from m2det.data.check import best_overlap
+from m2det.data.check import count_matches
 from m2det.data.coco import read_split
 from m2det.data.image import check_size
 from m2det.data.packing import finish_cache, write_split
@@ -63,7 +63,7 @@ def test_check_tells_what_training_would_get(capsys):
     ):
         assert line in out
     [fit] = re.findall(r"^fits: (\S+),", out, re.M)
-    assert fit.startswith("m2det") and re.search(rf"^{fit} +[\d,]+ .* [\d.]+%$", out, re.M)
+    assert fit.startswith("m2det") and re.search(rf"^{fit} +[\d,]+ .* [\d.]+% +[\d.]+$", out, re.M)
     sheet = cv2.imread("sheet.png")
     assert sheet.shape[1] > 1000 and (sheet == (80, 200, 60)).all(-1).sum() > 1000, "boxes are drawn"
 
@@ -80,15 +80,18 @@ def test_check_of_what_params_yaml_names(project, capsys):
     assert "missing    1, the first is images/7.jpg" in shown.out and re.search(r"images/[78]\.jpg", shown.err)
 
 
-def test_best_overlap_is_the_best_by_hand():
-    boxes = np.array([[0.1, 0.2, 0.5, 0.9], [0.3, 0.3, 0.31, 0.31]], np.float32)
+def test_matches_are_counted_as_by_hand():
+    boxes = np.array([[0.1, 0.2, 0.5, 0.9], [0.3, 0.3, 0.31, 0.31], [0.3, 0.3, 0.7, 0.7]], np.float32)
     priors = prior_boxes("m2det-tiny").numpy().astype(float)
-    for box, found in zip(boxes.astype(float), best_overlap(boxes, prior_boxes("m2det-tiny")), strict=True):
+    counted = []
+    for box in boxes.astype(float):
         low = np.maximum(box[:2], priors[:, :2] - priors[:, 2:] / 2)
         high = np.minimum(box[2:], priors[:, :2] + priors[:, 2:] / 2)
         shared = (high - low).clip(0).prod(1)
         union = (box[2:] - box[:2]).prod() + priors[:, 2:].prod(1) - shared
-        assert found == pytest.approx((shared / union).max(), abs=1e-5)
+        counted.append(int((shared / union >= 0.5).sum()))
+    assert counted[0] > 0 and counted[1] == 0 and counted[2] > 1
+    assert count_matches(boxes, prior_boxes("m2det-tiny")).tolist() == counted
 
 
 def test_verify_names_every_bad_record(project, capsys):
