@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def _publish(unfinished: Path) -> None:
     files = {path.name: path for path in unfinished.iterdir() if path.name != LOCK}
     manifest = files.pop("manifest.json")
     for path in (*files.values(), manifest):
-        os.replace(path, CACHE / path.name)
+        shutil.move(path, CACHE / path.name)  # an experiment's copy of the project may lie on another disk than data
     shutil.rmtree(unfinished)
 
 
