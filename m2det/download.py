@@ -6,7 +6,7 @@ import http.client
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from io import FileIO
 from pathlib import Path
@@ -27,15 +27,16 @@ PAUSE = 1.0  # seconds before the next one; twice as long each time
 BLOCK = 1 << 20
 
 
-def fetch_files(files: Sequence[tuple[str, Path]], advice: str) -> None:
+def fetch_files(files: Sequence[tuple[str, Path]], advice: str, sizes: Mapping[Path, int] | None = None) -> None:
     """Fetch (URL, path) pairs, all at once, with progress; what is interrupted continues in the next call.
 
-    What came of a file lies in PATH.part. Proxies are taken from the environment.
-    Raises InputError, ending in the advice, for what cannot be fetched or written.
+    What came of a file lies in PATH.part. Proxies are taken from the environment. sizes: bytes of files where known.
+    Raises InputError, ending in the advice, for what cannot be fetched or written, or has another size.
     """
+    sizes = sizes or {}
     stop = Event()
     with ThreadPoolExecutor(len(files)) as pool:
-        running = [pool.submit(_fetch, url, path, advice, stop) for url, path in files]
+        running = [pool.submit(_fetch, url, path, sizes.get(path, 0), advice, stop) for url, path in files]
         try:
             for done in as_completed(running):
                 done.result()
@@ -43,20 +44,27 @@ def fetch_files(files: Sequence[tuple[str, Path]], advice: str) -> None:
             stop.set()  # before the pool waits for its threads
 
 
-def _fetch(url: str, path: Path, advice: str, stop: Event) -> None:
-    part, note = (path.with_name(path.name + end) for end in (".part", ".part.json"))
+def parts_of(path: Path) -> tuple[Path, Path]:
+    """What an interrupted fetch of the file leaves: its beginning, and a note on where that is from."""
+    return path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
+
+
+def _fetch(url: str, path: Path, size: int, advice: str, stop: Event) -> None:
+    part, note = parts_of(path)
     bar = tqdm(desc=path.name, unit="B", unit_scale=True, mininterval=1)
     with bar, writing(part), part.open("ab", buffering=0) as file:
         most, failures = file.tell(), 0
         bar.update(most)
         while True:
             try:
-                _transfer(url, file, note, stop, bar)
+                _transfer(url, file, note, size, stop, bar)
                 break
+            except _OtherSizeError as error:
+                raise InputError(f"{url} is not the file that is wanted ({error}); {advice}") from error
             except (OSError, http.client.HTTPException) as error:  # HTTPError is an OSError
                 final = isinstance(error, HTTPError) and error.code < 500 and error.code not in (408, 416, 429)
                 failures = 0 if file.tell() > most else failures + 1
-                if final or failures == ATTEMPTS:
+                if final or stop.is_set() or failures == ATTEMPTS:
                     raise InputError(f"{url} cannot be fetched ({error or type(error).__name__}); {advice}") from error
                 log.warning("%s: %s; trying again", path.name, error)
             most = max(most, file.tell())
@@ -65,7 +73,11 @@ def _fetch(url: str, path: Path, advice: str, stop: Event) -> None:
     note.unlink(missing_ok=True)
 
 
-def _transfer(url: str, file: FileIO, note: Path, stop: Event, bar: tqdm) -> None:
+class _OtherSizeError(Exception):
+    pass
+
+
+def _transfer(url: str, file: FileIO, note: Path, size: int, stop: Event, bar: tqdm) -> None:
     """One request: append what is missing. Raises OSError or HTTPException where that is not all of it."""
     known: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {}
     start = file.tell()
@@ -82,10 +94,14 @@ def _transfer(url: str, file: FileIO, note: Path, stop: Event, bar: tqdm) -> Non
         raise
     with response:
         told, begins = _told(response)
+        if size and told["length"] not in (0, size):
+            raise _OtherSizeError(f"the server says it has {told['length']} bytes, not {size}")
         if response.status != 206:
             _empty(file, bar)
-            with writing(note):
-                note.write_text(json.dumps(told))
+            temporary = note.with_name(f"{note.name}.tmp")
+            with writing(temporary):
+                temporary.write_text(json.dumps(told))
+                temporary.replace(note)
         elif (told, begins) != (known, start):
             _empty(file, bar)
             raise ConnectionError("the server's file has changed")
@@ -96,8 +112,9 @@ def _transfer(url: str, file: FileIO, note: Path, stop: Event, bar: tqdm) -> Non
             with writing(note):
                 file.write(block)
             bar.update(len(block))
-    if told["length"] and file.tell() != told["length"]:
-        raise ConnectionError(f"broke off after {file.tell()} of {told['length']} bytes")
+    length = told["length"] or size
+    if length and file.tell() != length:
+        raise ConnectionError(f"broke off after {file.tell()} of {length} bytes")
 
 
 def _empty(file: FileIO, bar: tqdm) -> None:
@@ -112,5 +129,5 @@ def _told(response: http.client.HTTPResponse) -> tuple[dict[str, Any], int]:
     # a weak ETag is no version (RFC 9110, 13.1.5)
     version = etag if etag.startswith('"') else response.headers.get("Last-Modified") or ""
     part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range") or "")
-    begins, length = part.groups() if part else (0, response.headers.get("Content-Length") or 0)
-    return {"length": int(length), "version": version}, int(begins)
+    begins, length = part.groups() if part else ("0", response.headers.get("Content-Length") or "")
+    return {"length": int(length) if length.isdecimal() else 0, "version": version}, int(begins)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import time
+from multiprocessing.connection import wait
 from threading import Thread
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -14,7 +16,8 @@ _libc = ctypes.CDLL(None)  # loaded here: as little as possible may happen betwe
 
 
 def usable_cores() -> int:
-    """The processors that this process may use: a container's or a batch system's share of the machine's."""
+    """The processors that this process may run on, which a batch system or `taskset` limits; a quota of time is not
+    looked at."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -33,6 +36,18 @@ def die_with_parent(parent: int) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != parent:  # it ended before we asked
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_with_starter() -> None:
+    """For a process of multiprocessing's, however started: it ends when the process that asked for it does."""
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+
+    def look(sentinel: int) -> None:
+        wait([sentinel])
+        os._exit(128 + signal.SIGTERM)
+
+    Thread(target=look, args=(starter.sentinel,), daemon=True).start()
 
 
 def end_after_parent(parent: int, grace: float) -> None:

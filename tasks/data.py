@@ -16,7 +16,7 @@ def data() -> None:
     root, advice = roots()[1], WHERE_YOURS_IS
     with writing(RAW):
         RAW.mkdir(parents=True, exist_ok=True)
-        if not root.is_dir():
+        if source.source != "coco2014-download" and not root.is_dir():
             raise InputError(f"data.root: {root} is no folder; give the one with your annotations and images")
         if source.source == "digits":
             from m2det.data.digits import make_digits

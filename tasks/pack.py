@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-from m2det.data.coco import ImageRecord, read_split
+import numpy as np
+
+from m2det.data.coco import ImageRecord, Split, read_split
 from m2det.data.image import check_header, check_jpeg_is_whole, check_size, jpeg_decoder
 from m2det.data.manifest import RAW, load_sources
 from m2det.data.packing import ORIGINAL, finish_cache, require_room, write_split
@@ -38,7 +42,7 @@ def pack() -> None:
     jpeg_decoder()  # chosen here, before threads ask for it at once
     storage = {"train": Storage(settings.images, settings.side, settings.quality), "val": ORIGINAL}
     threads = min(usable_cores(), MOST_THREADS)
-    unfinished = main_root() / "data" / "unfinished" / _fingerprint()
+    unfinished = main_root() / "data" / "unfinished" / _fingerprint(splits.values())
     with writing(unfinished), locked(unfinished):
         for other in sorted(unfinished.parent.iterdir()):
             if other != unfinished:
@@ -73,11 +77,13 @@ def _verification(wanted: str, images: int) -> str:
     return "decode" if images < DECODED_BELOW else "header"
 
 
-def _fingerprint() -> str:
+def _fingerprint(splits: Iterable[Split]) -> str:
     files = (RAW / "manifest.json").read_bytes()  # names and sizes of images, hashes of annotations
+    # an image that was replaced by another of its size must not be continued after
+    times = [os.stat(record.path).st_mtime_ns for split in splits for record in split.records]  # noqa: PTH116 - quicker
     settings = json.dumps(params().section("pack"), sort_keys=True).encode()
     code = digest_files(sources("pack"), Path())
-    return digest(files, settings, code.encode(), str(FORMAT).encode())[:12]
+    return digest(files, np.array(times).tobytes(), settings, code.encode(), str(FORMAT).encode())[:12]
 
 
 def _publish(unfinished: Path) -> None:
@@ -87,7 +93,7 @@ def _publish(unfinished: Path) -> None:
     files = {path.name: path for path in unfinished.iterdir() if path.name != LOCK}
     manifest = files.pop("manifest.json")
     for path in (*files.values(), manifest):
-        shutil.move(path, CACHE / path.name)  # an experiment's copy of the project may lie on another disk than data
+        os.replace(path, CACHE / path.name)
     shutil.rmtree(unfinished)
 
 

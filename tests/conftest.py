@@ -1,6 +1,7 @@
 """Where material that is not part of the project lies, when it is there at all; one thread a process."""
 
 import faulthandler
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -29,3 +30,12 @@ def quiet_signals() -> Iterator[None]:
     faulthandler.disable()
     yield
     faulthandler.enable(sys.__stderr__)
+
+
+@pytest.fixture
+def forkserver() -> Iterator[None]:
+    """Processes start as from Python 3.14 on: not as copies of this one."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)

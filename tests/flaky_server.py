@@ -16,6 +16,7 @@ class FlakyServer(ThreadingHTTPServer):
         self.served = 0  # bytes of bodies
         self.version = "1"
         self.pace = 0.0  # seconds between blocks of 64 KiB
+        self.delays: dict[str, float] = {}  # seconds before an answer
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -41,6 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, body: bool) -> None:
+        time.sleep(self.server.delays.get(self.path, 0))
         faults = self.server.faults.get(self.path, [])
         fault = faults.pop(0) if faults and body else ""
         if self.path not in self.server.files or fault.isdigit():
@@ -58,7 +60,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         rest = data[start:]
-        length = len(rest) + {"more": 1000, "less": -1000}.get(fault, 0)
+        length: int | str = len(rest) + {"more": 1000, "less": -1000}.get(fault, 0)
+        if fault == "length that is none":
+            length = "much"
+            self.close_connection = True
         self.send_header("ETag", etag)
         if fault == "chunked":
             self.send_header("Transfer-Encoding", "chunked")

@@ -1,5 +1,6 @@
 """Files come over a bad line, whole and once; what cannot be fetched ends in a sentence."""
 
+import os
 import random
 import signal
 import subprocess
@@ -15,6 +16,10 @@ from tests.conftest import ROOT
 from tests.flaky_server import FlakyServer
 
 CONTENT = random.Random(0).randbytes(300_000)
+FETCH = (
+    "import sys; from pathlib import Path; from m2det.download import fetch_files;"
+    "fetch_files([(sys.argv[1], Path(sys.argv[2]))], '')"
+)
 
 
 @pytest.fixture
@@ -47,6 +52,7 @@ def fetch(server, folder, name="a.zip"):
         ["drop", "whole", "whole"],
         ["more"],
         ["chunked"],
+        ["length that is none"],
         ["drop", "drop", "more"],
     ],
     ids=" ".join,
@@ -114,14 +120,52 @@ def test_one_failure_stops_the_others(server, tmp_path):
     assert not (tmp_path / "b.zip").exists()
 
 
+def test_a_server_that_says_nothing_more_does_not_keep_the_others_waiting(server, tmp_path):
+    """Ctrl-C, too, ends within one time-out, not within five."""
+    server.files["/b.zip"] = CONTENT
+    server.faults |= {"/a.zip": ["404"], "/b.zip": ["stall"] * 9}
+    server.delays["/a.zip"] = 0.5  # until b stalls
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=r"a\.zip cannot be fetched"):
+        fetch_files([(f"{server.url}/{name}", tmp_path / name) for name in ("b.zip", "a.zip")], "or put it there")
+    assert time.perf_counter() - start < download.TIMEOUT + 1
+    assert [path for path, _ in server.gets].count("/b.zip") == 1
+
+
+def test_a_file_of_another_size_is_refused_before_it_comes(server, tmp_path):
+    path = tmp_path / "a.zip"
+    with pytest.raises(InputError, match=r"/a\.zip is not the file .* 300000 bytes, not 299999\); or put it there$"):
+        fetch_files([(f"{server.url}/a.zip", path)], "or put it there", {path: len(CONTENT) - 1})
+    assert not path.exists() and (tmp_path / "a.zip.part").stat().st_size == 0
+    fetch_files([(f"{server.url}/a.zip", path)], "or put it there", {path: len(CONTENT)})
+    assert path.read_bytes() == CONTENT
+
+
+def test_proxies_are_taken_from_the_environment(server, tmp_path):
+    server.files["http://images.invalid/a.zip"] = CONTENT  # a proxy is asked for whole addresses
+    command = [sys.executable, "-c", FETCH, "http://images.invalid/a.zip", str(tmp_path / "a.zip")]
+    environment = os.environ | {"http_proxy": server.url, "no_proxy": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_full_disk_leaves_nothing_that_stops_the_next_try(server, tmp_path):
+    """The note on what a part belongs to is whole, or not there."""
+    limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2);{FETCH}"
+    for most in (0, 20, 70_000):
+        command = [sys.executable, "-c", limited, f"{server.url}/a.zip", str(tmp_path / "a.zip"), str(most)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "file too large; make room" in done.stderr
+    fetch_files([(f"{server.url}/a.zip", tmp_path / "a.zip")], "or put it there")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_in_the_middle_it_continues_where_it_was(server, tmp_path, which):
     server.files["/a.zip"] = content = CONTENT * 20
     server.pace = 0.02
-    program = (
-        "import sys; from pathlib import Path; from tasks.process import stage_process; stage_process();"
-        "from m2det.download import fetch_files; fetch_files([(sys.argv[1], Path(sys.argv[2]))], '')"
-    )
+    program = f"from tasks.process import stage_process; stage_process();{FETCH}"
     command = [sys.executable, "-c", program, f"{server.url}/a.zip", str(tmp_path / "a.zip")]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     part = tmp_path / "a.zip.part"

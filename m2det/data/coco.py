@@ -18,6 +18,8 @@ from m2det.errors import InputError
 NOT_POSITIVE = "area not positive"
 OUTSIDE = "outside the image"
 TOO_THIN = "1 px or less in width or height"
+LONGEST_SIDE = 65_535  # px, the most that a JPEG can have
+MOST_CATEGORIES = 2**15 - 1  # labels are int16
 SLACK = 0.01  # COCO rounds to hundredths of a pixel: what exceeds the image by less was not clipped
 
 
@@ -187,12 +189,12 @@ def read_annotations(path: Path, outlines: bool = False) -> dict[str, Any]:
         _require(image, ("id", "file_name", "width", "height"), f"{path}: image {_name(image, index)}")
         if not _whole(image["id"]):
             raise InputError(f"{path}: image id {image['id']!r} must be a whole number")
-        if not all(_whole(image[side]) and 0 < image[side] < 2**31 for side in ("width", "height")):
+        if not all(_whole(image[side]) and 0 < image[side] <= LONGEST_SIDE for side in ("width", "height")):
             raise InputError(
                 f"{path}: image {image['id']} has width {image['width']!r} and height {image['height']!r}; "
-                "both must be positive whole numbers"
+                f"both must be whole numbers from 1 to {LONGEST_SIDE}"
             )
-        if not isinstance(image["file_name"], str):
+        if not _is_text(image["file_name"]):
             raise InputError(f"{path}: image {image['id']} has file_name {image['file_name']!r}, no text")
     return content
 
@@ -210,14 +212,16 @@ def _categories(entries: list[Any], path: Path) -> list[Category]:
         _require(entry, ("id", "name"), f"{path}: category {_name(entry, index)}")
         if not _whole(entry["id"]):
             raise InputError(f"{path}: category id {entry['id']!r} must be a whole number")
-        if not isinstance(entry["name"], str | int | float):
+        if not (isinstance(entry["name"], int | float) or _is_text(entry["name"])):
             raise InputError(f"{path}: category {entry['id']} has name {entry['name']!r}, no text")
+    if len(entries) > MOST_CATEGORIES:
+        raise InputError(f"{path} has {len(entries)} categories; {MOST_CATEGORIES} are the most")
     for key in ("id", "name"):
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for entry in entries:
-            if entry[key] in seen:
+            if str(entry[key]) in seen:
                 raise InputError(f"{path}: category {key} {entry[key]!r} occurs twice; it must be unique")
-            seen.add(entry[key])
+            seen.add(str(entry[key]))
     return sorted((Category(e["id"], str(e["name"])) for e in entries), key=lambda category: category.id)
 
 
@@ -238,7 +242,7 @@ def check_annotations(content: dict[str, Any], path: Path) -> None:
         if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_finite, bbox))):
             raise InputError(f"{where} has bbox {bbox!r}; it must be four finite numbers, x y width height")
         if not _finite(_area(entry)):
-            raise InputError(f"{where} has area {entry['area']!r}; it must be a finite number")
+            raise InputError(f"{where} has area {_area(entry)!r}; it must be a finite number")
         if entry.get("iscrowd", 0) not in (0, 1):
             raise InputError(f"{where} has iscrowd {entry['iscrowd']!r}; it must be 0 or 1")
 
@@ -278,6 +282,11 @@ def _require(entry: Any, keys: Sequence[str], where: str) -> None:
 def _name(entry: Any, index: int) -> str:
     """An entry's id, or its place where it has none."""
     return str(entry["id"]) if isinstance(entry, dict) and "id" in entry else f"number {index + 1}"
+
+
+def _is_text(value: Any) -> bool:
+    """Half of a surrogate pair, which JSON can hold, is none: no file and no terminal takes it."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _whole(value: Any) -> bool:

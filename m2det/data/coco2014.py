@@ -16,7 +16,7 @@ from zipfile import BadZipFile, ZipFile
 from tqdm import tqdm
 
 from m2det.data.coco import check_annotations, read_annotations
-from m2det.download import fetch_files
+from m2det.download import fetch_files, parts_of
 from m2det.errors import InputError, writing
 from m2det.ordered import in_order
 
@@ -37,6 +37,7 @@ ADVICE = (
     "in the root) from https://cocodataset.org/#download: minival and valminusminival are then made of them"
 )
 RECORD = "coco2014-download.json"  # in the root: what each zip was and what came of it
+RECORD_VERSION = 1
 
 
 class Archive(NamedTuple):
@@ -100,25 +101,35 @@ def download_coco2014(root: Path, mirror: str) -> None:
     number are. Zips go when unpacked; interrupted, it continues.
     Raises InputError for what cannot be fetched, is damaged, is not COCO's, or has no room.
     """
-    record_file = root / RECORD
-    record: dict[str, Any] = json.loads(record_file.read_text()) if record_file.exists() else {}
+    root.mkdir(parents=True, exist_ok=True)
+    record = _read_record(root)
     derived = all(_instances(root, name).exists() for name in DERIVED)
     wanted = ARCHIVES[:-1] if derived else ARCHIVES  # the last one serves only to derive
     missing = [archive for archive in wanted if not _is_unpacked(archive, root, record.get(archive.name))]
     to_fetch = [archive for archive in missing if not (root / archive.name).exists()]
     names = ", ".join(archive.name for archive in to_fetch)
     if to_fetch:
-        there = sum(path.stat().st_size for path in root.glob("*.zip.part"))
+        parts = [parts_of(root / archive.name)[0] for archive in to_fetch]
+        there = sum(part.stat().st_size for part in parts if part.exists())
         need = sum(2 * archive.size for archive in to_fetch) - there  # as they come, and unpacked
         if (free := shutil.disk_usage(root).free) < need:
             raise InputError(f"{root} has {free / 1e9:.1f} GB free, but {names} take {need / 1e9:.1f} GB; make room")
         advice = f"or get {names} elsewhere (https://cocodataset.org/#download), put them into {root}, and run it again"
-        fetch_files([(f"{mirror.rstrip('/')}/{archive.path}", root / archive.name) for archive in to_fetch], advice)
+        files = [(f"{mirror.rstrip('/')}/{archive.path}", root / archive.name) for archive in to_fetch]
+        fetch_files(files, advice, {root / archive.name: archive.size for archive in to_fetch})
     for archive in missing:
         record[archive.name] = _unpack(archive, root)
-        _write_json(record_file, record)
-        for path in root.glob(f"{archive.name}*"):  # and what had come of a zip that was then put there by hand
-            path.unlink()
+        _write_json(root / RECORD, {"version": RECORD_VERSION, "archives": record})
+        # with what had come of one that was then put there by hand
+        for path in (root / archive.name, *parts_of(root / archive.name)):
+            path.unlink(missing_ok=True)
+
+
+def _read_record(root: Path) -> dict[str, Any]:
+    """By archive; of another version nothing, so that what is there counts as unpacked by hand."""
+    path = root / RECORD
+    content = json.loads(path.read_text()) if path.exists() else {}
+    return content["archives"] if content.get("version") == RECORD_VERSION else {}
 
 
 def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) -> bool:
@@ -128,7 +139,7 @@ def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) ->
         inner = folder / archive.wanted.partition("/")[0]
         entries = list(os.scandir(inner)) if inner.is_dir() else []
         there = [f"{inner.name}/{entry.name}" for entry in entries if entry.stat().st_size]
-        return sum(bool(re.fullmatch(archive.wanted, name)) for name in there) == archive.number
+        return sum(bool(re.fullmatch(archive.wanted, name)) for name in there) >= archive.number
     files: dict[str, tuple[int, int]] = record["files"]
     changed = [name for name, (size, _) in files.items() if not _has_size(folder / name, size)]
     if not changed:

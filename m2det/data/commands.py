@@ -52,7 +52,6 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _verify(_: argparse.Namespace) -> None:
-    from m2det.data.store import REPACK
     from m2det.data.verify import bad_records
     from m2det.process import usable_cores
 
@@ -61,7 +60,7 @@ def _verify(_: argparse.Namespace) -> None:
         print(sentence)
         bad += 1
     if bad:
-        raise InputError(f"{CACHE} has {bad} bad records; {REPACK}")
+        raise InputError(f"{CACHE} is not as it should be in {bad} places, named above with what to do")
     print(f"{CACHE}: every record is as it was packed")
 
 

@@ -20,7 +20,7 @@ REDUCTIONS = (8, 4, 2, 1)  # what a JPEG's side can be divided by while it is de
 RAW = struct.Struct("<4sHH")  # head of a record of plain pixels: RAW_MARK, width, height; uint8 BGR rows follow
 RAW_MARK = b"\x00BGR"  # begins no image file
 
-_JPEG_START = b"\xff\xd8"
+_JPEG_START, _PNG_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _REDUCED = {r: getattr(cv2, f"IMREAD_REDUCED_COLOR_{r}") for r in (2, 4, 8)} | {1: cv2.IMREAD_COLOR}
 
 JpegDecoder = Callable[[bytes, int], np.ndarray | None]
@@ -99,6 +99,8 @@ def turbojpeg_decoder() -> JpegDecoder:
 
 def opencv_decoder(data: bytes, reduction: int, upright: bool = False) -> np.ndarray | None:
     """For any image; None for what is none."""
+    if data.startswith(_PNG_START) and not _png_chunks_fit(data):
+        return None  # OpenCV makes room for whatever length a chunk claims, up to 4 GB
     turn, encoded = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION, np.frombuffer(data, np.uint8)
     is_jpeg = data.startswith(_JPEG_START)
     try:
@@ -113,6 +115,14 @@ def _raw_pixels(data: bytes) -> np.ndarray | None:
     _, width, height = RAW.unpack(data[: RAW.size].ljust(RAW.size, b"\0"))
     pixels = np.frombuffer(data, np.uint8)[RAW.size :]
     return pixels.reshape(height, width, 3) if 0 < pixels.size == 3 * width * height else None
+
+
+def _png_chunks_fit(data: bytes) -> bool:
+    """Whether the chunks, each its length, a name of 4 bytes, contents and 4 bytes of sum, end within the file."""
+    at = len(_PNG_START)
+    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return at <= len(data)
 
 
 def _shrunk(image: np.ndarray, reduction: int) -> np.ndarray:

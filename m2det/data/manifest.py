@@ -24,7 +24,7 @@ Roots = tuple[Path, Path]  # the folders that annotation files and image folders
 
 def roots_of(data: DataParams, base: Path = Path()) -> Roots:
     """Where a source's files lie: what the stage made, else data.root; base: what a relative one starts from."""
-    root = base / Path(data.root).expanduser()
+    root = base / os.path.expanduser(data.root)  # noqa: PTH111 - Path's raises where there is no such user
     return RAW if data.source in ("digits", "voc") else root, RAW if data.source == "digits" else root
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.exists():
         raise InputError(f"{folder} is no finished cache (no manifest.json); run `dvc repro pack`")
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); {REPACK}") from error
     if manifest["format"] != FORMAT:
         raise InputError(f"{folder} has format {manifest['format']}, this code reads {FORMAT}; {REPACK}")
     return manifest
+
+
+def read_checked(path: Path, crc32: Mapping[str, int]) -> bytes:
+    """A cache's file beside its images. Raises InputError where it is not as the manifest's CRC32, by name, says."""
+    content = path.read_bytes() if path.is_file() else b""
+    if zlib.crc32(content) != crc32[path.name]:
+        raise InputError(f"{path} is missing or damaged; {REPACK}")
+    return content
 
 
 @dataclass(frozen=True)
@@ -74,11 +86,9 @@ class PackedSplit:
         self.manifest = read_manifest(self.folder)
         self.storage = Storage(**self.manifest["splits"][name]["stored"])
         self._lmdb_bytes: int = self.manifest["splits"][name]["lmdb_bytes"]
-        try:
-            with pa.memory_map(str(self.folder / f"{name}.arrow")) as source:
-                table = pa.ipc.open_file(source).read_all().combine_chunks()
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{self.folder}/{name}.arrow is missing or damaged; {REPACK}") from error
+        # not mapped: a file that is truncated later would be SIGBUS; nor parsed before it is known to be whole
+        content = read_checked(self.folder / f"{name}.arrow", self.manifest["splits"][name]["crc32"])
+        table = pa.ipc.open_file(content).read_all().combine_chunks()
         # plain NumPy from here on: Arrow's thread pools do not survive a fork
         self.image_ids = table["image_id"].to_numpy()
         self.file_names = table["file_name"].to_pylist()
@@ -86,9 +96,9 @@ class PackedSplit:
         self.crc32 = table["crc32"].to_numpy()
         boxes = _only_chunk(table["boxes"])
         self._offsets = boxes.offsets.to_numpy()
-        self._boxes = boxes.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, 4).copy()
-        self._labels = _only_chunk(table["labels"]).values.to_numpy(zero_copy_only=False).copy()
-        self._iscrowd = _only_chunk(table["iscrowd"]).values.to_numpy(zero_copy_only=False).copy()
+        self._boxes = boxes.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
+        self._labels = _only_chunk(table["labels"]).values.to_numpy(zero_copy_only=False)
+        self._iscrowd = _only_chunk(table["iscrowd"]).values.to_numpy(zero_copy_only=False)
         self._check_lmdb_size()
 
     def __len__(self) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import zlib
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
@@ -17,30 +15,26 @@ import cv2
 from tqdm import tqdm
 
 from m2det.data.image import check_jpeg_is_whole, check_size
-from m2det.data.store import REPACK, PackedSplit, read_manifest
+from m2det.data.store import REPACK, PackedSplit, read_checked, read_manifest
 from m2det.errors import InputError
-from m2det.process import describe_exit, die_with_parent
+from m2det.process import describe_exit, end_with_starter
 
 
 def bad_records(cache: Path, processes: int) -> Iterator[str]:
     """A sentence for each file and record that differs from what was packed, or is no image of its size; with progress.
 
+    The latter a cache may hold that was packed with `verify: header`.
+
     Raises InputError where there is no finished cache.
     """
     for name, entry in read_manifest(cache)["splits"].items():
         try:
-            for file, crc32 in entry["crc32"].items():
-                _check_file(cache / file, crc32)
             split = PackedSplit(cache, name)
+            read_checked(split.ground_truth, entry["crc32"])
         except InputError as error:  # nothing of the split can be relied on; the next may be whole
             yield str(error)
             continue
         yield from filter(None, tqdm(_verdicts(split, processes), f"verifying {name}", len(split), unit="image"))
-
-
-def _check_file(path: Path, crc32: int) -> None:
-    if not path.is_file() or zlib.crc32(path.read_bytes()) != crc32:
-        raise InputError(f"{path} is missing or damaged; {REPACK}")
 
 
 def _verdicts(split: PackedSplit, processes: int) -> Iterator[str]:
@@ -70,15 +64,15 @@ def _verdicts(split: PackedSplit, processes: int) -> Iterator[str]:
 
 def _start(split: PackedSplit, indices: range) -> tuple[Connection, tuple[BaseProcess, range]]:
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.Process(target=_read, args=(split, indices, sender, os.getpid()), daemon=True)
+    process = multiprocessing.Process(target=_read, args=(split, indices, sender), daemon=True)
     process.start()
     sender.close()
     return receiver, (process, indices)
 
 
-def _read(split: PackedSplit, indices: range, sender: Connection, parent: int) -> None:
+def _read(split: PackedSplit, indices: range, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    die_with_parent(parent)
+    end_with_starter()
     cv2.setNumThreads(0)
     for verdict in map(partial(_verdict, split), indices):
         sender.send(verdict)
@@ -86,12 +80,14 @@ def _read(split: PackedSplit, indices: range, sender: Connection, parent: int) -
 
 def _verdict(split: PackedSplit, index: int) -> str:
     name = _name(split, index)
+    advice = ""
     try:
         data = split.record(index)
+        advice = ", and run `dvc repro -f data`"  # it is as it was packed: packing again would change nothing
         check_jpeg_is_whole(data, name)
         check_size(data, name, *split.storage.size(*split.sizes[index].tolist()))
     except InputError as error:
-        return str(error)
+        return f"{error}{advice}"
     return ""
 
 

@@ -9,13 +9,16 @@ import atexit
 import contextlib
 import functools
 import itertools
+import logging
 import math
 import multiprocessing
+import shutil
 import signal
 import traceback
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -25,6 +28,9 @@ import torch
 from m2det.errors import InputError
 from m2det.process import describe_exit
 
+log = logging.getLogger(__name__)
+
+SHARED = Path("/dev/shm")  # where multiprocessing puts memory that processes share, if it fits
 AHEAD = 2  # batches that a worker is asked for before the first of them is taken
 SECONDS_TO_END = 5.0  # a worker that was busy finishes its batch first
 
@@ -53,7 +59,14 @@ def filled(
         return
     context: Any = multiprocessing.get_context()
     count = workers * AHEAD + held
-    memory = context.RawArray("B", count * math.prod(shape))
+    size = count * math.prod(shape)
+    if SHARED.exists() and (room := shutil.disk_usage(SHARED).free) < size:
+        log.warning(
+            "batches need %d MB of shared memory and %s has %d: they lie in a file on disk, which is slower; give it "
+            "more (docker run --shm-size=2g), or lower train.workers",
+            *(size // 10**6, SHARED, room // 10**6),
+        )
+    memory = context.RawArray("B", size)
     slots = np.frombuffer(memory, np.uint8).reshape(count, *shape)
     crew: Crew = []
     end = functools.partial(_end, crew)

@@ -36,7 +36,7 @@ def publish(monkeypatch, files):
     known = []
     for archive, number in zip(coco2014.ARCHIVES, (6, 5, 2, 1), strict=True):
         content = files[f"/{archive.path}"]
-        known.append(archive._replace(size=0, sha256=hashlib.sha256(content).hexdigest(), number=number))
+        known.append(archive._replace(size=len(content), sha256=hashlib.sha256(content).hexdigest(), number=number))
     monkeypatch.setattr(coco2014, "ARCHIVES", tuple(known))
 
 
@@ -87,7 +87,7 @@ def test_it_fetches_unpacks_and_splits_once(server, tmp_path):
     root = tmp_path / "root"
     get(server, root)
     check(root)
-    record = json.loads((root / coco2014.RECORD).read_text())
+    record = json.loads((root / coco2014.RECORD).read_text())["archives"]
     assert {name: len(entry["sha256"]) for name, entry in record.items()} == {a.name: 64 for a in coco2014.ARCHIVES}
     server.gets.clear()
     get(server, root)
@@ -97,7 +97,7 @@ def test_it_fetches_unpacks_and_splits_once(server, tmp_path):
 def test_what_was_unpacked_by_hand_is_not_fetched(server, tmp_path):
     root = tmp_path / "root"
     get(server, root)
-    (root / coco2014.RECORD).unlink()
+    (root / coco2014.RECORD).write_text('{"train2014.zip": {"files": {}}}')  # of a version that had none yet
     server.gets.clear()
     get(server, root)
     assert server.gets == []
@@ -149,29 +149,34 @@ def test_too_little_room_is_told_before(server, tmp_path, monkeypatch):
 
 def test_a_server_that_lies_about_the_size_is_found_out(server, tmp_path):
     server.faults["/zips/train2014.zip"] = ["less"]
-    with pytest.raises(InputError, match=r"train2014\.zip is not COCO.s: its sha256 is .*; delete it"):
+    with pytest.raises(InputError, match=r"train2014\.zip is not the file that is wanted .*; or get train2014\.zip,"):
         get(server, tmp_path / "root")
-    (tmp_path / "root/train2014.zip").unlink()
     get(server, tmp_path / "root")
     check(tmp_path / "root")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        zipped({name: name * 900 for name in [*IMAGES[:5], IMAGES[5].replace("6.jpg", "7.jpg")]}),
-        zipped({name: (name + " ") * 900 for name in IMAGES[:6]}),
-        b"<html>log in here</html>",
-        b"",
-    ],
-    ids=["other names", "other pictures", "a page", "nothing"],
-)
-def test_a_server_that_lies_about_the_contents_is_found_out(server, tmp_path, content):
-    server.files["/zips/train2014.zip"], found = content, hashlib.sha256(content).hexdigest()
-    with pytest.raises(InputError, match=rf"its sha256 is {found}, not .*; delete") as told:
-        get(server, tmp_path / "root")
-    assert "\n" not in str(told.value)
-    assert not (tmp_path / "root/images/train2014").exists(), "nothing of it is unpacked"
+OTHERS = {
+    "other names": zipped({name: name * 900 for name in [*IMAGES[:5], IMAGES[5].replace("6.jpg", "7.jpg")]}),
+    "other pictures": zipped({name: name.replace("2014/", "2O14/") * 900 for name in IMAGES[:6]}),
+    "longer pictures": zipped({name: (name + " ") * 900 for name in IMAGES[:6]}),
+    "a page": b"<html>log in here</html>",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
+def test_other_contents_are_found_out_before_they_are_unpacked(server, tmp_path, content):
+    """By their size before they are fetched, else by their sha256; those that were put there by hand, too."""
+    root, found = tmp_path / "root", hashlib.sha256(content).hexdigest()
+    server.files["/zips/train2014.zip"] = content
+    with pytest.raises(InputError, match=r"is not the file that is wanted|cannot be fetched|its sha256 is") as told:
+        get(server, root)
+    sizes_differ = len(content) != coco2014.ARCHIVES[0].size
+    assert (root / "train2014.zip").exists() != sizes_differ and "\n" not in str(told.value)
+    (root / "train2014.zip").write_bytes(content)
+    with pytest.raises(InputError, match=rf"train2014\.zip is not COCO's: its sha256 is {found}, not .*; delete it"):
+        get(server, root)
+    assert not (root / "images/train2014").exists()
 
 
 def test_other_minival_ids_are_found_out(server, tmp_path, monkeypatch):

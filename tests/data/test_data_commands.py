@@ -109,7 +109,32 @@ def test_verify_names_every_bad_record(project, capsys):
     shown = capsys.readouterr()
     bad = shown.out.strip().splitlines()
     assert len(bad) == 3 and all(each in " ".join(bad) for each in ("image 4.jpg", "image 9.jpg", "val.lmdb"))
-    assert shown.err.endswith("error: data/cache has 3 bad records; run `dvc repro -f pack`\n")
+    assert shown.err.endswith("error: data/cache is not as it should be in 3 places, named above with what to do\n")
+
+
+@pytest.mark.usefixtures("project", "forkserver")
+def test_verify_by_processes_that_are_no_copies(capsys):
+    assert main(["data", "verify"]) == 0
+    assert "every record is as it was packed" in capsys.readouterr().out
+
+
+def test_verify_tells_what_was_packed_so_from_what_was_damaged_since(project, capsys):
+    """A cache packed by headers may hold pictures that do not decode: to pack it again would not help."""
+    whole = (project / "images/5.jpg").read_bytes()
+    (project / "images/5.jpg").write_bytes(whole[:-900] + whole[-2:])
+    split = read_split([(project / "a.json", project / "images")])
+    cache = project / "data/cache"
+    names = ("train", "val")
+    finish_cache(cache, split.categories, {n: write_split(fresh(cache, n), n, split, lambda *_: None) for n in names})
+    assert main(["data", "verify"]) == 1
+    for line in capsys.readouterr().out.strip().splitlines():
+        assert re.search(r"image 5 \(5\.jpg\) is damaged .*; replace it, and run `dvc repro -f data`$", line)
+
+
+def fresh(cache, name):
+    for path in cache.glob(f"{name}.*"):
+        path.unlink()
+    return cache
 
 
 @pytest.mark.usefixtures("quiet_signals")
@@ -135,6 +160,9 @@ def test_verify_names_damaged_annotations(project, capsys, name):
     path.write_bytes(content)
     assert main(["data", "verify"]) == 1
     assert f"data/cache/{name} is missing or damaged; run `dvc repro -f pack`" in capsys.readouterr().out
+    (project / "data/cache/manifest.json").write_text("{")
+    assert main(["data", "verify"]) == 1
+    assert "data/cache/manifest.json is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("project")

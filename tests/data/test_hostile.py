@@ -12,7 +12,7 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from m2det.config import TrainParams
@@ -29,11 +29,14 @@ from tests.conftest import ROOT
 OWN = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 ODDS = TrainParams.model_construct(None, crop_probability=6 / 7, expand_probability=0.6, mirror=True)
 VALID = {
-    "images": [{"id": i, "file_name": f"{i}.jpg", "width": 48, "height": 32} for i in (1, 2)],
-    "annotations": [{"id": i, "image_id": i, "category_id": 7, "bbox": [1, 2, 20, 9], "area": 180} for i in (1, 2)],
+    "images": [{"id": i, "file_name": f"{i}.jpg", "width": 48, "height": 32} for i in (1, 2, 3)],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2, 20, 9], "area": 180},
+        {"id": 2, "image_id": 2, "category_id": 7, "bbox": [1, 2, 20, 9]},
+    ],
     "categories": [{"id": 7, "name": "cat"}],
 }
-SECONDS = 30  # for two images of 48x32 px: more is a hang
+SECONDS = 30  # for three images of 48x32 px: more is a hang
 # the same 200 in every run, so that a change is judged by its own
 two_hundred = settings(
     max_examples=200,
@@ -46,11 +49,13 @@ two_hundred = settings(
 
 @pytest.fixture
 def folder(tmp_path):
-    for i in (1, 2):
+    """A plain JPEG, a progressive one, and a PNG under a JPEG's name."""
+    for i, suffix in enumerate((".jpg", ".jpg", ".png"), 1):
         picture = np.random.default_rng(i).integers(0, 255, (32, 48, 3), dtype=np.uint8)
-        options = [cv2.IMWRITE_JPEG_PROGRESSIVE, i - 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2]
-        cv2.imwrite(str(tmp_path / f"{i}.jpg"), picture, options)
-        (tmp_path / f"{i}.whole").write_bytes((tmp_path / f"{i}.jpg").read_bytes())
+        options = [cv2.IMWRITE_JPEG_PROGRESSIVE, i - 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2] if suffix == ".jpg" else []
+        data = cv2.imencode(suffix, picture, options)[1].tobytes()
+        for end in ("jpg", "whole"):
+            (tmp_path / f"{i}.{end}").write_bytes(data)
     return tmp_path
 
 
@@ -114,17 +119,17 @@ def changed(data: bytes, changes) -> bytes:
 
 @pytest.mark.slow
 @two_hundred
-@given(number=st.sampled_from([1, 2]), changes=CHANGES)
-def test_a_mutated_jpeg_is_trained_on_or_named(folder, no_hang, number, changes):
+@given(number=st.sampled_from([1, 2, 3]), changes=CHANGES)
+def test_a_mutated_image_is_trained_on_or_named(folder, no_hang, number, changes):
     """Named by the pack, or where that has read its header alone, by the worker that decodes it."""
     (folder / "a.json").write_text(json.dumps(VALID))
-    for i in (1, 2):
+    for i in (1, 2, 3):
         data = (folder / f"{i}.whole").read_bytes()
         (folder / f"{i}.jpg").write_bytes(changed(data, changes) if i == number else data)
     for check in (_is_whole, _decodes):
         no_hang()
         try:
-            assert train_on(folder, check) == [(2, 3, 32, 32)]
+            assert train_on(folder, check) == [(3, 3, 32, 32)]
         except InputError as error:
             assert f"{number}.jpg" in str(error) and "\n" not in str(error)
         else:
@@ -172,19 +177,24 @@ BBOXES = st.lists(st.integers(-100, 100) | st.floats(), min_size=4, max_size=4)
 ANNOTATIONS = st.one_of(
     st.lists(st.tuples(st.sampled_from(ENTRIES), JSON), min_size=1, max_size=3).map(with_values),
     st.lists(st.tuples(st.sampled_from(ENTRIES), BBOXES), min_size=1, max_size=3).map(with_values),
-    BBOXES.map(lambda bbox: with_values([(("annotations", 0, "bbox"), bbox)])),
+    # the second has no area of its own
+    st.tuples(st.sampled_from([0, 1]), BBOXES).map(lambda at: with_values([(("annotations", at[0], "bbox"), at[1])])),
     CHANGES.map(lambda changes: changed(json.dumps(VALID).encode(), changes)),
 )
 
 
 @two_hundred
 @given(content=ANNOTATIONS)
+@example(content=with_values([(("annotations", 1, "bbox"), [0, 0, 1e7, 1e7])]))  # whose area alone is too large
+@example(content=with_values([(("images", 0, "file_name"), "\udcff.jpg")]))
+@example(content=with_values([(("categories", 0, "name"), "\ud800")]))
+@example(content=with_values([(("images", 0, "width"), 10**9), (("images", 0, "height"), 10**9)]))
 def test_a_mutated_annotation_file_is_trained_on_or_named(folder, no_hang, content):
     (folder / "a.json").write_bytes(content)
     no_hang()
     try:
         [(images, *shape)] = train_on(folder, _decodes)
-        assert images in (1, 2) and shape == [3, 32, 32]
+        assert images in (1, 2, 3) and shape == [3, 32, 32]
     except InputError as error:
         assert ("a.json" in str(error) or ".jpg" in str(error) or "image " in str(error)) and "\n" not in str(error)
 

@@ -170,6 +170,17 @@ def test_a_jpeg_whose_data_are_lost_in_the_middle_is_named_by_decoding(damage, n
         check_size(damaged, "a", 205, 131)
 
 
+def test_a_png_chunk_that_claims_more_than_there_is_costs_nothing(monkeypatch):
+    """OpenCV would make room for it, 4 GB."""
+    png = bytearray(encoded(".png"))
+    decode_bgr(bytes(png) + b"what follows does not matter", "a")
+    png[png.find(b"IDAT") - 4] = 0xF0
+    monkeypatch.setattr(cv2, "imdecode", None)
+    for data in (bytes(png), encoded(".png")[:-30]):
+        with pytest.raises(InputError, match=r"^a cannot be decoded: it is damaged"):
+            decode_bgr(data, "a")
+
+
 def test_a_header_that_lies_costs_nothing():
     """40,000 x 40,000 px in a kilobyte, PNG or JPEG: named, not read into memory nor told in a traceback."""
     png, jpeg = bytearray(encoded(".png")), bytearray(encoded(".jpg"))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -68,14 +69,6 @@ def copies(loader) -> list[tuple[np.ndarray, ...]]:
 def same(first, second) -> bool:
     pairs = zip(first, second, strict=True)
     return all(np.array_equal(x, y) for a, b in pairs for x, y in zip(a, b, strict=True))
-
-
-@pytest.fixture
-def forkserver():
-    before = multiprocessing.get_start_method()
-    multiprocessing.set_start_method("forkserver", force=True)
-    yield
-    multiprocessing.set_start_method(before, force=True)
 
 
 def test_any_number_of_workers_makes_the_same_bytes_and_every_image_once(samples):
@@ -157,6 +150,13 @@ def test_a_killed_worker_is_a_sentence_within_seconds(samples, victim, number, a
             pass
     assert time.monotonic() - start < 5
     assert not multiprocessing.active_children(), "the others were ended"
+
+
+def test_batches_that_do_not_fit_into_shared_memory_are_told_of(samples, monkeypatch, caplog):
+    """Docker's 64 MB, say: multiprocessing then takes a file on disk, and says nothing."""
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=20_000))
+    assert len(list(training_loader(samples, order(2), 1, False))) == 2
+    assert "MB of shared memory and /dev/shm has 0: they lie in a file on disk" in caplog.text
 
 
 class Broken:

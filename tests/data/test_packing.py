@@ -1,5 +1,6 @@
 """A pack by many threads, or interrupted, gives the bytes of one that was neither."""
 
+import os
 import resource
 import shutil
 import signal
@@ -146,6 +147,15 @@ def test_a_changed_parameter_starts_anew_and_a_full_disk_is_continued_on(images,
     assert stage(folder, preexec_fn=full).wait(60) == 1
     out = (folder / "out.txt").read_text()
     assert out.count("error: ") == 1 and "make room" in out and "Traceback" not in out
+    [first] = (folder / UNFINISHED).glob("*")
+    image = images / "train/7.jpg"
+    time_ns = image.stat().st_mtime_ns
+    os.utime(image, ns=(time_ns, time_ns + 1))  # as one that was replaced by another of its size
+    assert stage(folder, preexec_fn=full).wait(60) == 1
+    os.utime(image, ns=(time_ns, time_ns))
+    assert "continues after" not in (folder / "out.txt").read_text()
+    [other] = set((folder / UNFINISHED).glob("*")) - {first}
+    shutil.rmtree(other)
     text = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(text.replace("verify: auto", "verify: header"))
     assert stage(folder).wait(60) == 0

@@ -29,14 +29,13 @@ def mib(pid):
     sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     return (sizes["Pss_Anon"] + sizes["Pss_Shmem"] + sizes["Private_Clean"]) // 1024
 
-split = PackedSplit(sys.argv[1], "train")
+split, (size, images, steps) = PackedSplit(sys.argv[1], "train"), map(int, sys.argv[2:])
 odds = TrainParams.model_construct(None, crop_probability=0, expand_probability=0, mirror=True)
+samples, order = TrainingSamples(split, size, 0, odds), TrainingOrder(len(split), images, 0, steps)
 seen, most = 0, 0
-for step, batch in enumerate(
-    training_loader(TrainingSamples(split, 16, 0, odds), TrainingOrder(len(split), 64, 0, len(split) // 64), 8, False)
-):
+for step, batch in enumerate(training_loader(samples, order, 8, False)):
     seen += len(batch.index)
-    if step % 200 == 0:
+    if step % (steps // 10) == 0:
         most = max(most, sum(map(mib, [os.getpid(), *(p.pid for p in multiprocessing.active_children())])))
 print(seen, most)
 """
@@ -80,10 +79,14 @@ def test_cocos_number_of_images(tmp_path):
     assert len(PackedSplit(cache, "train")) == COUNT
     opened = time.perf_counter() - start
 
-    command = [sys.executable, "-c", EPOCH, str(cache)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    seen, mib = map(int, done.stdout.split())
-    print(f"nothing to do: {nothing_to_do:.1f} s; opened in {opened * 1e3:.0f} ms; an epoch with 8 workers: {mib} MiB")
-    assert nothing_to_do < 5 and seen == COUNT and opened < 0.1 and mib < 2048
+    print(f"nothing to do: {nothing_to_do:.1f} s; opened in {opened * 1e3:.0f} ms")
+    assert nothing_to_do < 5 and opened < 0.15
+    # a whole epoch of small samples, and as many of the seed's as make every buffer be used
+    for size, images, steps in ((16, 64, COUNT // 64), (512, 16, 100)):
+        command = [sys.executable, "-c", EPOCH, *map(str, (cache, size, images, steps))]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        seen, mib = map(int, done.stdout.split())
+        print(f"{seen} samples of {size} px by 8 workers: {mib} MiB")
+        assert seen == images * steps and mib < 2048
     shutil.rmtree(tmp_path)

@@ -96,6 +96,21 @@ def test_an_unfinished_or_truncated_cache_is_refused(dataset, tmp_path):
         PackedSplit(tmp_path / "cache", "train")
 
 
+def test_a_damaged_table_is_never_parsed_and_a_truncated_one_no_signal(dataset, tmp_path):
+    pack(dataset, tmp_path / "cache")
+    packed, table = PackedSplit(tmp_path / "cache", "train"), tmp_path / "cache/train.arrow"
+    before, content = packed.annotations(3).boxes.copy(), bytearray(table.read_bytes())
+    os.truncate(table, 0)
+    np.testing.assert_array_equal(packed.annotations(3).boxes, before)
+    assert packed.crc32[3] == zlib.crc32(packed.record(3))
+    for at in range(7, len(content), 97):
+        damaged = content.copy()
+        damaged[at] ^= 4
+        table.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"train\.arrow is missing or damaged; run"):
+            PackedSplit(tmp_path / "cache", "train")
+
+
 def test_bad_images_are_named(dataset, tmp_path):
     whole = (dataset[1] / "3.jpg").read_bytes()
     check_jpeg_is_whole(whole, "x")
