@@ -12,7 +12,19 @@ from multiprocessing.connection import wait
 from threading import Thread
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's <malloc.h>
 _libc = ctypes.CDLL(None)  # loaded here: as little as possible may happen between fork and exec
+
+
+def keep_freed_memory() -> None:
+    """From now on up to 128 MiB that were freed wait for their next use, instead of going back to the system.
+
+    For a process that takes and frees blocks of 0.1 to 16 MiB all the time: to get them page by page, zeroed, takes as
+    long as to fill them. Where the C library is not glibc it does nothing.
+    """
+    mallopt = getattr(_libc, "mallopt", lambda *_: 0)
+    for option, size in ((M_TRIM_THRESHOLD, 128 << 20), (M_TOP_PAD, 64 << 20), (M_MMAP_THRESHOLD, 32 << 20)):
+        mallopt(option, size)
 
 
 def usable_cores() -> int:

@@ -17,7 +17,7 @@ from m2det.data.packing import ORIGINAL, finish_cache, require_room, write_split
 from m2det.data.storage import Storage
 from m2det.data.store import FORMAT
 from m2det.errors import InputError, writing
-from m2det.process import usable_cores
+from m2det.process import keep_freed_memory, usable_cores
 from m2det.unfinished import LOCK, digest, digest_files, locked
 from tasks.common import CACHE, main_root, params, roots, sources
 
@@ -39,6 +39,7 @@ def pack() -> None:
         raise InputError("the training annotations have no usable box: there is nothing to learn from")
     settings = params().pack
     verify = {name: _verification(settings.verify, len(split.records)) for name, split in splits.items()}
+    keep_freed_memory()
     jpeg_decoder()  # chosen here, before threads ask for it at once
     storage = {"train": Storage(settings.images, settings.side, settings.quality), "val": ORIGINAL}
     threads = min(usable_cores(), MOST_THREADS)

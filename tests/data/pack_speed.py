@@ -20,7 +20,7 @@ from m2det.data.coco import Category, ImageRecord, Split
 from m2det.data.image import decode_bgr, jpeg_decoder, jpeg_size
 from m2det.data.packing import write_split
 from m2det.ordered import in_order
-from m2det.process import usable_cores
+from m2det.process import keep_freed_memory, usable_cores
 from tasks.pack import _decodes, _is_whole
 from tests.conftest import ROOT
 
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
     arguments = parser.parse_args()
     threads = usable_cores()
+    keep_freed_memory()
     jpeg_decoder()
     with tempfile.TemporaryDirectory(dir=ROOT / "data") as name:
         root = Path(name)

@@ -4,6 +4,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from m2det.data.storage import Storage
 from m2det.errors import InputError
 from m2det.ordered import in_order
 from m2det.unfinished import locked
+from tests.conftest import ROOT
 from tests.data.disturb_pack import UNFINISHED, disturb, finished, make_images, stage, working_copy
 
 
@@ -43,6 +46,28 @@ def pack(folder, split, check=lambda *_: None, **options):
 def test_one_and_three_threads_write_the_same_bytes(split, tmp_path, storage):
     alone = pack(tmp_path / "one", split, storage=storage)
     assert pack(tmp_path / "three", split, storage=storage, threads=3) == alone
+
+
+def test_memory_that_is_used_again_leaves_no_trace_in_the_bytes(images, tmp_path):
+    """Stage `pack` keeps what was freed, full of other images: a program that does, and this one, which does not."""
+    program = """
+import sys
+from pathlib import Path
+from m2det.data.coco import read_split
+from m2det.data.packing import write_split
+from m2det.process import keep_freed_memory
+keep_freed_memory()
+images, folder = map(Path, sys.argv[1:])
+held = [bytes([255]) * (1 << 20) for _ in range(32)]
+del held
+split = read_split([(images / "train.json", images / "train")])
+for name in ("first", "second"):
+    (folder / name).mkdir()
+    write_split(folder / name, "train", split, lambda *_: None, threads=2)
+"""
+    subprocess.run([sys.executable, "-c", program, images, tmp_path], cwd=ROOT, check=True, capture_output=True)
+    wanted = pack(tmp_path / "here", read_split([(images / "train.json", images / "train")]))["train.lmdb"]
+    assert [(tmp_path / name / "train.lmdb").read_bytes() == wanted for name in ("first", "second")] == [True, True]
 
 
 def test_an_interrupted_pack_continues_with_the_same_bytes_and_no_record_twice(split, tmp_path):
