@@ -175,17 +175,25 @@ def _file_size(record: ImageRecord) -> int:
 
 
 def _write_arrow(path: Path, records: list[ImageRecord], crcs: NDArray[np.uint32]) -> None:
+    offsets = np.cumsum([0, *(len(r.labels) for r in records)], dtype=np.int32)
+
+    def per_object(values: list[NDArray[Any]]) -> pa.Array:
+        # from flat arrays: a Python list for each image took seconds at COCO's size
+        flat = np.concatenate(values)
+        items = pa.FixedSizeListArray.from_arrays(flat.ravel(), 4) if flat.ndim == 2 else pa.array(flat)
+        return pa.ListArray.from_arrays(offsets, items)
+
     table = pa.table(
         {
             "image_id": [r.image_id for r in records],
             "file_name": [r.file_name for r in records],
             "width": [r.width for r in records],
             "height": [r.height for r in records],
-            "boxes": [r.boxes.tolist() for r in records],
-            "labels": [r.labels.tolist() for r in records],
-            "iscrowd": [r.iscrowd.tolist() for r in records],
-            "area": [r.area.tolist() for r in records],
-            "crc32": crcs.tolist(),
+            "boxes": per_object([r.boxes for r in records]),
+            "labels": per_object([r.labels for r in records]),
+            "iscrowd": per_object([r.iscrowd for r in records]),
+            "area": per_object([r.area for r in records]),
+            "crc32": crcs,
         },
         schema=SCHEMA,
     )
