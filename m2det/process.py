@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -60,6 +61,23 @@ def end_with_starter() -> None:
         os._exit(128 + signal.SIGTERM)
 
     Thread(target=look, args=(starter.sentinel,), daemon=True).start()
+
+
+def end_after_sigterm(grace: float) -> None:
+    """End this process `grace` seconds after a SIGTERM, even where its handler is never reached, or it cannot end.
+
+    A handler in Python waits for the interpreter, which may be inside a collective whose other side was killed.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # written to when a signal comes
+
+    def look() -> None:
+        while os.read(reader, 1) != bytes([signal.SIGTERM]):
+            pass
+        faulthandler.dump_traceback_later(grace, exit=True)  # by a thread that needs no interpreter
+
+    Thread(target=look, daemon=True).start()
 
 
 def end_after_parent(parent: int, grace: float) -> None:

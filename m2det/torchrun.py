@@ -18,7 +18,7 @@ from m2det.config import Params
 from m2det.device import TRAITS, choose_device
 from m2det.errors import InputError
 from m2det.group import Group
-from m2det.process import die_with_parent, end_after_parent
+from m2det.process import die_with_parent, end_after_parent, end_after_sigterm
 
 ERROR = "error.txt"  # in the folder that the processes share: the sentence of the first that had one to say
 
@@ -84,6 +84,7 @@ def as_one_of_several(work: Callable[[Group], None], folder: Path, grace: float)
         sys.exit("torchrun, which started this process, has ended")
     die_with_parent(parent)  # torchrun puts us into a session of our own and leaves us when it is killed
     end_after_parent(parent, grace)
+    end_after_sigterm(grace)
     group = Group.from_environment()
     level = logging.INFO if group.leads else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
