@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from m2det.boxes import cxcywh_to_xyxy, iou_xyxy
 from m2det.data.coco import Split
+from m2det.data.image import check_header, check_jpeg_is_whole
+from m2det.errors import InputError
 from m2det.model import prior_boxes
 
 Boxes = NDArray[np.float32]
@@ -18,7 +20,7 @@ MODELS = ("m2det-tiny", "m2det320-vgg16", "m2det512-vgg16", "m2det704-vgg16", "m
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}  # COCO's, px^2 of the image
 MATCHED = 0.5  # the overlap from which training teaches a prior its object
 CLOSE = 0.05  # a smaller model whose share is so close to the best is the one to take
-LOOKED_AT = 2000  # boxes against priors: more change no digit that is printed
+LOOKED_AT = 2000  # boxes against priors: more change no digit that is printed; and images that are read
 
 
 def describe_split(name: str, split: Split) -> str:
@@ -28,6 +30,7 @@ def describe_split(name: str, split: Split) -> str:
     labels = np.concatenate([record.labels[~record.iscrowd] for record in split.records])
     widths, heights = np.array([(record.width, record.height) for record in split.records]).T
     missing = [str(record.path) for record in split.records if not record.path.is_file()]
+    read, bad = read_some(split)
     dropped = ", ".join(f"{count} {reason}" for reason, count in split.dropped.items() if count) or "none"
     by_size = ", ".join(f"{_within(area, size).mean():.0%} {size}" for size in SIZES) if len(boxes) else "none"
     by_class = {c.name: int((labels == i).sum()) for i, c in enumerate(split.categories, 1)}
@@ -35,11 +38,26 @@ def describe_split(name: str, split: Split) -> str:
     return f"""{name}: {len(counts)} images, {len(boxes)} boxes of {len(by_class)} classes
 images     {_span(widths)} wide, {_span(heights)} px high; {(counts == 0).sum()} without a box
 missing    {len(missing)}{"".join(f", the first is {path}" for path in missing[:1])}
+damaged    {len(bad)} of {read} that were read{"".join(f"; {sentence}" for sentence in bad[:3])}
 boxes      {np.median(counts):.0f} in the median image, {counts.max()} at most; {counts.sum() - len(boxes)} crowds
 dropped    {dropped}; {split.clipped} reach over an edge and are clipped
 by size    {by_size} (COCO's: small is below 32x32 px, large above 96x96 px)
 {fill("by class   " + classes, 110, subsequent_indent=" " * 11)}
 """
+
+
+def read_some(split: Split, seed: int = 0) -> tuple[int, list[str]]:
+    """How many images that are there were read, and a sentence for each that `pack` would refuse by its header."""
+    there = [record for record in split.records if record.path.is_file()]
+    bad = []
+    for i in sorted(np.random.default_rng(seed).permutation(len(there))[:LOOKED_AT].tolist()):
+        data, name = there[i].path.read_bytes(), str(there[i].path)
+        try:
+            check_jpeg_is_whole(data, name)
+            check_header(data, name, there[i].width, there[i].height)
+        except InputError as error:
+            bad.append(str(error))
+    return min(len(there), LOOKED_AT), bad
 
 
 def describe_priors(split: Split, seed: int = 0) -> str:
