@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from m2det.boxes import cxcywh_to_xyxy, iou_xyxy
 from m2det.data.coco import Split
-from m2det.data.image import check_header, check_jpeg_is_whole
+from m2det.data.image import check_header
 from m2det.errors import InputError
 from m2det.model import prior_boxes
 
@@ -53,7 +53,6 @@ def read_some(split: Split, seed: int = 0) -> tuple[int, list[str]]:
     for i in sorted(np.random.default_rng(seed).permutation(len(there))[:LOOKED_AT].tolist()):
         data, name = there[i].path.read_bytes(), str(there[i].path)
         try:
-            check_jpeg_is_whole(data, name)
             check_header(data, name, there[i].width, there[i].height)
         except InputError as error:
             bad.append(str(error))

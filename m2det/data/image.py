@@ -167,7 +167,8 @@ def _markers(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def check_header(data: bytes, name: str, width: int, height: int) -> None:
-    """check_size by a JPEG's header alone; what is no JPEG is decoded."""
+    """check_size by a JPEG's header and end alone; what is no JPEG is decoded."""
+    check_jpeg_is_whole(data, name)
     if jpeg_size(data) != (width, height):
         check_size(data, name, width, height)
 
@@ -177,6 +178,7 @@ def check_size(data: bytes, name: str, width: int, height: int) -> None:
 
     A JPEG is decoded at an eighth, which reads all of it, as any size does, and takes two thirds of the time.
     """
+    check_jpeg_is_whole(data, name)
     said = jpeg_size(data)
     if said is not None and said != (width, height):
         raise InputError(_wrong_size(name, said, width, height))

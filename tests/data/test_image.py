@@ -29,10 +29,16 @@ def test_the_annotated_size_passes_and_another_is_named(suffix):
         check_header(encoded(suffix), "a", 400, 30)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff", b"\0BGR", b"\0BGR\1\0\2\0xy", b"\0BGR" + bytes(9)])
+@pytest.mark.parametrize("data", [b"", b"no image", b"\0BGR", b"\0BGR\1\0\2\0xy", b"\0BGR" + bytes(9)])
 def test_what_is_no_image_is_named(data):
     with pytest.raises(InputError, match="a cannot be decoded"):
         check_header(data, "a", 50, 30)
+
+
+def test_the_beginning_of_a_jpeg_is_named():
+    for check in (check_header, check_size):
+        with pytest.raises(InputError, match=r"^a is truncated"):
+            check(b"\xff\xd8\xff", "a", 50, 30)
 
 
 def backend(name):
