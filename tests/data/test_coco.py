@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2det.data.coco import NOT_POSITIVE, OUTSIDE, TOO_THIN, Split, read_split
+from m2det.data.coco import NOT_POSITIVE, OUTSIDE, TOO_THIN, Split, read_annotations, read_split
 from m2det.errors import InputError
 
 
@@ -176,3 +176,20 @@ def test_real_coco(shared: Path) -> None:
         x1, y1, x2, y2 = record.boxes.T
         assert (x1 >= 0).all() and (y1 >= 0).all() and (x2 > x1).all() and (y2 > y1).all()
         assert (x2 <= record.width - 1).all() and (y2 <= record.height - 1).all()
+
+
+def test_more_categories_than_labels_are_named(tmp_path: Path) -> None:
+    one = content()
+    one["categories"] += [{"id": 100 + i, "name": f"more {i}"} for i in range(2**15)]
+    with pytest.raises(InputError, match=r"0\.json has 32770 categories; 32767 are the most"):
+        read(tmp_path, one)
+
+
+def test_outlines_are_dropped_where_nobody_asks_for_them(tmp_path: Path) -> None:
+    one = content()
+    one["annotations"][0]["segmentation"] = [[10, 20, 40, 20, 40, 30]]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(one))
+    assert read_annotations(path, outlines=True)["annotations"] == one["annotations"]
+    one["annotations"][0].pop("segmentation")
+    assert read_annotations(path)["annotations"] == one["annotations"]

@@ -143,8 +143,9 @@ def fresh(cache, name):
 
 
 @pytest.mark.usefixtures("quiet_signals")
-def test_verify_goes_on_after_damage_that_ends_a_process(project, capsys):
-    """Two records whose length in LMDB's tree reaches beyond the file: reading them is SIGBUS."""
+def test_verify_goes_on_after_damage_that_ends_a_process(project, capsys, monkeypatch):
+    """Two records whose length in LMDB's tree reaches beyond the file: reading them is SIGBUS. One process has both."""
+    monkeypatch.setattr("m2det.process.usable_cores", lambda: 1)
     lmdb = project / "data/cache/train.lmdb"
     content = bytearray(lmdb.read_bytes())
     for i in (3, 11):
