@@ -6,6 +6,7 @@ so it is used only where there is one. The steps, their order and their outputs 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from m2det.errors import InputError, cann_explained
+from tasks.inputs import inputs_of, require_unchanged
+from tasks.last_results import how_to_restore
 from tasks.process import stage_process
 
 if TYPE_CHECKING:
@@ -28,10 +31,10 @@ PARENT_TASK_RUN = "M2DET_PARENT_TASK_RUN"  # set by flows.pipeline: the Prefect 
 
 
 def run_stage(name: str, *steps: Step) -> None:
-    """The whole of `python -m flows.NAME`: call the steps in order.
+    """The whole of `python -m flows.NAME`: call the steps in order, then see that the stage's inputs are as they were.
 
     Wrong input (InputError) ends the process with one sentence on stderr and exit code 1, SIGTERM with
-    143, Ctrl-C with 130.
+    143, Ctrl-C with 130. Where DVC has the results of an earlier run, a last line says how to restore them.
     """
     stage_process()
     assert isinstance(sys.stdout, TextIOWrapper)
@@ -40,8 +43,20 @@ def run_stage(name: str, *steps: Step) -> None:
     log.addHandler(logging.StreamHandler(sys.stdout))
     log.setLevel(logging.INFO)
     log.propagate = False
-    steps = tuple(cann_explained()(step) for step in steps)
+
+    def check_inputs() -> None:
+        require_unchanged(name)
+
+    steps = tuple(cann_explained()(step) for step in (*steps, check_inputs))
+    restore = how_to_restore(name)
+
+    def say_how_to_restore() -> None:
+        print(restore, file=sys.stderr)
+
+    if restore:
+        atexit.register(say_how_to_restore)  # the last line, behind sentences and tracebacks
     try:
+        inputs_of(name)  # before anything else reads them
         if api_url():
             _run_tracked(name, steps)
         else:
@@ -53,6 +68,7 @@ def run_stage(name: str, *steps: Step) -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from what is finished", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    atexit.unregister(say_how_to_restore)
 
 
 def api_url() -> str | None:

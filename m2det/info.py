@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from m2det.cost import forward_flops
+from m2det.evaluate.record import describe_record
 from m2det.model import prior_boxes
 from m2det.train.checkpoint import load_trained
 
 
-def describe_model(path: Path) -> str:
-    """The file's card as text. Raises InputError for a file that is not one of ours."""
+def describe_model(path: Path, results: Path = Path("results")) -> str:
+    """The file's card as text, and whether the metrics in the folder `results`, if any, are this model's.
+
+    Raises InputError for a file that is not one of ours.
+    """
     model, card = load_trained(path)
     config = model.config
     lines = [
@@ -24,6 +28,8 @@ def describe_model(path: Path) -> str:
         ("trained", _trained(card)),
         *((f"sha256 of {name}", value) for name, value in sorted(card["hashes"].items())),
     ]
+    if evaluation := describe_record(results, path):
+        lines.append(("evaluation", evaluation))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 

@@ -41,6 +41,12 @@ def digest(*parts: bytes) -> str:
     return total.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """Of the file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_files(paths: Iterable[Path], root: Path) -> str:
     """sha256 over names (relative to root) and contents, in name order."""
     return digest(

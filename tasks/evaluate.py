@@ -8,7 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tasks.common import CACHE, MODEL, PARAMS, RESULTS, params
+from m2det.inputs import FOLDER
+from tasks.common import CACHE, MODEL, RESULTS, cache_digest, params
+from tasks.inputs import inputs_of
 from tasks.process import run_child
 
 DETECTIONS = RESULTS / "detections.json"
@@ -25,17 +27,19 @@ def detect() -> None:
     processes = count_processes(params())
     if needs_torchrun(params(), processes):
         with tempfile.TemporaryDirectory() as folder:
-            arguments = (PARAMS, CACHE, MODEL, DETECTIONS, folder)
+            kept_params = inputs_of("evaluate").keep(Path(folder) / FOLDER)
+            arguments = (kept_params, CACHE, MODEL, DETECTIONS, folder)
             run_together("m2det.evaluate", arguments, params(), processes, Path(folder), run_child)
     else:
         detect_val(params(), CACHE, MODEL, DETECTIONS, Group())
 
 
 def score() -> None:
-    """Write results/metrics.json and the precision-recall curves."""
+    """Write results/metrics.json, the precision-recall curves, and results/evaluation.json: what was scored by what."""
     from m2det.data.store import PackedSplit
     from m2det.evaluate.metrics import coco_scores
     from m2det.evaluate.plots import draw_precision_recall, precision_by_recall, write_precision_recall
+    from m2det.evaluate.record import write_record
 
     scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, DETECTIONS, params().evaluate.scorer)
     metrics = {name: round(value, 6) for name, value in scores.metrics.items()}
@@ -43,6 +47,7 @@ def score() -> None:
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
     draw_precision_recall(PICTURES / "precision_recall.png", curves)
     (RESULTS / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_record(RESULTS, MODEL, cache_digest(), scores.scorer)
     print(f"AP {metrics['AP']:.4f}  AP50 {metrics['AP50']:.4f}  AP75 {metrics['AP75']:.4f}")
 
 

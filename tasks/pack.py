@@ -15,11 +15,13 @@ from m2det.data.image import check_header, check_size, jpeg_decoder
 from m2det.data.manifest import RAW, load_sources
 from m2det.data.packing import ORIGINAL, finish_cache, require_room, write_split
 from m2det.data.storage import Storage
-from m2det.data.store import FORMAT
+from m2det.data.store import FORMAT, is_finished, read_manifest
 from m2det.errors import InputError, writing
+from m2det.inputs import FOLDER
 from m2det.process import keep_freed_memory, usable_cores
 from m2det.unfinished import LOCK, digest, digest_files, locked
 from tasks.common import CACHE, main_root, params, roots, sources
+from tasks.inputs import inputs_of, require_unchanged
 
 DECODED_BELOW = 20_000  # images of a split: `pack.verify: auto` decodes fewer, which takes some seconds
 MOST_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
@@ -55,13 +57,19 @@ def pack() -> None:
                 f"{name}: {number} images, about {expected / 1e6:.0f} MB of disk as {storage[name].images}", flush=True
             )
             total += expected + number * 4096  # LMDB's pages and tree, annotations
-        require_room(unfinished, total)
-        entries = {
-            name: write_split(unfinished, name, split, CHECKS[verify[name]], storage[name], threads)
-            | {"verified": verify[name]}
-            for name, split in splits.items()
-        }
-        finish_cache(unfinished, categories, entries)
+        inputs, kept = inputs_of("pack"), unfinished / FOLDER
+        inputs.keep(kept)
+        if not is_finished(unfinished):  # packed before, and not published since its inputs had changed meanwhile
+            (unfinished / "manifest.json").unlink(missing_ok=True)
+            require_room(unfinished, total)
+            entries = {}
+            for name, split in splits.items():
+                entries[name] = write_split(unfinished, name, split, CHECKS[verify[name]], storage[name], threads)
+                entries[name]["verified"] = verify[name]
+                inputs.warn_of_changes(kept)
+            finish_cache(unfinished, categories, entries)
+        entries = read_manifest(unfinished)["splits"]
+        require_unchanged("pack", kept)
         _publish(unfinished)
     print(f"{len(categories)} classes: {', '.join(category.name for category in categories)}")
     for name, entry in entries.items():
@@ -91,7 +99,7 @@ def _publish(unfinished: Path) -> None:
     """Move the cache to where it belongs, the manifest last."""
     CACHE.mkdir(parents=True, exist_ok=True)
     (CACHE / "manifest.json").unlink(missing_ok=True)  # of another cache; not over files that are half of each
-    files = {path.name: path for path in unfinished.iterdir() if path.name != LOCK}
+    files = {path.name: path for path in unfinished.iterdir() if path.name not in (LOCK, FOLDER)}
     manifest = files.pop("manifest.json")
     for path in (*files.values(), manifest):
         os.replace(path, CACHE / path.name)

@@ -8,7 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tasks.common import BACKBONE, CACHE, PARAMS, RESULTS, params
+from m2det.inputs import FOLDER
+from tasks.common import BACKBONE, CACHE, RESULTS, params
+from tasks.inputs import inputs_of
 from tasks.process import run_child
 
 
@@ -22,7 +24,8 @@ def performance() -> None:
     processes = count_processes(params())
     if needs_torchrun(params(), processes):
         with tempfile.TemporaryDirectory() as folder:
-            arguments = (PARAMS, CACHE, BACKBONE, folder)
+            kept_params = inputs_of("performance").keep(Path(folder) / FOLDER)
+            arguments = (kept_params, CACHE, BACKBONE, folder)
             run_together("m2det.performance", arguments, params(), processes, Path(folder), run_child)
             found = json.loads((Path(folder) / RESULT).read_text())
     else:

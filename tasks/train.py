@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2det.inputs import FOLDER
 from m2det.unfinished import digest, digest_files, locked
-from tasks.common import BACKBONE, CACHE, MODEL, PARAMS, RESULTS, main_root, params, sources
+from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, cache_digest, main_root, params, sources
+from tasks.inputs import inputs_of, require_unchanged
 from tasks.process import run_child
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ def train() -> None:
     """Write models/m2det.safetensors, results/train.json, results/curves.csv and results/log.txt.
 
     The state of an unfinished run lies in models/unfinished/<fingerprint>/ of the main working copy, where DVC
-    deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it.
+    deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it. The folder
+    also keeps the inputs; where they have changed by the end, the finished state stays there, to be published later.
     """
     from m2det.torchrun import count_processes, needs_torchrun
     from m2det.train.launch import train_together
@@ -40,11 +43,14 @@ def train() -> None:
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
     with locked(unfinished):
         introduce(unfinished, shape | {"hashes": hashes})
+        kept_params = inputs_of("train").keep(unfinished / FOLDER)  # what each process reads, whenever it starts
         if needs_torchrun(params(), processes):
-            outcome = train_together(params(), PARAMS, CACHE, BACKBONE, unfinished, processes, run_child)
+            outcome = train_together(params(), kept_params, CACHE, BACKBONE, unfinished, processes, run_child)
         else:
             outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
+        require_unchanged("train", unfinished / FOLDER)
         _publish(outcome, hashes, unfinished)
+        require_unchanged("train", unfinished / FOLDER)
         shutil.rmtree(unfinished)
 
 
@@ -58,7 +64,7 @@ def _shape(processes: int) -> dict[str, Any]:
 
 def _hashes() -> dict[str, str]:
     return {
-        "cache": digest_files([*CACHE.glob("*.arrow"), *CACHE.glob("*.json")], CACHE),  # with each JPEG's crc32
+        "cache": cache_digest(),
         "backbone": hashlib.sha256(BACKBONE.read_bytes()).hexdigest(),
         "code": digest_files([*sources("train"), Path("m2det/ops/nms.pyx")], Path()),
     }

@@ -5,7 +5,6 @@ The stage `data` writes it, `pack` checks it: so DVC follows 123,000 images thro
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from m2det.config import DataParams
 from m2det.data.coco import read_annotations
 from m2det.errors import InputError
+from m2det.unfinished import file_sha256
 
 RAW = Path("data/coco")  # what the stage `data` makes, under the project's folder
 AGAIN = "put it back as it was, or run `dvc repro -f data`"
@@ -76,14 +76,14 @@ def _describe(roots: Roots, annotations: str, images: str, advice: str) -> dict[
             f"{len(missing)} of the {len(names)} images that {file} names are not in {folder}, "
             f"the first is {missing[0]}; {advice}"
         )
-    return {"annotations": annotations, "sha256": _sha256(file), "images": images, "files": sizes}
+    return {"annotations": annotations, "sha256": file_sha256(file), "images": images, "files": sizes}
 
 
 def _check(roots: Roots, entry: dict) -> None:
     file, folder = roots[0] / entry["annotations"], roots[1] / entry["images"]
     if not file.is_file():
         raise InputError(f"annotation file {file} is gone since the stage `data` ran; {AGAIN}")
-    if _sha256(file) != entry["sha256"]:
+    if file_sha256(file) != entry["sha256"]:
         raise InputError(f"annotation file {file} has changed since the stage `data` ran; {AGAIN}")
     sizes = _sizes(folder, entry["files"])
     for name, size in entry["files"].items():
@@ -105,8 +105,3 @@ def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
                 prefix = f"{parent}/" if parent else ""
                 found |= {prefix + entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     return {name: found[name] for name in names if name in found}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

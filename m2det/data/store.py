@@ -37,7 +37,12 @@ SCHEMA = pa.schema(
         ("crc32", pa.uint32()),  # of the LMDB value
     ]
 )
-REPACK = "run `dvc repro -f pack`"
+# DVC's cache and the working copy share a file (hardlink, symlink) or DVC takes its copy for sound because it is
+# read-only: packing anew alone would end in the damaged bytes again. Writable and of another time, DVC hashes it.
+REPACK = (
+    'run `find "$(dvc cache dir)" -type f -exec chmod u+w {} + -exec touch {} + && dvc repro -f -s pack`, which packs '
+    "anew and has DVC check its own copies"
+)
 FORMAT = 3
 
 
@@ -143,6 +148,16 @@ class PackedSplit:
         if actual != self._lmdb_bytes:
             path = self.folder / f"{self.name}.lmdb"
             raise InputError(f"{path} is missing or truncated: it has {actual} bytes, not {self._lmdb_bytes}; {REPACK}")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the manifest and all files that it names are there and whole, without a look at each image."""
+    try:
+        for name, entry in read_manifest(folder)["splits"].items():
+            read_checked(PackedSplit(folder, name).ground_truth, entry["crc32"])
+    except InputError:
+        return False
+    return True
 
 
 _open: dict[Path, tuple[int, Any]] = {}  # file -> (process that opened it, environment)

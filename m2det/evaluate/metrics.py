@@ -21,10 +21,12 @@ NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs
 @dataclass(frozen=True)
 class CocoScores:
     """metrics: as `coco_metrics` returns them; precision: float64 [T,R,K] over IoU 0.50:0.05:0.95, recall
-    0:0.01:1 and classes by category id, at 100 detections per image; -1 where a class has no ground truth."""
+    0:0.01:1 and classes by category id, at 100 detections per image; -1 where a class has no ground truth;
+    scorer: hotcoco or pycocotools."""
 
     metrics: dict[str, float]
     precision: NDArray[np.float64]
+    scorer: str
 
 
 def coco_metrics(ground_truth_json: str | Path, results_json: str | Path, backend: str = "auto") -> dict[str, float]:
@@ -49,6 +51,8 @@ def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend
                 f"{results_json} has detections on image {result['image_id']}, which {ground_truth_json} "
                 "does not have; they belong to different splits"
             )
+    if backend == "auto":
+        backend = "hotcoco" if find_spec("hotcoco") else "pycocotools"
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables
         run = _evaluate(truth, results, str(ground_truth_json), str(results_json), backend)
     precision = np.asarray(run.eval["precision"], dtype=np.float64)[:, :, :, 0, -1]
@@ -56,12 +60,10 @@ def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend
     for k, category in enumerate(sorted(truth["categories"], key=lambda c: c["id"])):
         valid = precision[:, :, k][precision[:, :, k] > -1]
         metrics[f"AP/{category['name']}"] = float(valid.mean()) if valid.size else -1.0
-    return CocoScores(metrics, precision)
+    return CocoScores(metrics, precision, backend)
 
 
 def _evaluate(truth: dict[str, Any], results: list[Any], truth_path: str, results_path: str, backend: str) -> Any:
-    if backend == "auto":
-        backend = "hotcoco" if find_spec("hotcoco") else "pycocotools"
     if backend == "hotcoco":
         import hotcoco
 

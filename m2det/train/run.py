@@ -17,6 +17,7 @@ from m2det.data.loader import TrainingOrder, TrainingSamples
 from m2det.data.store import PackedSplit
 from m2det.device import choose_device, compiled, place_model, synchronise_norms
 from m2det.group import Group
+from m2det.inputs import FOLDER, Inputs
 from m2det.loss import MultiBoxLoss, Targets
 from m2det.model import M2Det, build_model, prior_boxes
 from m2det.pretrained import load_initial
@@ -92,6 +93,8 @@ class Run:
         self.order.steps = params.epochs * self.order.steps_per_epoch
         if settings.max_steps:
             self.order.steps = min(self.order.steps, settings.max_steps)
+        self.inputs = Inputs.load(self.unfinished / FOLDER)
+        self.inputs.refuse_changes()  # of code, this process may have read either
         self._best: dict[str, Any] = {"AP": -1.0, "epoch": 0}
         self._rate_of_open_epoch = 0.0  # above 0: the epoch's steps are done, its evaluation is not
         self._next_agreement = 0
@@ -207,6 +210,7 @@ class Run:
         losses = self.losses.state_dict()
         if not self.group.leads:
             return
+        self.inputs.warn_of_changes(self.unfinished / FOLDER)
         save_state(
             self.unfinished,
             {

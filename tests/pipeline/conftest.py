@@ -27,15 +27,35 @@ class Clone:
 
     def run(self, *command: str, ok: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `python -m COMMAND` there, without any Prefect API unless the environment names one."""
+        return self._run([sys.executable, "-m", *command], ok, environment)
+
+    def shell(self, command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command line that a message advises, as a user would type it."""
+        return self._run(["bash", "-c", command], ok, {})
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Begin `python -m COMMAND`; stdout has both streams."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=self.folder,
+            env=self._environment({}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def _environment(self, more: dict[str, str]) -> dict[str, str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "DVC_"))}
-        env |= {
+        return env | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.folder),
             "PREFECT_HOME": str(self.folder / ".prefect"),
-            **environment,
+            **more,
         }
+
+    def _run(self, command: list[str], ok: bool, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=self.folder, env=env, capture_output=True, text=True, check=False
+            command, cwd=self.folder, env=self._environment(environment), capture_output=True, text=True, check=False
         )
         assert not ok or done.returncode == 0, done.stdout + done.stderr
         return done
