@@ -41,10 +41,10 @@ class Toy:
             "m2det_prefect.py",
             "prefect.yaml",
             "pyproject.toml",
-            "m2det/config.py",
-            "m2det/errors.py",
-            "m2det/process.py",
-            "m2det/recipes",
+            "m2det",
+            "tasks/common.py",
+            "tasks/inputs.py",
+            "tasks/last_results.py",
             "tasks/process.py",
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +60,7 @@ class Toy:
             dvc_yaml += f"    params: [epochs, wrong, crash, sleep]\n    outs: [{name}.txt]\n"
         (folder / "dvc.yaml").write_text(dvc_yaml)
         (folder / "tasks/step.py").write_text(STEP)
-        for package in ("m2det", "tasks"):
-            (folder / package / "__init__.py").touch()
+        (folder / "tasks/__init__.py").touch()
         self.set()
         (folder / ".gitignore").write_text("__pycache__/\n/*.txt\n/child\n/parents\n")
         git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
