@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from m2det.text import printable
 from tasks.common import CACHE, MODEL, PARAMS, RESULTS, params
 from tasks.process import run_child
 
@@ -38,7 +39,8 @@ def score() -> None:
     from m2det.evaluate.plots import draw_precision_recall, precision_by_recall, write_precision_recall
 
     scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, DETECTIONS, params().evaluate.scorer)
-    metrics = {name: round(value, 6) for name, value in scores.metrics.items()}
+    # `dvc metrics show` prints the names as they are
+    metrics = {printable(name): round(value, 6) for name, value in scores.metrics.items()}
     curves = precision_by_recall(scores.precision)
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
     draw_precision_recall(PICTURES / "precision_recall.png", curves)

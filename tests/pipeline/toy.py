@@ -44,6 +44,7 @@ class Toy:
             "m2det/config.py",
             "m2det/errors.py",
             "m2det/process.py",
+            "m2det/text.py",
             "m2det/recipes",
             "tasks/process.py",
         ):
