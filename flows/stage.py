@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from m2det.errors import InputError, cann_explained
+from m2det.text import PrintableFormatter, any_text_prints
 from tasks.inputs import inputs_of, require_unchanged
 from tasks.last_results import how_to_restore
 from tasks.process import stage_process
@@ -38,9 +39,12 @@ def run_stage(name: str, *steps: Step) -> None:
     """
     stage_process()
     assert isinstance(sys.stdout, TextIOWrapper)
+    any_text_prints()
     sys.stdout.reconfigure(line_buffering=True)  # into a pipe, too: progress is to be seen as it happens
     log = logging.getLogger("m2det")  # its own handler: Prefect takes over the root logger's
-    log.addHandler(logging.StreamHandler(sys.stdout))
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(PrintableFormatter())
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
 

@@ -15,6 +15,7 @@ import numpy as np
 from m2det.config import TrainParams
 from m2det.data.augment import MEAN_BGR
 from m2det.data.coco import Category, ImageRecord, Split
+from m2det.data.files import ImageFolder, read_file
 from m2det.data.image import decode_bgr
 from m2det.data.loader import PlainSamples, TrainingOrder, TrainingSamples, training_loader
 from m2det.data.packing import finish_cache, write_split
@@ -36,7 +37,7 @@ def bench_loader(folder: Path | None, size: int, rounds: int) -> dict[str, float
     image gets seven made-up boxes, COCO's mean. Each figure is the best of `rounds`, taken in turn; loaders' are by
     the wall's clock.
     """
-    jpegs = [p.read_bytes() for p in sorted(folder.glob("*.jpg"))[:IMAGES]] if folder else _photographs()
+    jpegs = [read_file(p) for p in sorted(folder.glob("*.jpg"))[:IMAGES]] if folder else _photographs()
     if len(jpegs) < BATCH:
         raise InputError(f"{folder} has {len(jpegs)} JPEGs (*.jpg), not {BATCH} at least")
     cv2.setNumThreads(0)
@@ -138,7 +139,9 @@ def _packed(folder: Path, jpegs: list[bytes], storage: Storage) -> PackedSplit:
         corner, extent = rng.uniform(0, 0.7, (7, 2)), rng.uniform(0.02, 0.3, (7, 2))
         boxes = (np.concatenate([corner, corner + extent], 1) * ([width, height] * 2)).astype(np.float32)
         labels, none = np.ones(7, np.int16), np.zeros(7, bool)
-        records.append(ImageRecord(number, path.name, path, width, height, boxes, labels, none, boxes[:, 0]))
+        records.append(
+            ImageRecord(number, path.name, ImageFolder(folder), width, height, boxes, labels, none, boxes[:, 0])
+        )
     categories = [Category(1, "thing")]
     split = Split(records, categories, {}, 0, {"images": [], "annotations": [], "categories": []})
     finish_cache(folder, categories, {"train": write_split(folder, "train", split, lambda *_: None, storage)})

@@ -11,16 +11,18 @@ from pathlib import Path
 from m2det import __version__
 from m2det.data.commands import add_commands
 from m2det.errors import InputError, cann_explained
+from m2det.text import PrintableFormatter, any_text_prints, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code; wrong input is one sentence on stderr and 1, Ctrl-C 130."""
+    any_text_prints()
     arguments = _parser().parse_args(argv)
     try:
         with cann_explained():
             arguments.run(arguments)
     except (InputError, OSError) as error:  # OSError names the file and says why
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -121,7 +123,7 @@ def _use(arguments: argparse.Namespace) -> None:
     from m2det.recipes import use_recipe
 
     changes = use_recipe(arguments.recipe, Path("params.yaml"))
-    print("\n".join(changes or ["params.yaml has these values already"]))
+    print("\n".join(map(printable, changes or ["params.yaml has these values already"])))
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -160,7 +162,7 @@ def _unfinished(arguments: argparse.Namespace) -> None:
         delete(root, arguments.delete)
     for run in unfinished_runs(root):
         what = f"{run.shape['model.name']}, {run.shape['epochs']} epochs, seed {run.shape['seed']}"
-        print(f"{run.folder.name}  {what}: step {run.step}, {run.size / 1e6:.1f} MB")
+        print(f"{printable(run.folder.name)}  {printable(what)}: step {run.step}, {run.size / 1e6:.1f} MB")
 
 
 def _bench_network(arguments: argparse.Namespace) -> None:
@@ -202,8 +204,9 @@ def _bench_loader(arguments: argparse.Namespace) -> None:
 def _print_log() -> None:
     import logging
 
-    log = logging.getLogger("m2det")
-    log.handlers = [logging.StreamHandler(sys.stdout)]
+    log, handler = logging.getLogger("m2det"), logging.StreamHandler(sys.stdout)
+    handler.setFormatter(PrintableFormatter())
+    log.handlers = [handler]
     log.setLevel(logging.INFO)
 
 

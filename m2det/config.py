@@ -32,6 +32,7 @@ class Source(Section):
 class DataParams(Section):
     source: Literal["digits", "coco", "coco2014", "coco2014-download", "voc"]
     root: str
+    outside: bool
     mirror: Annotated[str, Field(pattern=r"^https?://")]
     train: list[Source]
     val: list[Source]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,22 +12,28 @@ import torch
 
 from m2det.config import EvaluateParams
 from m2det.data.augment import Placement, resize_into
+from m2det.data.files import read_file, require_regular
 from m2det.data.image import decode_bgr
 from m2det.device import choose_device, place_model
-from m2det.errors import InputError
+from m2det.errors import InputError, writing
 from m2det.evaluate.detect import coco_results, detect_images
 from m2det.evaluate.draw import Mark, draw_marks
 from m2det.model import prior_boxes
+from m2det.text import printable
 from m2det.train.checkpoint import load_trained
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 # one colour a class, by the golden angle around the circle of hues: neighbours in the list look different
 GOLDEN_ANGLE = 137.508
-LEAST_SIDE = 480  # of the drawn picture: texts on a smaller one cannot be read
+LONGEST_NAME = 255  # bytes, of any file on Linux
+LEAST_SIDE, LONGEST_SIDE = 480, 65_500  # of the drawn picture, px: to read its texts, and that OpenCV writes as JPEG
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, folders' pictures in name order. Raises InputError for what is not there or holds none."""
+    """Files as given, folders' pictures in name order.
+
+    Raises InputError for what is not there, no regular file, or a folder that holds none.
+    """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -34,10 +41,13 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
             if not inside:
                 raise InputError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
             found += inside
-        elif path.is_file():
-            found.append(path)
         else:
-            raise InputError(f"{path}: no such file or folder")
+            found.append(path)
+    for path in found:
+        try:
+            require_regular(path, path.stat())
+        except OSError as error:
+            raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     return found
 
 
@@ -46,14 +56,16 @@ def detect_files(
 ) -> None:
     """Write out/NAME.jpg for each picture, and out/detections.json where asked for.
 
-    In the JSON, image_id counts the pictures from 1 and file_name stands beside it; hard NMS, so that no object
-    is drawn twice (soft-NMS keeps near-duplicates: good for AP, not for eyes).
+    In the JSON, image_id counts the pictures from 1 and file_name stands beside it, bytes that are no UTF-8 as \\xff;
+    hard NMS, so that no object is drawn twice (soft-NMS keeps near-duplicates: good for AP, not for eyes).
     """
     pictures = find_pictures(paths)
     targets: dict[Path, Path] = {}
     for path in pictures:
         target = out / f"{path.stem}.jpg"
-        if target.resolve() == path.resolve():
+        if len(os.fsencode(target.name)) > LONGEST_NAME:
+            raise InputError(f"{path}: its name and .jpg are longer than {LONGEST_NAME} bytes; give it a shorter one")
+        if os.path.realpath(target) == os.path.realpath(path):
             raise InputError(f"{target} would overwrite the picture itself; choose another --out")
         if target in targets:
             raise InputError(f"{targets[target]} and {path} would both be drawn as {target}; give them one at a time")
@@ -72,15 +84,17 @@ def detect_files(
         scorer="auto",
     )
     out.mkdir(parents=True, exist_ok=True)
+    unfinished = out / f".{os.getpid()}.tmp"
     results = []
     for number, (target, path) in enumerate(targets.items(), 1):
-        image = decode_bgr(path.read_bytes(), str(path), upright=True)  # a telephone's picture as one sees it
+        image = decode_bgr(read_file(path), str(path), upright=True)  # a telephone's picture as one sees it
         height, width = image.shape[:2]
         square, _ = resize_into(image, torch.zeros(0, 4).numpy(), Placement(0, 0, width, height), size)
         batch = torch.from_numpy(square).permute(2, 0, 1)[None]
         detections = detect_images(model, priors, batch, [(width, height)], device, settings)[0]
         for entry in coco_results(number, (width, height), detections, card["category_ids"]):
-            results.append({**entry, "file_name": path.name})
+            # half a surrogate pair, as Python holds such bytes, would be no JSON to others
+            results.append({**entry, "file_name": os.fsencode(path.name).decode(errors="backslashreplace")})
         shown = detections[detections[:, 4] >= least_score]
         limits = (width - 1, height - 1) * 2
         marks = []
@@ -88,11 +102,16 @@ def detect_files(
             label = int(row[5])
             box = tuple(row[:4].clip(0, limits))
             marks.append(Mark(box, f"{card['classes'][label - 1]} {row[4]:.2f}", _colour(label)))
-        if not cv2.imwrite(str(target), draw_marks(image, marks, max(1.0, LEAST_SIDE / min(height, width)))):
-            raise InputError(f"{target} cannot be written; see whether the disk is full or the folder read-only")
-        print(f"{path}: {len(shown)} objects -> {target}")
+        scale = min(max(1.0, LEAST_SIDE / min(height, width)), LONGEST_SIDE / max(height, width))
+        drawn = draw_marks(image, marks, scale)
+        with writing(out):  # not by cv2.imwrite, which a name that is no UTF-8 ends by a signal
+            unfinished.write_bytes(cv2.imencode(".jpg", drawn)[1].tobytes())
+            unfinished.replace(target)
+        print(printable(f"{path}: {len(shown)} objects -> {target}"))
     if as_json:
-        (out / "detections.json").write_text(json.dumps(results, indent=1) + "\n")
+        with writing(out):
+            unfinished.write_text(json.dumps(results, indent=1) + "\n")
+            unfinished.replace(out / "detections.json")
 
 
 def _colour(label: int) -> tuple[int, int, int]:

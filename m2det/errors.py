@@ -7,16 +7,21 @@ from contextlib import contextmanager
 from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
 from pathlib import Path
 
+from m2det.text import printable
+
 
 class InputError(ValueError):
     """Wrong input, told in a sentence that says what is wrong, where, and what to do.
 
-    The command line and the stages print the sentence without a traceback and exit with 1.
+    The command line and the stages print the sentence without a traceback and exit with 1. It is one line, whatever
+    the names and values from files are that it quotes.
     """
 
     def __str__(self) -> str:
-        # a data-loading process hands it on inside the text of its traceback
-        return super().__str__().rpartition("InputError: ")[2].strip()
+        text = super().__str__()
+        if text.startswith("Caught InputError in "):  # by torch's DataLoader, whose process hands on a traceback
+            text = text.rstrip().rpartition("\n")[2].partition("InputError: ")[2]
+        return printable(text.strip())
 
 
 @contextmanager

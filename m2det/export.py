@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from m2det.boxes import decode_offsets_to_xyxy
 from m2det.data.augment import MEAN_BGR, Placement, resize_into
+from m2det.data.files import read_file
 from m2det.data.image import decode_bgr
 from m2det.detect_files import find_pictures
 from m2det.errors import InputError
@@ -114,7 +115,7 @@ def _read(paths: list[Path], size: int) -> Tensor:
     """float32 [N,3,S,S] BGR 0 to 255."""
     squares = []
     for path in paths:
-        image = decode_bgr(path.read_bytes(), str(path))
+        image = decode_bgr(read_file(path), str(path))
         whole = Placement(0, 0, image.shape[1], image.shape[0])
         squares.append(resize_into(image, np.empty((0, 4), np.float32), whole, size)[0])
     if len(squares) == 1:

@@ -8,6 +8,7 @@ from typing import Any
 from m2det.cost import forward_flops
 from m2det.evaluate.record import describe_record
 from m2det.model import prior_boxes
+from m2det.text import printable
 from m2det.train.checkpoint import load_trained
 
 
@@ -24,12 +25,13 @@ def describe_model(path: Path, results: Path = Path("results")) -> str:
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
         ("forward", f"{forward_flops(model) / 1e9:,.1f} GFLOP per image"),
         ("priors", f"{len(prior_boxes(config)):,} on maps of {', '.join(map(str, config.feature_sizes))} cells"),
-        ("classes", f"{len(card['classes'])}: {', '.join(card['classes'])}"),
+        ("classes", f"{len(card['classes'])}: {', '.join(map(str, card['classes']))}"),
         ("trained", _trained(card)),
-        *((f"sha256 of {name}", value) for name, value in sorted(card["hashes"].items())),
+        *((f"sha256 of {name}", str(value)) for name, value in sorted(card["hashes"].items())),
     ]
     if evaluation := describe_record(results, path):
         lines.append(("evaluation", evaluation))
+    lines = [(printable(name), printable(value)) for name, value in lines]  # a card may say anything
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 

@@ -19,6 +19,7 @@ from m2det.device import TRAITS, choose_device
 from m2det.errors import InputError
 from m2det.group import Group
 from m2det.process import die_with_parent, end_after_parent, end_after_sigterm
+from m2det.text import PrintableFormatter, any_text_prints
 
 ERROR = "error.txt"  # in the folder that the processes share: the sentence of the first that had one to say
 
@@ -68,7 +69,7 @@ def run_together(
         run_child(command, grace=grace + 10.0, env=environment)
     except subprocess.CalledProcessError as error:
         if (folder / ERROR).exists():
-            raise InputError((folder / ERROR).read_text()) from error
+            raise InputError((folder / ERROR).read_text(encoding="utf-8")) from error
         raise InputError(
             f"{module} ended with exit code {error.returncode}; the root cause that torchrun names above says why"
         ) from error
@@ -87,7 +88,10 @@ def as_one_of_several(work: Callable[[Group], None], folder: Path, grace: float)
     end_after_sigterm(grace)
     group = Group.from_environment()
     level = logging.INFO if group.leads else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
+    any_text_prints()
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(PrintableFormatter())
+    logging.basicConfig(level=level, handlers=[handler])
 
     @record  # the traceback of the first that fails is what torchrun shows
     def guarded() -> None:
@@ -95,7 +99,8 @@ def as_one_of_several(work: Callable[[Group], None], folder: Path, grace: float)
             work(group)
             group.leave()
         except InputError as error:
-            with suppress(FileExistsError), (folder / ERROR).open("x") as file:  # the first one is heard
+            # the first one is heard
+            with suppress(FileExistsError), (folder / ERROR).open("x", encoding="utf-8") as file:
                 file.write(str(error))
             sys.exit(1)
 

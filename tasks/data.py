@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from m2det.data.coco2014 import ADVICE, SPLITS, derive_minival, download_coco2014
-from m2det.data.manifest import RAW, write_manifest
+from m2det.data.manifest import RAW, may_lie_outside, write_manifest
 from m2det.errors import InputError, writing
 from tasks.common import params, roots
 
@@ -26,7 +26,7 @@ def data() -> None:
         elif source.source == "voc":
             from m2det.data.voc import convert_voc
 
-            splits = convert_voc(root, RAW)
+            splits = convert_voc(root, RAW, source.outside)
         elif source.source == "coco":
             splits = {
                 name: [(entry.annotations, entry.images) for entry in entries]
@@ -37,4 +37,4 @@ def data() -> None:
                 download_coco2014(root, source.mirror)
             derive_minival(root)
             splits, advice = SPLITS, ADVICE
-        write_manifest(RAW / "manifest.json", roots(), splits, advice)
+        write_manifest(RAW / "manifest.json", roots(), splits, advice, may_lie_outside(source))

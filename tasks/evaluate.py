@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from m2det.inputs import FOLDER
+from m2det.text import printable
 from tasks.common import CACHE, MODEL, RESULTS, cache_digest, params
 from tasks.inputs import inputs_of
 from tasks.process import run_child
@@ -42,7 +43,8 @@ def score() -> None:
     from m2det.evaluate.record import write_record
 
     scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, DETECTIONS, params().evaluate.scorer)
-    metrics = {name: round(value, 6) for name, value in scores.metrics.items()}
+    # `dvc metrics show` prints the names as they are
+    metrics = {printable(name): round(value, 6) for name, value in scores.metrics.items()}
     curves = precision_by_recall(scores.precision)
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
     draw_precision_recall(PICTURES / "precision_recall.png", curves)

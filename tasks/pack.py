@@ -12,13 +12,14 @@ import numpy as np
 
 from m2det.data.coco import ImageRecord, Split, read_split
 from m2det.data.image import check_header, check_size, jpeg_decoder
-from m2det.data.manifest import RAW, load_sources
+from m2det.data.manifest import RAW, load_sources, may_lie_outside
 from m2det.data.packing import ORIGINAL, finish_cache, require_room, write_split
 from m2det.data.storage import Storage
 from m2det.data.store import FORMAT, is_finished, read_manifest
 from m2det.errors import InputError, writing
 from m2det.inputs import FOLDER
 from m2det.process import keep_freed_memory, usable_cores
+from m2det.text import printable
 from m2det.unfinished import LOCK, digest, digest_files, locked
 from tasks.common import CACHE, main_root, params, roots, sources
 from tasks.inputs import inputs_of, require_unchanged
@@ -33,7 +34,9 @@ def pack() -> None:
     Until then it lies in data/unfinished/<fingerprint>/ of the main working copy, where DVC deletes nothing; the
     fingerprint covers everything that shapes the cache, so only the same pack continues it.
     """
-    splits = {name: read_split(pairs) for name, pairs in load_sources(RAW / "manifest.json", roots()).items()}
+    outside = may_lie_outside(params().data)
+    found = load_sources(RAW / "manifest.json", roots(), outside)
+    splits = {name: read_split(pairs, outside) for name, pairs in found.items()}
     categories = splits["train"].categories
     if splits["val"].categories != categories:
         raise InputError("the validation annotations have other categories than the training annotations")
@@ -49,7 +52,8 @@ def pack() -> None:
     with writing(unfinished), locked(unfinished):
         for other in sorted(unfinished.parent.iterdir()):
             if other != unfinished:
-                print(f"{other} is an unfinished pack with other data, settings or code; delete it if nobody wants it")
+                what = "is an unfinished pack with other data, settings or code; delete it if nobody wants it"
+                print(f"{printable(str(other))} {what}")
         total = 0
         for name, split in splits.items():
             expected, number = storage[name].expected_bytes(split.records), len(split.records)
@@ -71,7 +75,7 @@ def pack() -> None:
         entries = read_manifest(unfinished)["splits"]
         require_unchanged("pack", kept)
         _publish(unfinished)
-    print(f"{len(categories)} classes: {', '.join(category.name for category in categories)}")
+    print(f"{len(categories)} classes: {printable(', '.join(category.name for category in categories))}")
     for name, entry in entries.items():
         dropped = ", ".join(f"{count} {reason}" for reason, count in entry["dropped"].items()) or "none"
         print(

@@ -15,7 +15,7 @@ KEYS = {
     "seed": None,
     "device": None,
     "processes": None,
-    "data": {"source", "root", "mirror", "train", "val"},
+    "data": {"source", "root", "outside", "mirror", "train", "val"},
     "pack": {"verify", "images", "side", "quality"},
     "weights": {"source", "sha256", "images", "checkpoint", "least_match"},
     "model": {"name", "sfam", "overrides"},

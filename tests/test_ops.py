@@ -60,7 +60,7 @@ def test_without_the_extension_importing_works_and_calling_says_what_to_run():
         "import sys; sys.modules['m2det.ops._nms'] = None\n"
         "import numpy, m2det.ops, m2det.evaluate\n"
         "try: m2det.ops.nms(numpy.zeros((1, 5), 'f4'), 0.5)\n"
-        "except ImportError as error: print(error)\n"
+        "except m2det.errors.InputError as error: print(error)\n"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "dvc repro -f ops" in printed

@@ -11,7 +11,7 @@ from m2det.recipes import read_recipe, recipe_names
 from tests.conftest import ROOT
 
 NAMES = "coco320-8p coco512-1p coco512-8p coco512-original coco800-8p digits finetune-1p"
-OWN = {"root": "/data/coco", "mirror": "http://localhost"}  # what a user has set
+OWN = {"root": "/data/coco", "outside": True, "mirror": "http://localhost"}  # what a user has set
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def test_these_are_the_recipes_and_each_says_what_it_promises(capsys):
 def test_the_shipped_params_are_the_recipe_digits():
     header, values = read_recipe("digits")
     shipped = YAML(typ="safe").load(ROOT / "params.yaml")
-    assert shipped["data"].pop("root") == "" and shipped["data"].pop("mirror").startswith("http://images.coco")
+    assert shipped["data"].pop("root") == "" and shipped["data"].pop("outside") is False
+    assert shipped["data"].pop("mirror").startswith("http://images.coco")
     assert values == shipped
     assert (ROOT / "params.yaml").read_text().startswith(header + "#\n")
 

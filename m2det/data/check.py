@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from textwrap import fill
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from m2det.boxes import cxcywh_to_xyxy, iou_xyxy
-from m2det.data.coco import Split
+from m2det.data.coco import ImageRecord, Split
+from m2det.data.files import ImageFolder
 from m2det.data.image import check_header
 from m2det.errors import InputError
 from m2det.model import prior_boxes
+from m2det.text import printable
 
 Boxes = NDArray[np.float32]
 
@@ -24,20 +27,20 @@ LOOKED_AT = 2000  # boxes against priors: more change no digit that is printed; 
 
 
 def describe_split(name: str, split: Split) -> str:
-    """Images, boxes by class and size, and what cleaning leaves out."""
+    """Images, boxes by class and size, and what cleaning leaves out. Raises InputError as find_images does."""
     counts = np.array([len(record.boxes) for record in split.records])
     boxes, area = objects(split)
     labels = np.concatenate([record.labels[~record.iscrowd] for record in split.records])
     widths, heights = np.array([(record.width, record.height) for record in split.records]).T
-    missing = [str(record.path) for record in split.records if not record.path.is_file()]
-    read, bad = read_some(split)
+    there, missing = find_images(split)
+    read, bad = read_some(there)
     dropped = ", ".join(f"{count} {reason}" for reason, count in split.dropped.items() if count) or "none"
     by_size = ", ".join(f"{_within(area, size).mean():.0%} {size}" for size in SIZES) if len(boxes) else "none"
-    by_class = {c.name: int((labels == i).sum()) for i, c in enumerate(split.categories, 1)}
-    classes = ", ".join(f"{name} {count}" for name, count in sorted(by_class.items(), key=lambda item: -item[1]))
-    return f"""{name}: {len(counts)} images, {len(boxes)} boxes of {len(by_class)} classes
+    by_class = [(int((labels == i).sum()), printable(c.name)) for i, c in enumerate(split.categories, 1)]
+    classes = ", ".join(f"{name} {count}" for count, name in sorted(by_class, key=lambda item: -item[0]))
+    return f"""{printable(name)}: {len(counts)} images, {len(boxes)} boxes of {len(by_class)} classes
 images     {_span(widths)} wide, {_span(heights)} px high; {(counts == 0).sum()} without a box
-missing    {len(missing)}{"".join(f", the first is {path}" for path in missing[:1])}
+missing    {len(missing)}{"".join(f", the first is {printable(str(record.path))}" for record in missing[:1])}
 damaged    {len(bad)} of {read} that were read{"".join(f"; {sentence}" for sentence in bad[:3])}
 boxes      {np.median(counts):.0f} in the median image, {counts.max()} at most; {counts.sum() - len(boxes)} crowds
 dropped    {dropped}; {split.clipped} reach over an edge and are clipped
@@ -46,14 +49,22 @@ by size    {by_size} (COCO's: small is below 32x32 px, large above 96x96 px)
 """
 
 
-def read_some(split: Split, seed: int = 0) -> tuple[int, list[str]]:
-    """How many images that are there were read, and a sentence for each that `pack` would refuse by its header."""
-    there = [record for record in split.records if record.path.is_file()]
+def find_images(split: Split) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    """Those whose files are there, and the others. Raises InputError for what `pack` would not open."""
+    names: dict[ImageFolder, list[str]] = {}
+    for record in split.records:
+        names.setdefault(record.folder, []).append(record.file_name)
+    found = {folder: folder.sizes(inside) for folder, inside in names.items()}
+    there = [record for record in split.records if record.file_name in found[record.folder]]
+    return there, [record for record in split.records if record.file_name not in found[record.folder]]
+
+
+def read_some(there: Sequence[ImageRecord], seed: int = 0) -> tuple[int, list[str]]:
+    """How many of the images were read, and a sentence for each that `pack` would refuse by its header."""
     bad = []
     for i in sorted(np.random.default_rng(seed).permutation(len(there))[:LOOKED_AT].tolist()):
-        data, name = there[i].path.read_bytes(), str(there[i].path)
         try:
-            check_header(data, name, there[i].width, there[i].height)
+            check_header(there[i].read(), str(there[i].path), there[i].width, there[i].height)
         except InputError as error:
             bad.append(str(error))
     return min(len(there), LOOKED_AT), bad

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from m2det.data.files import ADVICE, ImageFolder, leaves_folder, name_fault, read_file
 from m2det.errors import InputError
 
 NOT_POSITIVE = "area not positive"
@@ -39,13 +40,21 @@ class ImageRecord:
 
     image_id: int
     file_name: str
-    path: Path
+    folder: ImageFolder
     width: int
     height: int
     boxes: NDArray[np.float32]
     labels: NDArray[np.int16]
     iscrowd: NDArray[np.bool_]
     area: NDArray[np.float32]
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path / self.file_name
+
+    def read(self) -> bytes:
+        """The image file. Raises InputError for what cannot be read or, unless that is allowed, lies elsewhere."""
+        return self.folder.read(self.file_name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,18 +85,19 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 @_without_garbage_collection()
-def read_split(sources: Sequence[tuple[Path, Path]]) -> Split:
+def read_split(sources: Sequence[tuple[Path, Path]], outside: bool = False) -> Split:
     """Read pairs of (annotation file, image folder) as one split. Images are not opened.
 
+    outside: whether images may lie out of their folder.
     `area` and `iscrowd`, which many exports leave out, default to w*h and 0.
     Raises InputError naming the file and the id of what is wrong, or that files disagree on categories.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     categories: list[Category] = []
-    folders: dict[int, Path] = {}
+    folders: dict[int, ImageFolder] = {}
     for path, folder in sources:
-        content = read_annotations(path)
+        content, images_in = read_annotations(path), ImageFolder(folder, outside)
         found = _categories(content["categories"], path)
         if categories and found != categories:
             raise InputError(
@@ -97,7 +107,9 @@ def read_split(sources: Sequence[tuple[Path, Path]]) -> Split:
         for image in content["images"]:
             if image["id"] in folders:
                 raise InputError(f"{path}: image id {image['id']} occurs twice in this split; it must be unique")
-            folders[image["id"]] = folder
+            folders[image["id"]] = images_in
+        if not outside:
+            check_names(content, path)
         check_annotations(content, path)
         images += content["images"]
         annotations += content["annotations"]
@@ -124,7 +136,7 @@ def read_split(sources: Sequence[tuple[Path, Path]]) -> Split:
         ImageRecord(
             image["id"],
             image["file_name"],
-            folders[image["id"]] / image["file_name"],
+            folders[image["id"]],
             image["width"],
             image["height"],
             *parts,
@@ -171,12 +183,12 @@ def read_annotations(path: Path, outlines: bool = False) -> dict[str, Any]:
     """The content of an annotation file, its images checked: ids, file names and sizes.
 
     outlines: keep the objects' `segmentation`, which boxes do without and which is most of COCO's files.
-    Raises InputError if it is missing, no JSON, not in COCO format, or has no images.
+    Raises InputError if it is missing, no regular file, no JSON, not in COCO format, or has no images.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such annotation file; check its name and the data root")
     try:
-        content = json.loads(path.read_bytes(), object_hook=None if outlines else _without_outline)
+        content = json.loads(read_file(path), object_hook=None if outlines else _without_outline)
     except (ValueError, RecursionError) as error:  # broken syntax, bytes that are no text, or nested without end
         raise InputError(f"{path} is no valid JSON ({error}); it may be truncated: copy it again") from error
     _require(content, ("images", "annotations", "categories"), f"{path}")
@@ -196,7 +208,19 @@ def read_annotations(path: Path, outlines: bool = False) -> dict[str, Any]:
             )
         if not _is_text(image["file_name"]):
             raise InputError(f"{path}: image {image['id']} has file_name {image['file_name']!r}, no text")
+        if fault := name_fault(image["file_name"]):
+            raise InputError(f"{path}: image {image['id']} has file_name {image['file_name']!r}, {fault}; rename it")
     return content
+
+
+def check_names(content: dict[str, Any], path: Path) -> None:
+    """Raises InputError for the first image of what read_annotations gave whose name leads out of its folder."""
+    for image in content["images"]:
+        if leaves_folder(image["file_name"]):
+            raise InputError(
+                f"{path}: image {image['id']} has file_name {image['file_name']!r}, which leads out of the image "
+                f"folder; {ADVICE}"
+            )
 
 
 def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:

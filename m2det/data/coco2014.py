@@ -10,12 +10,14 @@ import re
 import shutil
 import zlib
 from pathlib import Path
+from stat import S_IFMT, S_IFREG
 from typing import Any, NamedTuple
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from tqdm import tqdm
 
 from m2det.data.coco import check_annotations, read_annotations
+from m2det.data.files import require_regular
 from m2det.download import fetch_files, parts_of
 from m2det.errors import InputError, writing
 from m2det.ordered import in_order
@@ -38,6 +40,7 @@ ADVICE = (
 )
 RECORD = "coco2014-download.json"  # in the root: what each zip was and what came of it
 RECORD_VERSION = 1
+ENCRYPTED = 1  # among a zip member's flags
 
 
 class Archive(NamedTuple):
@@ -91,6 +94,7 @@ ARCHIVES = (
         ".",
     ),
 )
+MOST_UNPACKED = 4  # times a zip's own size: JPEGs stay as large, COCO's instances become twice as large
 READERS = 8  # threads that read unpacked files again
 
 
@@ -138,7 +142,7 @@ def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) ->
     if record is None:
         inner = folder / archive.wanted.partition("/")[0]
         entries = list(os.scandir(inner)) if inner.is_dir() else []
-        there = [f"{inner.name}/{entry.name}" for entry in entries if entry.stat().st_size]
+        there = [f"{inner.name}/{entry.name}" for entry in entries if entry.is_file() and entry.stat().st_size]
         return sum(bool(re.fullmatch(archive.wanted, name)) for name in there) >= archive.number
     files: dict[str, tuple[int, int]] = record["files"]
     changed = [name for name, (size, _) in files.items() if not _has_size(folder / name, size)]
@@ -152,7 +156,7 @@ def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) ->
 
 
 def _has_size(path: Path, size: int) -> bool:
-    return path.exists() and path.stat().st_size == size
+    return path.is_file() and path.stat().st_size == size
 
 
 def _is_as(path: Path, size: int, crc: int) -> bool:
@@ -163,6 +167,7 @@ def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
     """Unpack what is missing, each file complete or not at all, its CRC32 checked; returns what to record."""
     path, folder = root / archive.name, root / archive.folder
     log.info("%s: computing its sha256", path)
+    require_regular(path, path.stat())
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != archive.sha256:
@@ -173,20 +178,44 @@ def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
     try:
         with ZipFile(path) as source, writing(folder):
             members = [info for info in source.infolist() if re.fullmatch(archive.wanted, info.filename)]
+            _check_members(members, archive, path)
             files = {info.filename: (info.file_size, info.CRC) for info in members}
-            assert len(files) == archive.number
             for info in tqdm(members, f"unpacking {archive.name}", unit="file"):
                 target = folder / info.filename
                 if not _is_as(target, *files[info.filename]):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     temporary = target.with_name(target.name + ".part")
                     with source.open(info) as packed, temporary.open("wb") as file:
-                        shutil.copyfileobj(packed, file, 1 << 20)
+                        shutil.copyfileobj(packed, file, 1 << 20)  # it ends at the size that is declared
+                    if (size := temporary.stat().st_size) != info.file_size:
+                        raise BadZipFile(f"{info.filename} has {size} bytes, not {info.file_size} as it says")
                     temporary.replace(target)
     except (BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise InputError(f"{path} cannot be unpacked ({error}); see to its disk, and run this again") from error
     log.info("%s: %d files unpacked and checked", archive.name, len(files))
     return {"bytes": path.stat().st_size, "sha256": sha256, "files": files}
+
+
+def _check_members(members: list[ZipInfo], archive: Archive, path: Path) -> None:
+    """Raises InputError unless they are as many as they should be, plain files, and together of no absurd size.
+
+    Their names are no paths: the archive's pattern has matched them.
+    """
+    names = {info.filename for info in members}
+    if not len(names) == len(members) == archive.number:
+        faults = f"it has {len(members)} of the wanted files under {len(names)} names, not {archive.number}"
+    elif odd := [info.filename for info in members if not _is_plain(info)]:
+        faults = f"{odd[0]} is a link, a device, encrypted, or packed by a method that COCO does not use"
+    elif (size := sum(info.file_size for info in members)) > MOST_UNPACKED * archive.size:
+        faults = f"unpacked it would be {size / 1e9:.1f} GB"
+    else:
+        return
+    raise InputError(f"{path} is not COCO's: {faults}; delete it, and run this again to fetch it")
+
+
+def _is_plain(info: ZipInfo) -> bool:
+    kind = S_IFMT(info.external_attr >> 16)  # nothing where it was not packed on Unix
+    return kind in (0, S_IFREG) and not info.flag_bits & ENCRYPTED and info.compress_type in (ZIP_STORED, ZIP_DEFLATED)
 
 
 def derive_minival(root: Path) -> None:

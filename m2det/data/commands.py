@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from m2det.errors import InputError
+from m2det.text import printable
 
 CACHE = Path("data/cache")
 
@@ -18,6 +19,7 @@ def add_commands(commands: Any) -> None:
     check = parts.add_parser("check", help="what a data set holds, what is dropped, which model fits; and a picture")
     check.add_argument("--annotations", type=Path, metavar="JSON", help="in COCO format (default: params.yaml's data)")
     check.add_argument("--images", type=Path, metavar="DIR", help="the folder of its images")
+    check.add_argument("--outside", action="store_true", help="images may lie out of that folder (as data.outside)")
     check.add_argument("--out", type=Path, default=Path("annotated.png"), metavar="PNG", help="(default %(default)s)")
     check.set_defaults(run=_check)
     verify = parts.add_parser("verify", help=f"read and decode every record of {CACHE}, and name the bad ones")
@@ -33,17 +35,19 @@ def _check(arguments: argparse.Namespace) -> None:
     from m2det.config import load_params
     from m2det.data.check import describe_priors, describe_split
     from m2det.data.coco import read_split
-    from m2det.data.manifest import RAW, load_sources, roots_of
+    from m2det.data.manifest import RAW, load_sources, may_lie_outside, roots_of
     from m2det.data.show import draw_annotated
 
-    given = arguments.annotations, arguments.images
+    given, outside = (arguments.annotations, arguments.images), arguments.outside
     if any(given) != all(given):
         raise InputError("--annotations and --images belong together: give both, or neither for params.yaml's data")
     if all(given):
         sources = {arguments.annotations.name: [given]}
     else:
-        sources = load_sources(RAW / "manifest.json", roots_of(load_params("params.yaml").data))
-    splits = {name: read_split(pairs) for name, pairs in sources.items()}
+        data = load_params("params.yaml").data
+        outside = outside or may_lie_outside(data)
+        sources = load_sources(RAW / "manifest.json", roots_of(data), outside)
+    splits = {name: read_split(pairs, outside) for name, pairs in sources.items()}
     print("\n".join(describe_split(name, split) for name, split in splits.items()))
     first = next(iter(splits.values()))
     if any((~record.iscrowd).any() for record in first.records):
@@ -77,4 +81,4 @@ def _write(path: Path, picture: Any) -> None:
     import cv2
 
     path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-    print(f"picture: {path}")
+    print(f"picture: {printable(str(path))}")

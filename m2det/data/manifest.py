@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from m2det.config import DataParams
-from m2det.data.coco import read_annotations
+from m2det.data.coco import check_names, read_annotations
+from m2det.data.files import ImageFolder
 from m2det.errors import InputError
 from m2det.unfinished import file_sha256
 
@@ -28,18 +29,25 @@ def roots_of(data: DataParams, base: Path = Path()) -> Roots:
     return RAW if data.source in ("digits", "voc") else root, RAW if data.source == "digits" else root
 
 
+def may_lie_outside(data: DataParams) -> bool:
+    """Whether images may lie out of their folder; those of `digits` are ours, and DVC may link them to its cache."""
+    return data.outside or data.source == "digits"
+
+
 def write_manifest(
     path: Path,
     roots: Roots,
     splits: Mapping[str, Sequence[tuple[str, str]]],
     advice: str = "check names and the data root",
+    outside: bool = False,
 ) -> None:
     """List the files of each split's (annotation file, image folder) pairs, given relative to the roots.
 
-    Raises InputError for an annotation file, folder or image that is not there, ending in the advice.
+    outside: whether images may lie out of their folder. Raises InputError for one that does where it may not, and
+    for an annotation file, folder or image that is not there, ending in the advice.
     """
     content = {
-        split: [_describe(roots, annotations, images, advice) for annotations, images in pairs]
+        split: [_describe(roots, annotations, images, advice, outside) for annotations, images in pairs]
         for split, pairs in splits.items()
     }
     temporary = path.with_name(path.name + ".tmp")
@@ -47,9 +55,10 @@ def write_manifest(
     temporary.replace(path)
 
 
-def load_sources(path: Path, roots: Roots) -> dict[str, list[tuple[Path, Path]]]:
+def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, list[tuple[Path, Path]]]:
     """Each split's (annotation file, image folder) pairs, as `read_split` takes them.
 
+    outside: whether images may lie out of their folder.
     Raises InputError naming the first file that is not as it was when the manifest was written.
     """
     if not path.is_file():
@@ -57,19 +66,22 @@ def load_sources(path: Path, roots: Roots) -> dict[str, list[tuple[Path, Path]]]
     sources: dict[str, list[tuple[Path, Path]]] = {}
     for split, entries in json.loads(path.read_text()).items():
         for entry in entries:
-            _check(roots, entry)
+            _check(roots, entry, outside)
         sources[split] = [(roots[0] / e["annotations"], roots[1] / e["images"]) for e in entries]
     return sources
 
 
-def _describe(roots: Roots, annotations: str, images: str, advice: str) -> dict[str, object]:
+def _describe(roots: Roots, annotations: str, images: str, advice: str, outside: bool) -> dict[str, object]:
     file, folder = roots[0] / annotations, roots[1] / images
-    if not file.is_file():
+    if not file.exists():
         raise InputError(f"annotation file {file} is missing; {advice}")
     if not folder.is_dir():
         raise InputError(f"image folder {folder} is missing; {advice}")
-    names = sorted({image["file_name"] for image in read_annotations(file)["images"]})
-    sizes = _sizes(folder, names)
+    content = read_annotations(file)
+    if not outside:
+        check_names(content, file)
+    names = sorted({image["file_name"] for image in content["images"]})
+    sizes = ImageFolder(folder, outside).sizes(names)
     missing = [name for name in names if name not in sizes]
     if missing:
         raise InputError(
@@ -79,13 +91,13 @@ def _describe(roots: Roots, annotations: str, images: str, advice: str) -> dict[
     return {"annotations": annotations, "sha256": file_sha256(file), "images": images, "files": sizes}
 
 
-def _check(roots: Roots, entry: dict) -> None:
+def _check(roots: Roots, entry: dict, outside: bool) -> None:
     file, folder = roots[0] / entry["annotations"], roots[1] / entry["images"]
     if not file.is_file():
         raise InputError(f"annotation file {file} is gone since the stage `data` ran; {AGAIN}")
     if file_sha256(file) != entry["sha256"]:
         raise InputError(f"annotation file {file} has changed since the stage `data` ran; {AGAIN}")
-    sizes = _sizes(folder, entry["files"])
+    sizes = ImageFolder(folder, outside).sizes(entry["files"])
     for name, size in entry["files"].items():
         if name not in sizes:
             raise InputError(f"image {folder / name} is gone since the stage `data` ran; {AGAIN}")
@@ -93,15 +105,3 @@ def _check(roots: Roots, entry: dict) -> None:
             raise InputError(
                 f"image {folder / name} has {sizes[name]} bytes, not {size} as for the stage `data`; {AGAIN}"
             )
-
-
-def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
-    """Bytes of each named file that is there; file names may have folders of their own."""
-    found: dict[str, int] = {}
-    for parent in sorted({name.rpartition("/")[0] for name in names}):
-        if (folder / parent).is_dir():
-            # one scan of a folder is many times faster than a question for each of its files
-            with os.scandir(folder / parent) as entries:
-                prefix = f"{parent}/" if parent else ""
-                found |= {prefix + entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-    return {name: found[name] for name in names if name in found}

@@ -10,11 +10,10 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from stat import S_ISREG
 from typing import IO, Any
 
 import lmdb
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from m2det.data.coco import Category, ImageRecord, Split
+from m2det.data.files import require_regular
 from m2det.data.storage import Storage
 from m2det.data.store import FORMAT, SCHEMA, key_of
 from m2det.errors import InputError
@@ -156,7 +156,7 @@ def _weigh(sizes: Sequence[int], indices: range) -> int:
 def _prepare(records: list[ImageRecord], check: Check, storage: Storage, indices: range) -> list[Prepared]:
     values: list[Prepared] = []
     for record in records[indices.start : indices.stop]:
-        data = record.path.read_bytes()
+        data = record.read()
         check(data, record)
         value = storage.encode(data, record.file_name)
         values.append((value, zlib.crc32(value)))
@@ -164,14 +164,15 @@ def _prepare(records: list[ImageRecord], check: Check, storage: Storage, indices
 
 
 def _file_size(record: ImageRecord) -> int:
-    with suppress(OSError, ValueError):  # a name too long for the disk, say, or that none can have
+    try:
         status = record.path.stat()
-        if S_ISREG(status.st_mode):
-            return status.st_size
-    raise InputError(
-        f"image {record.image_id} is missing: {record.path} is not there; put it there, or remove it "
-        "from the annotations and run `dvc repro -f data`"
-    )
+    except OSError as error:  # a name too long for the disk, say
+        raise InputError(
+            f"image {record.image_id} is missing: {record.path} is not there; put it there, or remove it "
+            "from the annotations and run `dvc repro -f data`"
+        ) from error
+    require_regular(record.path, status)
+    return status.st_size
 
 
 def _write_arrow(path: Path, records: list[ImageRecord], crcs: NDArray[np.uint32]) -> None:

@@ -22,7 +22,7 @@ def draw_annotated(split: Split, seed: int = 0) -> NDArray[np.uint8]:
     records = [record for record in split.records if len(record.boxes)] or split.records
     tiles = []
     for record in (records[i] for i in _some(len(records), seed)):
-        image = decode_bgr(record.path.read_bytes(), str(record.path))
+        image = decode_bgr(record.read(), str(record.path))
         names = [split.categories[label - 1].name for label in record.labels]
         colours = [BLUE if crowd else GREEN for crowd in record.iscrowd]
         marks = [Mark(tuple(box), *rest) for box, *rest in zip(record.boxes, names, colours, strict=True)]

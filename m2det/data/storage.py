@@ -61,4 +61,4 @@ class Storage:
     def expected_bytes(self, records: Sequence[ImageRecord]) -> int:
         """On disk, by some of the images."""
         some = records[:: -(-len(records) // SAMPLED)]
-        return sum(len(self.encode(r.path.read_bytes(), r.file_name)) for r in some) * len(records) // len(some)
+        return sum(len(self.encode(r.read(), r.file_name)) for r in some) * len(records) // len(some)

@@ -18,6 +18,7 @@ from m2det.data.image import check_size
 from m2det.data.store import REPACK, PackedSplit, read_checked, read_manifest
 from m2det.errors import InputError
 from m2det.process import describe_exit, end_with_starter
+from m2det.text import printable
 
 
 def bad_records(cache: Path, processes: int) -> Iterator[str]:
@@ -34,7 +35,9 @@ def bad_records(cache: Path, processes: int) -> Iterator[str]:
         except InputError as error:  # nothing of the split can be relied on; the next may be whole
             yield str(error)
             continue
-        yield from filter(None, tqdm(_verdicts(split, processes), f"verifying {name}", len(split), unit="image"))
+        yield from filter(
+            None, tqdm(_verdicts(split, processes), f"verifying {printable(name)}", len(split), unit="image")
+        )
 
 
 def _verdicts(split: PackedSplit, processes: int) -> Iterator[str]:
@@ -91,4 +94,4 @@ def _verdict(split: PackedSplit, index: int) -> str:
 
 
 def _name(split: PackedSplit, index: int) -> str:
-    return f"{split.name}: image {split.image_ids[index]} ({split.file_names[index]})"
+    return printable(f"{split.name}: image {split.image_ids[index]} ({split.file_names[index]})")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from m2det.data.files import ImageFolder, read_file
 from m2det.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -22,9 +23,10 @@ CLASSES = (
 PARTS = {"train": [("VOC2007", "trainval"), ("VOC2012", "trainval")], "val": [("VOC2007", "test")]}
 
 
-def convert_voc(root: Path, target: Path) -> dict[str, list[tuple[str, str]]]:
+def convert_voc(root: Path, target: Path, outside: bool = False) -> dict[str, list[tuple[str, str]]]:
     """Write target/annotations/{YEAR}_{SET}.json of what is under root, VOCdevkit: pixels from 0, images not copied.
 
+    outside: whether annotations may lie out of their folder, by links.
     Returns each split's (annotation file relative to target, image folder relative to root). A year that is not
     there is left out, aloud. Raises InputError for a split without any, and for what is no VOC annotation.
     """
@@ -37,7 +39,7 @@ def convert_voc(root: Path, target: Path) -> dict[str, list[tuple[str, str]]]:
             if not listing.exists():
                 log.warning("%s is not there: %s goes without it", listing, split)
                 continue
-            content = _read(root / year, listing.read_text().split())
+            content = _read(root / year, read_file(listing).decode(errors="backslashreplace").split(), outside)
             (target / "annotations" / f"{year}_{name}.json").write_text(json.dumps(content))
             splits[split].append((f"annotations/{year}_{name}.json", f"{year}/JPEGImages"))
         if not splits[split]:
@@ -46,20 +48,21 @@ def convert_voc(root: Path, target: Path) -> dict[str, list[tuple[str, str]]]:
     return splits
 
 
-def _read(folder: Path, names: list[str]) -> dict[str, Any]:
+def _read(folder: Path, names: list[str], outside: bool) -> dict[str, Any]:
     """One year's annotations of the named images as a COCO dict. An image's id is its name's digits."""
     images, annotations = [], []
+    inside = ImageFolder(folder / "Annotations", outside)
     for name in names:
-        path = folder / "Annotations" / f"{name}.xml"
+        path = inside.path / f"{name}.xml"
         try:
-            image_id = int(name.replace("_", ""))
-            text = path.read_bytes()
+            image_id = int(name.replace("_", ""))  # so it is no path
+            text = inside.read(path.name)
             if b"<!DOCTYPE" in text:  # VOC has none, and entities are what hostile XML is made of
                 raise ValueError("it declares a document type")
             tree = ElementTree.fromstring(text)
             width, height = (int(_text(tree, f"size/{side}")) for side in ("width", "height"))
             objects = [_object(node) for node in tree.findall("object")]
-        except (OSError, ValueError, ElementTree.ParseError) as error:
+        except (ValueError, ElementTree.ParseError) as error:
             raise InputError(f"{path} is no VOC annotation of an image ({error}); unpack VOC again") from error
         images.append({"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height})
         annotations += [{"id": image_id * 1000 + i, "image_id": image_id, **each} for i, each in enumerate(objects)]

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from m2det.text import printable
+
 GREEN, RED, BLUE, WHITE, BLACK = (80, 200, 60), (60, 60, 230), (230, 140, 40), (255, 255, 255), (0, 0, 0)
 
 
@@ -23,7 +25,7 @@ class Mark:
 
 def draw_marks(image: NDArray[np.uint8], marks: Sequence[Mark], scale: float = 1.0) -> NDArray[np.uint8]:
     """uint8 [H,W,3] BGR, enlarged by scale, with boxes and texts that stay within it."""
-    height, width = (round(side * scale) for side in image.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     size = max(0.4, min(width, height) / 900)
     for mark in marks:
@@ -35,6 +37,7 @@ def draw_marks(image: NDArray[np.uint8], marks: Sequence[Mark], scale: float = 1
 
 
 def _write(canvas: NDArray[np.uint8], text: str, x: int, y: int, size: float, colour: tuple[int, int, int]) -> None:
+    text = printable(text)
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
     x = max(0, min(x, canvas.shape[1] - width - 2))
     bottom = y - 1 if y - height - below - 2 >= 0 else y + height + below + 2
@@ -61,7 +64,7 @@ def sheet(tiles: Sequence[tuple[NDArray[np.uint8], str]], columns: int, title: S
 
 
 def _print(canvas: NDArray[np.uint8], text: str, x: int, y: int, size: float) -> None:
-    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, BLACK, 1, cv2.LINE_AA)
+    cv2.putText(canvas, printable(text), (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, BLACK, 1, cv2.LINE_AA)
 
 
 def fit(image: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:

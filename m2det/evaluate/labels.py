@@ -10,6 +10,9 @@ import numpy as np
 
 from m2det.data.store import PackedSplit
 from m2det.evaluate.plots import new_figure, save_figure
+from m2det.text import page_safe, printable
+
+LONGEST_NAME = 40  # characters that are drawn of a class's name: more leave no room for its bar
 
 
 def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prior_sizes: Sequence[float]) -> None:
@@ -30,7 +33,8 @@ def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prio
         counts.append(np.bincount(labels, minlength=len(classes) + 1)[1:])
         left.barh(rows + 0.4 * k - 0.2, counts[-1], 0.4, label=f"{split.name}: {len(labels)} boxes")
         right.hist(sides, np.linspace(0, 1, 41), weights=np.full(len(sides), 1 / max(1, len(sides))), alpha=0.5)
-    left.set(title="Boxes by class", xlabel="boxes", yticks=rows, yticklabels=classes, ylim=(len(classes) - 0.4, -0.6))
+    left.set(title="Boxes by class", xlabel="boxes", ylim=(len(classes) - 0.4, -0.6))
+    left.set_yticks(rows, [printable(name)[:LONGEST_NAME] for name in classes], parse_math=False)  # "$" is a character
     figure.legend(loc="outside lower center", ncols=2)
     for size in prior_sizes:
         right.axvline(size, color="black", linestyle=":", linewidth=1)
@@ -41,4 +45,4 @@ def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prio
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", *(split.name for split in splits)])
-        writer.writerows(zip(classes, *counts, strict=True))
+        writer.writerows(zip(map(page_safe, classes), *counts, strict=True))  # `dvc plots` makes a page of it

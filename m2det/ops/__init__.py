@@ -22,7 +22,7 @@ def nms(dets: NDArray[np.float32], iou_threshold: float, limit: int | None = Non
     dets: float32 [N, 5], xyxy in pixels and score; a box is x2 - x1 + 1 pixels wide. Not modified.
     limit: stop after so many; they are the first of what would come without it.
     Returns the indices of the kept rows, int64 [K], best first; of equal scores the earlier row comes first.
-    Raises InputError for another shape and ImportError where the extension is not built.
+    Raises InputError for another shape, and where the extension is not built.
     """
     compiled = _compiled()
     rows = _rows(dets)
@@ -47,7 +47,7 @@ def soft_nms(
     overlaps none stays, however low its score.
     limit: stop after so many; a selected box's score is final, so they are the first of what would come without.
     Returns the rows left, float32 [K, 5], with their new scores, in order of selection.
-    Raises InputError for another shape or method and ImportError where the extension is not built.
+    Raises InputError for another shape or method, and where the extension is not built.
     """
     compiled = _compiled()
     if method not in SOFT_METHODS:
@@ -71,7 +71,7 @@ def _compiled() -> ModuleType:
     try:
         import m2det.ops._nms as compiled
     except ImportError as error:
-        raise ImportError(
+        raise InputError(
             f"the compiled NMS is missing here ({error}): build it with `dvc repro -f ops` in the repository, "
             "or `python setup.py build_ext --inplace`"
         ) from error

@@ -34,7 +34,7 @@ def read_recipe(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def use_recipe(name: str, path: Path) -> list[str]:
-    """Write the recipe into a params.yaml, keeping its comments and order, and the user's data.root and mirror.
+    """Write the recipe into a params.yaml, keeping its comments, its order, and the user's data.root, outside, mirror.
 
     Returns what changed, as `key: old -> new`. Raises InputError where there is no such recipe or file.
     """

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from m2det.data.coco import Category, ImageRecord, Split
+from m2det.data.files import ImageFolder
 from m2det.data.image import decode_bgr, jpeg_decoder, jpeg_size
 from m2det.data.packing import write_split
 from m2det.ordered import in_order
@@ -33,7 +34,9 @@ def linked(folder: Path, jpegs: list[Path], count: int) -> list[ImageRecord]:
         path = folder / f"{number}.jpg"
         os.link(jpegs[number % len(jpegs)], path)
         width, height = jpeg_size(path.read_bytes())
-        records.append(ImageRecord(number, path.name, path, width, height, boxes, none, none > 0, boxes[:, 0]))
+        records.append(
+            ImageRecord(number, path.name, ImageFolder(folder), width, height, boxes, none, none > 0, boxes[:, 0])
+        )
     return records
 
 

@@ -1,0 +1,49 @@
+"""Text from files, made safe to print, draw or put into a page."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import unicodedata
+from io import TextIOWrapper
+
+# what moves a cursor, ends a line, turns the direction of writing, shows nothing, or is no character
+UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+JOINERS = "\u200c\u200d"  # of Persian and Indic scripts and of emoji: format characters that names do have
+MARKUP = re.compile("[<>&]")
+
+
+def printable(text: str) -> str:
+    """The text with visible escapes (\\x1b, \\n, \\u202e) for control and format characters, line ends and surrogates.
+
+    A byte of a file name that is no UTF-8 is shown as \\xff. Everything else stays, a backslash too, so that printing
+    twice is printing once; names that must be told apart by a machine are kept as they are.
+    """
+    if text.isascii() and text.isprintable():  # nearly all
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in UNSAFE and c not in JOINERS else c for c in text)
+
+
+def page_safe(text: str) -> str:
+    """`printable` for what pages are made of: no character that begins or ends markup, either."""
+    return MARKUP.sub(lambda found: f"\\x{ord(found[0]):02x}", printable(text))
+
+
+class PrintableFormatter(logging.Formatter):
+    """A log line as `printable`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def any_text_prints() -> None:
+    """Whatever stdout's encoding lacks is printed as an escape from now on, as stderr does by itself."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python holds a byte of a name that is not in the system's encoding
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
