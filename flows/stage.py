@@ -12,12 +12,12 @@ import signal
 import sys
 import tomllib
 from collections.abc import Callable
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from m2det.errors import InputError, cann_explained
+from m2det.output import outlive_reader
 from tasks.process import stage_process
 
 if TYPE_CHECKING:
@@ -31,11 +31,10 @@ def run_stage(name: str, *steps: Step) -> None:
     """The whole of `python -m flows.NAME`: call the steps in order.
 
     Wrong input (InputError) ends the process with one sentence on stderr and exit code 1, SIGTERM with
-    143, Ctrl-C with 130.
+    143, Ctrl-C with 130, a terminal that is closed with 129.
     """
+    outlive_reader()
     stage_process()
-    assert isinstance(sys.stdout, TextIOWrapper)
-    sys.stdout.reconfigure(line_buffering=True)  # into a pipe, too: progress is to be seen as it happens
     log = logging.getLogger("m2det")  # its own handler: Prefect takes over the root logger's
     log.addHandler(logging.StreamHandler(sys.stdout))
     log.setLevel(logging.INFO)

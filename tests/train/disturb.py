@@ -72,11 +72,11 @@ def processes_in(folder: Path) -> Iterator[tuple[int, str]]:
 
 def find(folder: Path, victim: str, process: subprocess.Popen) -> int | None:
     """The victim's pid, as soon as there is one; None where the stage has ended before."""
-    part = {"stage": " -m flows.train", "launcher": "torch.distributed.run", "rank": " -m m2det.train"}[victim]
+    part = {"stage": " -m flows.train", "launcher": "m2det.launcher", "rank": " -m m2det.train"}[victim]
     while process.poll() is None:
         lines = [(pid, line) for pid, line in processes_in(folder) if part in line]
         if victim == "rank":
-            lines = [(pid, line) for pid, line in lines if "torch.distributed.run" not in line]
+            lines = [(pid, line) for pid, line in lines if "m2det.launcher" not in line]
         if lines:
             return lines[-1][0]
         time.sleep(0.05)
