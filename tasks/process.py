@@ -31,7 +31,8 @@ def stage_process() -> None:
         if number != signal.SIGINT:
             signal.signal(number, _exit)
     end_after_stop(lambda sentence: print(f"error: {sentence}", file=sys.stderr))
-    die_with_parent(os.getppid())
+    if "DVC_STAGE" in os.environ or signal.SIGHUP in answered():  # else a shell's, which it is to outlive: nohup
+        die_with_parent(os.getppid())
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
