@@ -13,12 +13,12 @@ import signal
 import sys
 import tomllib
 from collections.abc import Callable
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from m2det.errors import InputError, cann_explained
+from m2det.output import outlive_reader
 from m2det.text import PrintableFormatter, any_text_prints
 from tasks.inputs import inputs_of, require_unchanged
 from tasks.last_results import how_to_restore
@@ -35,12 +35,12 @@ def run_stage(name: str, *steps: Step) -> None:
     """The whole of `python -m flows.NAME`: call the steps in order, then see that the stage's inputs are as they were.
 
     Wrong input (InputError) ends the process with one sentence on stderr and exit code 1, SIGTERM with
-    143, Ctrl-C with 130. Where DVC has the results of an earlier run, a last line says how to restore them.
+    143, Ctrl-C with 130, a terminal that is closed with 129. Where DVC has the results of an earlier run, a last line
+    says how to restore them.
     """
+    outlive_reader()
     stage_process()
-    assert isinstance(sys.stdout, TextIOWrapper)
     any_text_prints()
-    sys.stdout.reconfigure(line_buffering=True)  # into a pipe, too: progress is to be seen as it happens
     log = logging.getLogger("m2det")  # its own handler: Prefect takes over the root logger's
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PrintableFormatter())

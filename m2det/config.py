@@ -14,6 +14,7 @@ from m2det.errors import InputError
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]  # what torch takes
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
@@ -163,7 +164,7 @@ class BenchmarkParams(Section):
 
 class Params(Section):
     epochs: AtLeastOne
-    seed: Count
+    seed: Seed
     device: Literal["auto", "cpu", "cuda", "npu"]
     processes: AtLeastOne | Literal["auto"]
     data: DataParams

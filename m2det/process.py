@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import multiprocessing
 import os
 import signal
 import sys
 import time
-from multiprocessing.connection import wait
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.process import BaseProcess
 from threading import Thread
+from typing import Any
+
+from m2det.ending import STOPS
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's <malloc.h>
@@ -51,33 +54,34 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def start(process: BaseProcess) -> None:
+    """Start it with signals to stop blocked, for good: one to the whole group is this process's to answer.
+
+    So is the fork server, where there is one and this is its first process.
+    """
+    if multiprocessing.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # which unblocks them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def end_with_starter() -> None:
-    """For a process of multiprocessing's, however started: it ends when the process that asked for it does."""
+    """For a process of multiprocessing's, however started: it is killed when the one that asked for it ends, also
+    while it is stopped."""
     starter = multiprocessing.parent_process()
     assert starter is not None
-
-    def look(sentinel: int) -> None:
-        wait([sentinel])
-        os._exit(128 + signal.SIGTERM)
-
-    Thread(target=look, args=(starter.sentinel,), daemon=True).start()
-
-
-def end_after_sigterm(grace: float) -> None:
-    """End this process `grace` seconds after a SIGTERM, even where its handler is never reached, or it cannot end.
-
-    A handler in Python waits for the interpreter, which may be inside a collective whose other side was killed.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # written to when a signal comes
-
-    def look() -> None:
-        while os.read(reader, 1) != bytes([signal.SIGTERM]):
-            pass
-        faulthandler.dump_traceback_later(grace, exit=True)  # by a thread that needs no interpreter
-
-    Thread(target=look, daemon=True).start()
+    if sys.platform == "linux":
+        _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)  # the parent is the starter or the fork server,
+        server: Any = forkserver._forkserver
+        if server._forkserver_alive_fd is not None:
+            os.close(server._forkserver_alive_fd)  # which ends when nobody but the starter, who has ended, had this
+            server._forkserver_alive_fd = None
+    by_server = forkserver.get_inherited_fds() is not None
+    if not starter.is_alive() if by_server else os.getppid() != starter.pid:
+        os._exit(128 + signal.SIGKILL)  # the starter ended before we asked
 
 
 def end_after_parent(parent: int, grace: float) -> None:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from m2det.config import Params
 from m2det.device import TRAITS, choose_device
+from m2det.ending import ENDING, LOG, LONGER, STOPS, end_after_stop
 from m2det.errors import InputError
 from m2det.group import Group
-from m2det.process import die_with_parent, end_after_parent, end_after_sigterm
+from m2det.output import outlive_reader
+from m2det.process import describe_exit, die_with_parent, end_after_parent
 from m2det.text import PrintableFormatter, any_text_prints
+from m2det.unfinished import only_writer
 
 ERROR = "error.txt"  # in the folder that the processes share: the sentence of the first that had one to say
+LAUNCHERS = (b"m2det.launcher", b"torch.distributed.run")  # the latter for who starts processes by hand
 
 
 class RunChild(Protocol):
@@ -57,56 +65,94 @@ def run_together(
 ) -> None:
     """Run `python -m module ARGUMENTS` in several processes, which find their places by Group.from_environment().
 
-    folder: theirs, for the sentence of one that fails. Raises InputError with it, or one that says where to look.
+    folder: theirs, for their log and the sentence of one that fails. Raises InputError with it, or one that says where
+    to look; SystemExit where they were told to stop.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
     grace = params.train.stop_grace
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*torchrun, f"--shutdown-timeout={grace}", "-m", module, *map(str, arguments)]
+    launcher = [sys.executable, "-m", "m2det.launcher", folder, "--standalone", f"--nproc-per-node={processes}"]
+    command = [*launcher, f"--shutdown-timeout={grace + LONGER:g}", "-m", module, *arguments]
     environment = {**TRAITS[choose_device(params.device).type].environment, **os.environ}
     try:
-        run_child(command, grace=grace + 10.0, env=environment)
+        run_child([str(part) for part in command], grace=grace + 2 * LONGER, env=environment)
     except subprocess.CalledProcessError as error:
+        with only_writer(folder):  # rank 0, left alone where torchrun was killed, has said what it had to
+            pass
         if (folder / ERROR).exists():
             raise InputError((folder / ERROR).read_text(encoding="utf-8")) from error
-        raise InputError(
-            f"{module} ended with exit code {error.returncode}; the root cause that torchrun names above says why"
-        ) from error
+        if error.returncode - 128 in STOPS:
+            raise SystemExit(error.returncode) from error
+        how = f"torchrun ended ({describe_exit(error.returncode)})"
+        raise InputError(f"{how}; {folder / LOG} says more; the same command goes on from what is saved") from error
+    except (SystemExit, KeyboardInterrupt):
+        if (folder / ERROR).exists():
+            print(f"error: {(folder / ERROR).read_text(encoding='utf-8')}", file=sys.stderr)
+        raise
+
+
+@contextmanager
+def kept_if_failed(name: str) -> Iterator[Path]:
+    """A temporary folder for processes that share no other; a failure leaves it, with its log."""
+    folder = Path(tempfile.mkdtemp(prefix=f"m2det-{name}-"))
+    try:
+        yield folder
+    except Exception:
+        raise
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
+
+
+def failed(folder: Path, rank: int, how: str) -> str:
+    """A sentence for a process that failed."""
+    return f"process {rank} {how}; {folder / LOG} says more; the same command goes on from what is saved"
+
+
+def note(folder: Path, sentence: str) -> None:
+    """Leave the sentence for who started the processes; the first one is heard."""
+    with suppress(FileExistsError), (folder / ERROR).open("x", encoding="utf-8") as file:
+        file.write(sentence)
 
 
 def as_one_of_several(work: Callable[[Group], None], folder: Path, grace: float) -> None:
     """What a process that torchrun has started does: `work`, and end with torchrun, at most `grace` seconds later.
 
-    An InputError leaves its sentence in the folder and exits with 1; the log of rank 0 goes to stdout.
+    One that fails leaves a sentence in the folder and exits with 1. What rank 0 says is for the terminal: its log, bars
+    and warnings go to stdout; tracebacks, and what libraries in C say, stay on stderr, which is the log of all.
     """
     parent = os.getppid()
     if "TORCHELASTIC_RUN_ID" in os.environ and not _is_torchrun(parent):
         sys.exit("torchrun, which started this process, has ended")
     die_with_parent(parent)  # torchrun puts us into a session of our own and leaves us when it is killed
     end_after_parent(parent, grace)
-    end_after_sigterm(grace)
+    outlive_reader()
+    ENDING.grace, ENDING.log = grace, folder / LOG
+    end_after_stop(partial(note, folder))
+    faulthandler.enable()
     group = Group.from_environment()
     level = logging.INFO if group.leads else logging.ERROR
     any_text_prints()
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PrintableFormatter())
     logging.basicConfig(level=level, handlers=[handler])
-
-    @record  # the traceback of the first that fails is what torchrun shows
-    def guarded() -> None:
-        try:
-            work(group)
-            group.leave()
-        except InputError as error:
-            # the first one is heard
-            with suppress(FileExistsError), (folder / ERROR).open("x", encoding="utf-8") as file:
-                file.write(str(error))
-            sys.exit(1)
-
-    guarded()
+    log = sys.stderr
+    if group.leads:
+        sys.stderr = sys.stdout
+    try:
+        work(group)
+        group.leave()
+    except InputError as error:
+        note(folder, str(error))
+        sys.exit(1)
+    except Exception as error:
+        [first, *_] = str(error).strip().splitlines() or [""]
+        note(folder, failed(folder, group.rank, f"failed ({type(error).__name__}: {first})"))
+        print(f"process {group.rank}:\n{traceback.format_exc()}", file=log, end="")
+        sys.exit(1)
 
 
 def _is_torchrun(pid: int) -> bool:
     command = Path(f"/proc/{pid}/cmdline")
-    return sys.platform != "linux" or (command.exists() and b"torch.distributed.run" in command.read_bytes())
+    return sys.platform != "linux" or (command.exists() and any(name in command.read_bytes() for name in LAUNCHERS))

@@ -1,4 +1,8 @@
-"""A folder of unfinished work: named by everything that shapes the result, and worked on by one process at a time."""
+"""A folder of unfinished work: named by everything that shapes the result, and worked on by one process at a time.
+
+Its locks are POSIX record locks: a process's own, which those that are forked from it do not hold on to, as they would
+to flock's; closing the file by any other handle would open them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             raise InputError(f"the process {file.read()} works in {folder} already; wait for it, or end it") from error
@@ -59,5 +63,5 @@ def only_writer(folder: Path) -> Iterator[None]:
     """For the process that writes there: it waits for an earlier run's, which may be about to end, to be gone."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / WRITER).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.lockf(file, fcntl.LOCK_EX)
         yield

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
 from m2det.data.manifest import Roots, roots_of
+from m2det.ending import ENDING
 from m2det.unfinished import digest_files
 
 PARAMS = Path("params.yaml")
@@ -22,8 +23,10 @@ RESULTS = Path("results")
 
 @cache
 def params() -> Params:
-    """params.yaml of the folder the stage runs in, checked; read once per process."""
-    return load_params(PARAMS)
+    """params.yaml of the folder the stage runs in, checked; read once per process, which has its stop_grace to end."""
+    read = load_params(PARAMS)
+    ENDING.grace = read.train.stop_grace
+    return read
 
 
 def main_root() -> Path:

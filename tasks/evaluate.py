@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import tempfile
-from pathlib import Path
 
 from m2det.inputs import FOLDER
 from m2det.text import printable
@@ -22,15 +20,14 @@ def detect() -> None:
     """Write results/detections.json: COCO results on the validation images, by as many processes as training has."""
     from m2det.evaluate.__main__ import detect_val
     from m2det.group import Group
-    from m2det.torchrun import count_processes, needs_torchrun, run_together
+    from m2det.torchrun import count_processes, kept_if_failed, needs_torchrun, run_together
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
     if needs_torchrun(params(), processes):
-        with tempfile.TemporaryDirectory() as folder:
-            kept_params = inputs_of("evaluate").keep(Path(folder) / FOLDER)
-            arguments = (kept_params, CACHE, MODEL, DETECTIONS, folder)
-            run_together("m2det.evaluate", arguments, params(), processes, Path(folder), run_child)
+        with kept_if_failed("evaluate") as folder:
+            arguments = (inputs_of("evaluate").keep(folder / FOLDER), CACHE, MODEL, DETECTIONS, folder)
+            run_together("m2det.evaluate", arguments, params(), processes, folder, run_child)
     else:
         detect_val(params(), CACHE, MODEL, DETECTIONS, Group())
 

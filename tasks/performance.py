@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import tempfile
-from pathlib import Path
 
 from m2det.inputs import FOLDER
 from tasks.common import BACKBONE, CACHE, RESULTS, params
@@ -18,16 +16,15 @@ def performance() -> None:
     """Write results/performance.json. A measurement: DVC repeats it only when asked (`dvc repro -f -s performance`)."""
     from m2det.group import Group
     from m2det.performance import RESULT, compare, measure
-    from m2det.torchrun import count_processes, needs_torchrun, run_together
+    from m2det.torchrun import count_processes, kept_if_failed, needs_torchrun, run_together
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
     if needs_torchrun(params(), processes):
-        with tempfile.TemporaryDirectory() as folder:
-            kept_params = inputs_of("performance").keep(Path(folder) / FOLDER)
-            arguments = (kept_params, CACHE, BACKBONE, folder)
-            run_together("m2det.performance", arguments, params(), processes, Path(folder), run_child)
-            found = json.loads((Path(folder) / RESULT).read_text())
+        with kept_if_failed("performance") as folder:
+            arguments = (inputs_of("performance").keep(folder / FOLDER), CACHE, BACKBONE, folder)
+            run_together("m2det.performance", arguments, params(), processes, folder, run_child)
+            found = json.loads((folder / RESULT).read_text())
     else:
         found = measure(params(), CACHE, BACKBONE, Group())
     RESULTS.mkdir(exist_ok=True)

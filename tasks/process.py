@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,35 +18,48 @@ from threading import Thread
 from types import FrameType
 from typing import NoReturn
 
+from m2det.ending import answered, end_after_stop, waiting
 from m2det.process import die_with_parent
 
 
 def stage_process() -> None:
-    """What a stage's process does first: from now on it ends with DVC, and SIGTERM is an exit with 143."""
-    signal.signal(signal.SIGTERM, _exit)
-    die_with_parent(os.getppid())
+    """What a stage's process does first: from now on it ends with DVC, by SIGTERM with 143 and by SIGHUP with 129.
+
+    If that takes longer than its grace (see m2det.ending), it ends as it is.
+    """
+    for number in answered():
+        if number != signal.SIGINT:
+            signal.signal(number, _exit)
+    end_after_stop(lambda sentence: print(f"error: {sentence}", file=sys.stderr))
+    if "DVC_STAGE" in os.environ or signal.SIGHUP in answered():  # else a shell's, which it is to outlive: nohup
+        die_with_parent(os.getppid())
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    for other in answered():  # a terminal that is closed sends its own, then DVC's end another: one exit is enough
+        if other != signal.SIGINT:
+            signal.signal(other, lambda *_: None)
     raise SystemExit(128 + number)
 
 
 def run_child(cmd: Sequence[str], grace: float = 30.0, env: Mapping[str, str] | None = None) -> None:
     """Run `cmd` to its end. Whatever interrupts us ends it: SIGTERM, and SIGKILL `grace` seconds later.
 
+    Signals of the terminal do not reach it: one that is to stop is told so once.
     Raises subprocess.CalledProcessError if it fails.
     """
-    process = subprocess.Popen(cmd, env=env, preexec_fn=partial(die_with_parent, os.getpid()))
-    try:
-        code = process.wait()
-    except BaseException:
-        process.terminate()
+    process = subprocess.Popen(cmd, env=env, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()))
+    with waiting(grace):
         try:
-            process.wait(grace)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        raise
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait(grace)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            raise
     if code:
         raise subprocess.CalledProcessError(code, cmd)
 

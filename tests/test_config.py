@@ -82,6 +82,7 @@ def test_writing_it_as_dvc_does_changes_nothing():
         ("processes: ", "processes: many #", "processes: input should be a valid integer, got 'many'"),
         ("  source: digits", "  source: coco", "source 'coco' needs"),
         ("  mirror: http:", "  mirror: ftp:", "data.mirror: string should match pattern"),
+        ("seed: ", f"seed: {2**64} #", "seed: input should be less than 18446744073709551616"),
         ("epochs: ", "epochs: [", "not valid YAML"),
     ],
 )

@@ -19,6 +19,7 @@ from m2det.data.plan import draw_plan, plain
 from m2det.data.store import PackedSplit
 from m2det.data.workers import Key, Objects, filled
 from m2det.errors import InputError
+from m2det.streams import Stream, generator
 
 LEAST_SIDE = 0.01  # of the output; smaller boxes are dropped
 
@@ -82,7 +83,7 @@ class TrainingSamples:
         An image without objects, or whose objects would all be lost, is only resized.
         """
         epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = generator(self.seed, Stream.AUGMENTATION, epoch, index)
         objects, settings, storage = self.split.annotations(index), self.settings, self.split.storage
         wanted = ~objects.iscrowd  # crowds are regions, not objects: evaluation alone knows them
         boxes, labels = objects.boxes[wanted], objects.labels[wanted]
@@ -129,7 +130,7 @@ class PlainSamples(Dataset[Sample]):
 @lru_cache(maxsize=1)
 def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
     """The permutation of an epoch, int64 [images]."""
-    return np.random.default_rng((seed, epoch)).permutation(images)
+    return generator(seed, Stream.ORDER, epoch).permutation(images)
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):

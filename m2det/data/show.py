@@ -12,6 +12,7 @@ from m2det.data.loader import PlainSamples, TrainingSamples
 from m2det.data.store import PackedSplit
 from m2det.evaluate.draw import BLUE, GREEN, Mark, sheet, tile
 from m2det.model.config import get_config
+from m2det.streams import Stream, generator
 
 EDGE = 288  # of a sample's picture, px
 COLUMNS, ROWS = 5, 4
@@ -21,7 +22,7 @@ def draw_annotated(split: Split, seed: int = 0) -> NDArray[np.uint8]:
     """A sheet of random images with the boxes that training would get. Raises InputError for what is no image."""
     records = [record for record in split.records if len(record.boxes)] or split.records
     tiles = []
-    for record in (records[i] for i in _some(len(records), seed)):
+    for record in (records[i] for i in _some(len(records), seed, 0)):
         image = decode_bgr(record.read(), str(record.path))
         names = [split.categories[label - 1].name for label in record.labels]
         colours = [BLUE if crowd else GREEN for crowd in record.iscrowd]
@@ -35,7 +36,7 @@ def draw_packed(split: PackedSplit, params: Params, epoch: int) -> NDArray[np.ui
     size = get_config(params.model.name, **params.model.all_overrides).size
     augmented, plain = TrainingSamples(split, size, params.seed, params.train), PlainSamples(split, size)
     tiles = []
-    for index in _some(len(split), epoch):
+    for index in _some(len(split), params.seed, epoch):
         image, boxes, labels, _ = augmented[epoch, index] if split.name == "train" else plain[index]
         names = [split.classes[label - 1] for label in labels]
         marks = [Mark(tuple(box), name, GREEN) for box, name in zip(boxes * size, names, strict=True)]
@@ -44,5 +45,5 @@ def draw_packed(split: PackedSplit, params: Params, epoch: int) -> NDArray[np.ui
     return sheet(tiles, COLUMNS, [f"{len(tiles)} of {len(split)} images of {split.name}, {how}, {size}x{size} px"])
 
 
-def _some(count: int, seed: int) -> list[int]:
-    return sorted(np.random.default_rng(seed).permutation(count)[: COLUMNS * ROWS].tolist())
+def _some(count: int, seed: int, epoch: int) -> list[int]:
+    return sorted(generator(seed, Stream.SHOWN, epoch).permutation(count)[: COLUMNS * ROWS].tolist())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from m2det.data.image import check_size
 from m2det.data.store import REPACK, PackedSplit, read_checked, read_manifest
 from m2det.errors import InputError
-from m2det.process import describe_exit, end_with_starter
+from m2det.process import describe_exit, end_with_starter, start
 from m2det.text import printable
 
 
@@ -68,13 +67,12 @@ def _verdicts(split: PackedSplit, processes: int) -> Iterator[str]:
 def _start(split: PackedSplit, indices: range) -> tuple[Connection, tuple[BaseProcess, range]]:
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=_read, args=(split, indices, sender), daemon=True)
-    process.start()
+    start(process)
     sender.close()
     return receiver, (process, indices)
 
 
 def _read(split: PackedSplit, indices: range, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     end_with_starter()
     cv2.setNumThreads(0)
     for verdict in map(partial(_verdict, split), indices):

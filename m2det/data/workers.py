@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from m2det.errors import InputError
-from m2det.process import describe_exit
+from m2det.process import describe_exit, end_with_starter, start
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def filled(
         for _ in range(workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, memory, slots.shape, samples), daemon=True)
-            process.start()
+            start(process)
             theirs.close()
             crew.append((ours, process))
         asked: list[list[Key]] = []
@@ -112,7 +112,7 @@ def _receive(crew: Crew, number: int) -> list[Objects]:
     if isinstance(found, InputError):
         raise found
     if isinstance(found, str):
-        raise RuntimeError(f"a data-loading process failed:\n{found}")
+        raise RuntimeError(f"a data-loading process failed: {found.splitlines()[-1]}\n{found}")
     return found
 
 
@@ -143,8 +143,7 @@ def _end(crew: Crew) -> None:
 
 
 def _work(connection: Connection, memory: Any, shape: tuple[int, ...], samples: Filler) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # one to the whole group is the trainer's to answer
+    end_with_starter()
     cv2.setNumThreads(0)  # one process per core already; OpenCV's and OpenMP's pools also hang after a fork
     torch.set_num_threads(1)
     slots = np.frombuffer(memory, np.uint8).reshape(shape)

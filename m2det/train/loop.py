@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from m2det.config import Params
 from m2det.data.loader import Batch, training_loader
 from m2det.device import normalise
+from m2det.ending import LOG, saying
 from m2det.group import Group
+from m2det.train.checkpoint import checkpoints, step_of
 from m2det.train.feed import by_step, garbage_kept, on_device
 from m2det.train.log import TrainingLog
 from m2det.train.run import Outcome, Run
@@ -30,7 +33,8 @@ def train(
     """
     run, settings = Run(params, cache, backbone, unfinished, group), params.train
     report = TrainingLog(log_file if group.leads else None, run.step, run.order.steps, run.order.total, run.cost())
-    with StopRequest() as stop, report, garbage_kept():
+    last_words = saying(partial(unended, unfinished), unfinished / LOG)
+    with StopRequest() as stop, report, garbage_kept(), last_words:
         loader = training_loader(run.samples, run.order, settings.workers, run.device.type != "cpu")
         for batches in by_step(on_device(loader, run.device), settings.accumulate):
             report.got_batch()
@@ -53,6 +57,13 @@ def train(
                 report.line(f"stopped at step {run.step}; the same command continues from there")
                 raise SystemExit(128 + stopping)
     return run.outcome()
+
+
+def unended(unfinished: Path, grace: float) -> str:
+    """What to say of a step that outlasts the grace."""
+    saved = checkpoints(unfinished)
+    step = step_of(saved[-1]) if saved else 0
+    return f"the step did not end within train.stop_grace = {grace:g} s; the same command continues from step {step}"
 
 
 def train_step(run: Run, batches: Sequence[Batch]) -> None:

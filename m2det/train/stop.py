@@ -6,11 +6,14 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
+from m2det.ending import answered
+
 
 class StopRequest:
-    """While it is entered, SIGTERM and SIGINT only set `requested` to their number; a second SIGINT acts as before.
+    """While it is entered, SIGTERM, SIGINT and SIGHUP only set `requested` to their number.
 
-    A second SIGTERM does not: launchers and the kernel may each send one.
+    A second SIGINT acts as before. A second one of the others does not: launchers and the kernel may each send one.
+    One that is ignored stays so.
     """
 
     def __init__(self) -> None:
@@ -18,7 +21,7 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in answered():
             self._before[number] = signal.signal(number, self._handle)
         return self
 

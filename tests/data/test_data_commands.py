@@ -165,7 +165,7 @@ def test_verify_names_damaged_annotations(project, capsys, name):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert main(["data", "verify"]) == 1
-    assert f"data/cache/{name} is missing or damaged; run `dvc repro -f pack`" in capsys.readouterr().out
+    assert f"data/cache/{name} is missing or damaged; {REPACK}" in capsys.readouterr().out
     (project / "data/cache/manifest.json").write_text("{")
     assert main(["data", "verify"]) == 1
     assert "data/cache/manifest.json is damaged" in capsys.readouterr().err
@@ -176,7 +176,7 @@ def test_a_truncated_lmdb_is_never_a_signal():
     """At any length, before or after it was opened, reading ends in a sentence."""
     program = """
 import os, sys
-from m2det.data.store import PackedSplit
+from m2det.data.store import REPACK, PackedSplit
 from m2det.errors import InputError
 whole = os.path.getsize("data/cache/train.lmdb")
 content = open("data/cache/train.lmdb", "rb").read()
@@ -189,7 +189,7 @@ for length in [*range(0, whole, 3001), 4096, 8192, whole - 4096, whole - 1, whol
         try:
             read()
         except InputError as error:
-            assert f"it has {length} bytes, not {whole}; run `dvc repro -f pack`" in str(error), error
+            assert f"it has {length} bytes, not {whole}; {REPACK}" in str(error), error
         else:
             sys.exit(f"{length} bytes were read")
 print("done")

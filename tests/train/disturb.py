@@ -1,8 +1,8 @@
-"""Kill a training of two processes at random moments and continue it: `python -m tests.train.disturb` (make stress).
+"""Kill a training at random moments and continue it: `python -m tests.train.disturb` (make stress).
 
 A folder with what stage `train` takes stands for the working copy; `python -m flows.train` runs in it, which starts
-torchrun, which starts two ranks. One of them is killed; then nothing may be left, every checkpoint must load, and
-the same command must end with the bytes of the undisturbed model.
+torchrun, which starts two ranks, or trains alone, with a data-loading process. One of them is killed; then nothing may
+be left, every checkpoint must load, and the same command must end with the bytes of the undisturbed model.
 """
 
 from __future__ import annotations
@@ -26,12 +26,19 @@ from tests.conftest import ROOT
 from tests.train.conftest import make_material
 from tests.train.test_loop import settings
 
-KINDS = [f"{victim} {name}" for victim in ("stage", "launcher", "rank") for name in ("SIGTERM", "SIGKILL")]
+VICTIMS = ("stage", "launcher", "rank", "alone")  # the last is a stage that trains in one process
+KINDS = [f"{victim} {name}" for victim in VICTIMS for name in ("SIGTERM", "SIGKILL", "SIGHUP")]
+ONE = {"processes": 1, "batch_size": 4, "workers": 1}
 MODEL, UNFINISHED = Path("models/m2det.safetensors"), Path("models/unfinished")
 
 
-def working_copy(folder: Path, material: tuple[Path, Path]) -> Path:
-    """A folder in which stage `train` runs for 24 steps and writes a checkpoint after each."""
+def of(kind: str) -> dict[str, int]:
+    """The parameters of the training that is disturbed so."""
+    return ONE if kind.startswith("alone") else {}
+
+
+def working_copy(folder: Path, material: tuple[Path, Path], **changes: int) -> Path:
+    """A folder in which stage `train` runs for 24 steps and writes a checkpoint after each; by two processes."""
     (folder / "models").mkdir(parents=True)
     (folder / "data").mkdir()
     (folder / "results").mkdir()
@@ -39,9 +46,9 @@ def working_copy(folder: Path, material: tuple[Path, Path]) -> Path:
         (folder / name).symlink_to(ROOT / name)
     (folder / "data/cache").symlink_to(material[0])
     (folder / "models/backbone.safetensors").symlink_to(material[1])
-    changes = {"batch_size": 2, "processes": 2, "epochs": 8, "save_every": 1, "evaluate_every": 4, "opt_level": "O0"}
+    base = {"batch_size": 2, "processes": 2, "epochs": 8, "save_every": 1, "evaluate_every": 4, "opt_level": "O0"}
     with (folder / "params.yaml").open("w") as file:
-        YAML().dump(settings(**changes).model_dump(), file)
+        YAML().dump(settings(**base | changes).model_dump(), file)
     return folder
 
 
@@ -72,11 +79,13 @@ def processes_in(folder: Path) -> Iterator[tuple[int, str]]:
 
 def find(folder: Path, victim: str, process: subprocess.Popen) -> int | None:
     """The victim's pid, as soon as there is one; None where the stage has ended before."""
-    part = {"stage": " -m flows.train", "launcher": "torch.distributed.run", "rank": " -m m2det.train"}[victim]
+    if victim in ("stage", "alone"):
+        return process.pid if process.poll() is None else None
+    part = {"launcher": "m2det.launcher", "rank": " -m m2det.train"}[victim]
     while process.poll() is None:
         lines = [(pid, line) for pid, line in processes_in(folder) if part in line]
         if victim == "rank":
-            lines = [(pid, line) for pid, line in lines if "torch.distributed.run" not in line]
+            lines = [(pid, line) for pid, line in lines if "m2det.launcher" not in line]
         if lines:
             return lines[-1][0]
         time.sleep(0.05)
@@ -111,18 +120,21 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, metavar="KIND", help="of %(choices)s")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="(default: the clock)")
     arguments = parser.parse_args()
-    print(f"training, 2 processes, gloo; {arguments.moments} moments of each kind, seed {arguments.seed}", flush=True)
+    print(f"training, 2 processes by gloo, or alone; {arguments.moments} moments of each kind, seed {arguments.seed}")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name).resolve()
         material = make_material(root / "material")
-        start = time.monotonic()
-        wanted = finished(working_copy(root / "undisturbed", material))
-        duration = time.monotonic() - start
+        undisturbed = {}
+        for processes, changes in ((2, {}), (1, ONE)):
+            start = time.monotonic()
+            wanted = finished(working_copy(root / f"undisturbed-{processes}", material, **changes))
+            undisturbed[processes] = wanted, time.monotonic() - start
         for kind in arguments.kinds:
+            wanted, duration = undisturbed[of(kind).get("processes", 2)]
             rng = random.Random(f"{arguments.seed} {kind}")
             hits, longest, kills = 0, 0.0, 0
             for i in range(arguments.moments):
-                folder = working_copy(root / "disturbed", material)
+                folder = working_copy(root / "disturbed", material, **of(kind))
                 for _ in range(rng.randint(1, 2)):  # who was killed once may be killed again
                     hit, seconds = disturb(folder, kind, rng.uniform(0, duration))
                     kills, hits, longest = kills + 1, hits + hit, max(longest, seconds)

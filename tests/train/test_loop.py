@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from m2det.config import Params, load_params
 from m2det.cost import forward_flops
 from m2det.data.loader import TrainingOrder
-from m2det.data.store import PackedSplit
+from m2det.data.store import REPACK, PackedSplit
 from m2det.errors import InputError
 from m2det.group import Group
 from m2det.loss import MultiBoxLoss
@@ -210,7 +210,7 @@ def test_a_damaged_record_is_one_sentence_that_names_it(material, tmp_path, work
     (cache / "train.lmdb").write_bytes(data)
     with pytest.raises(InputError) as error:
         loop.train(settings(workers=workers), cache, material[1], tmp_path / "state", tmp_path / "log.txt")
-    assert str(error.value) == f"{cache}/train.lmdb is damaged at image 4.jpg; run `dvc repro -f pack`"
+    assert str(error.value) == f"{cache}/train.lmdb is damaged at image 4.jpg; {REPACK}"
 
 
 def test_batches_that_are_accumulated_are_one_larger_batch(material, tmp_path):
