@@ -16,7 +16,7 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         # a data-loading process hands it on inside the text of its traceback
-        return super().__str__().rpartition("InputError: ")[2].strip()
+        return super().__str__().rpartition("\nm2det.errors.InputError: ")[2].strip()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from m2det.config import Params
+from m2det.cores import check_processes
 from m2det.device import TRAITS, choose_device
 from m2det.errors import InputError
 from m2det.group import Group
@@ -31,13 +32,14 @@ class RunChild(Protocol):
 
 
 def count_processes(params: Params) -> int:
-    """params.processes; auto is one per accelerator, one on a CPU. Raises InputError for more than there are."""
+    """params.processes; auto is one per accelerator, one on a CPU. Raises InputError for more than it has or bears."""
     device = choose_device(params.device)
     devices = 1 if device.type == "cpu" else torch.accelerator.device_count()
     if params.processes == "auto":
         return devices
     if device.type != "cpu" and params.processes > devices:
         raise InputError(f"processes is {params.processes}, but this machine has {devices} {device.type} devices")
+    check_processes(params, params.processes)
     return params.processes
 
 

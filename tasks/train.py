@@ -28,6 +28,7 @@ def train() -> None:
     The state of an unfinished run lies in models/unfinished/<fingerprint>/ of the main working copy, where DVC
     deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it.
     """
+    from m2det.cores import check_workers
     from m2det.torchrun import count_processes, needs_torchrun
     from m2det.train.launch import train_together
     from m2det.train.loop import train as train_alone
@@ -35,6 +36,7 @@ def train() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
+    check_workers(params(), processes)
     shape = _shape(processes)
     hashes = {**_hashes(), "params": digest(json.dumps(shape, sort_keys=True).encode())}
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from flows.pipeline import hydra, settings_of
+from flows.changes import set_params
+from m2det.config import dotted
 from m2det.evaluate.metrics import NAMES
+from m2det.recipes import read_recipe
 from tests.pipeline.conftest import SHORT
 from tests.tiny_model import write_tiny_model
 
@@ -223,8 +225,8 @@ def test_finetuning_starts_from_a_model_of_other_classes(clone):
 
 def test_a_recipe_reaches_params_yaml_through_dvc(clone):
     """As the deployment train-8p does it; without COCO it ends at the first stage, in a sentence."""
-    wanted = settings_of("coco512-8p")
-    done = clone.run("dvc", "exp", "run", *(f"--set-param={k}={hydra(v)}" for k, v in wanted.items()), ok=False)
+    wanted = dotted(read_recipe("coco512-8p")[1])
+    done = clone.run("dvc", "exp", "run", *set_params(wanted), ok=False)
     assert "error: params.yaml: data: source 'coco2014' needs data.root" in done.stderr
     values = YAML(typ="safe").load(clone.folder / "params.yaml")
     flat = {f"{k}.{i}": x for k, v in values.items() if isinstance(v, dict) for i, x in v.items()} | values
