@@ -120,7 +120,16 @@ class WeightsParams(Section):
         return self
 
 
-Number = int | float
+def _override(value: Any) -> Any:
+    if isinstance(value, str) and len(value) <= 100:
+        return _plain(value)
+    numbers = value if isinstance(value, list) else [value]
+    plain = all(isinstance(n, int | float) and -(2**31) <= n <= 2**31 for n in numbers)  # a bool is an int
+    if not plain or len(numbers) > 100:
+        raise ValueError(f"takes true, false, a number, a text or a list of numbers, not {_shown(value)}")
+    return value
+
+
 Name = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
 
 
@@ -128,7 +137,7 @@ class ModelParams(Section):
     name: Annotated[Text, Field(min_length=1, max_length=100)]
     sfam: bool
     # which fields there are and what they take, m2det/model/config.py knows
-    overrides: dict[Name, bool | Number | Text | Annotated[list[Number], Field(max_length=100)]]
+    overrides: Annotated[dict[Name, Annotated[Any, AfterValidator(_override)]], Field(max_length=20)]
 
     @property
     def all_overrides(self) -> dict[str, Any]:
@@ -157,7 +166,7 @@ class TrainParams(Section):
     sync_norms: bool
     freeze_backbone: bool
     freeze_norms: bool
-    crop_probability: Fraction
+    crop_probability: Annotated[float, Field(ge=0, le=0.99)]  # drawn until it fails or a crop fits, which none may
     expand_probability: Fraction
     mirror: bool
     workers: Annotated[int, Field(ge=0, le=256)]

@@ -52,6 +52,8 @@ def _refuse_more_than_values(path: Path, text: str) -> None:
 
 
 def _reason(error: Exception) -> str:
+    reason = str(error)
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}: {error.problem}".replace("\n", " ")
-    return str(error).replace("\n", " ")
+        what = ", ".join(filter(None, (error.context, error.problem)))
+        reason = f"line {error.problem_mark.line + 1}: {what}"
+    return "".join(c if c.isprintable() else " " for c in reason[:300])  # which may repeat the file's text

@@ -118,6 +118,30 @@ def test_wrong_parameters_end_in_one_sentence_and_keep_results(short_run, change
     assert (short_run.folder / "results/metrics.json").read_text() == metrics
 
 
+@pytest.mark.parametrize(
+    ("stage", "changes", "sentence"),
+    [
+        ("train", {"processes: ": "processes: 1000"}, "error: processes is 1000, but on a CPU with "),
+        ("evaluate", {"processes: ": "processes: 1000"}, "error: processes is 1000, but on a CPU with "),
+        (
+            "performance",
+            {"processes: ": "processes: 8", "  workers: ": "  workers: 256"},
+            "error: train.workers is 256",
+        ),
+        ("benchmark", {"  workers: ": "  workers: 256"}, "error: train.workers is 256, but on a CPU with "),
+    ],
+)
+def test_a_stage_refuses_what_this_machine_does_not_bear(short_run, stage, changes, sentence):
+    before = (short_run.folder / "params.yaml").read_text()
+    short_run.edit(changes | {"device: ": "device: cpu"})
+    try:
+        done = short_run.run(f"flows.{stage}", ok=False)
+        assert done.returncode == 1
+        assert sentence in done.stderr and "set oversubscribe to true in params.yaml" in done.stderr, done.stderr
+    finally:
+        (short_run.folder / "params.yaml").write_text(before)
+
+
 def test_coco_2014_runs_to_metrics(clone, shared):
     clone.edit(
         {

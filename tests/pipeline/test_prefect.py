@@ -150,15 +150,6 @@ def test_a_parameter_of_a_run_is_no_command(service, clone):
     clone.run("dvc", "repro", "--single-item", "data", ok=False)
     assert not (clone.folder / "X").exists()
     assert state == "FAILED" and message.startswith("overrides: no key of params.yaml is called 'dvc.yaml:stages.data")
-    for parameters, sentence in (
-        ({"overrides": {"train.lr": "${oc.env:HOME}"}}, "params.yaml with this run's overrides: train.lr: "),
-        ({"overrides": {"data.root": "${oc.env:HOME}"}}, "params.yaml with this run's overrides: data.root: '${'"),
-        ({"overrides": {"epochs": 2.0}, "isolated": True}, "params.yaml with this run's overrides: epochs: "),
-        ({"only": ["--foo"]}, "only: no stage is called '--foo'"),
-        ({"recipe": "train-8p"}, "no recipe is called 'train-8p'"),
-    ):
-        state, message = service.ended(service.run(clone.folder, "digits", **parameters))
-        assert state == "FAILED" and message.startswith(sentence) and "\n" not in message
     assert service.command(clone.folder, "git", "status", "--short", "--untracked-files=no") == ""
 
 
