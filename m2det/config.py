@@ -20,10 +20,9 @@ MOST_SENTENCES = 5  # of one file's faults
 
 def _plain(text: str) -> str:
     if not text.isprintable():
-        raise ValueError(f"takes printable characters only, not {_shown(text)}")
+        raise ValueError(f"takes printable characters only, got {_shown(text)}")
     if "${" in text or text == "???":
-        # OmegaConf's, by which DVC writes params.yaml: it would put another value in its place
-        raise ValueError(f"'${{' and '???' stand for other values where settings are written; not {_shown(text)}")
+        raise ValueError(f"takes no '${{' and no '???', for which DVC writes other values; got {_shown(text)}")
     return text
 
 
