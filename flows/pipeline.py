@@ -6,7 +6,6 @@ starts joins as a subflow of its task (flows.stage). With overrides, one task fo
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -21,9 +20,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 from prefect.states import Failed, State
 
+from flows.changes import checked_changes, set_params
 from flows.stage import PARENT_TASK_RUN
-from m2det.config import dotted
-from m2det.recipes import read_recipe
+from m2det.errors import InputError
 from tasks.process import relay_child
 
 STAGES = ("data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance")
@@ -44,8 +43,14 @@ def m2det(
     isolated: run the experiment in a temporary copy and leave the working copy as it is.
     only: these stages and no other, in this order; the last one even if it is up to date, for a measurement is
         another machine's or another day's.
+
+    What is wrong in any of them ends the run in one sentence, before a task starts or a file is written.
     """
-    changes = settings_of(recipe) | (overrides or {})
+    try:
+        check_stages(only or [], isolated)
+        changes = checked_changes(recipe, overrides)
+    except InputError as error:
+        return Failed(message=str(error))
     if only:
         for stage in only:
             forced = stage == only[-1]
@@ -72,33 +77,21 @@ def reproduce(stage: str) -> State[None] | None:
 def alone(stage: str, forced: bool, overrides: dict[str, Any]) -> State[None] | None:
     """The same, by other parameters if there are any, which stay in params.yaml."""
     options = ["--single-item", *["--force"] * forced, stage]
-    return _dvc("exp", "run", *_settings(overrides), *options) if overrides else _dvc("repro", *options)
+    return _dvc("exp", "run", *set_params(overrides), *options) if overrides else _dvc("repro", *options)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="experiment")
 def experiment(overrides: dict[str, Any], isolated: bool) -> State[None] | None:
     """Run all stages with other parameters."""
-    return _dvc("exp", "run", *["--temp"] * isolated, *_settings(overrides))
+    return _dvc("exp", "run", *["--temp"] * isolated, *set_params(overrides))
 
 
-def _settings(overrides: dict[str, Any]) -> list[str]:
-    return [f"--set-param={key}={hydra(value)}" for key, value in overrides.items()]
-
-
-def settings_of(recipe: str | None) -> dict[str, Any]:
-    """The recipe's values by dotted keys; none without a recipe. Raises InputError for one that does not exist."""
-    return dotted(read_recipe(recipe)[1]) if recipe else {}
-
-
-def hydra(value: Any) -> str:
-    """`value` as `dvc exp run --set-param` reads it, by Hydra's grammar: JSON but for keys and escapes."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {hydra(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(hydra(item) for item in value) + "]"
-    if isinstance(value, str):
-        return '"' + value.replace('"', r"\"") + '"'
-    return json.dumps(value)
+def check_stages(only: list[str], isolated: bool) -> None:
+    """Raises InputError for a stage that does not exist, and for stages of an isolated run."""
+    if unknown := [stage for stage in only if stage not in STAGES]:
+        raise InputError(f"only: no stage is called {unknown[0][:80]!a}; there are {', '.join(STAGES)}")
+    if only and isolated:
+        raise InputError("only and isolated do not go together: a temporary copy would hold one stage's results each")
 
 
 def _outcome(state: State[Any]) -> State[None] | None:

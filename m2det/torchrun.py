@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 
 from m2det.config import Params
+from m2det.cores import check_processes
 from m2det.device import TRAITS, choose_device
 from m2det.ending import ENDING, LOG, LONGER, STOPS, end_after_stop
 from m2det.errors import InputError
@@ -40,13 +41,14 @@ class RunChild(Protocol):
 
 
 def count_processes(params: Params) -> int:
-    """params.processes; auto is one per accelerator, one on a CPU. Raises InputError for more than there are."""
+    """params.processes; auto is one per accelerator, one on a CPU. Raises InputError for more than it has or bears."""
     device = choose_device(params.device)
     devices = 1 if device.type == "cpu" else torch.accelerator.device_count()
     if params.processes == "auto":
         return devices
     if device.type != "cpu" and params.processes > devices:
         raise InputError(f"processes is {params.processes}, but this machine has {devices} {device.type} devices")
+    check_processes(params, params.processes)
     return params.processes
 
 

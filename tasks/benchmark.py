@@ -12,10 +12,12 @@ from tasks.common import CACHE, MODEL, RESULTS, params
 def benchmark() -> None:
     """Write results/perf.json. A measurement: DVC repeats it only when asked (`dvc repro -f -s benchmark`)."""
     from m2det.benchmark import benchmark as measure
+    from m2det.cores import check_workers
     from m2det.device import choose_device
     from m2det.train.checkpoint import load_trained
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    check_workers(params(), 1)
     model, _ = load_trained(MODEL)
     report = measure(params(), model, CACHE, choose_device(params().device))
     (RESULTS / "perf.json").write_text(json.dumps(report, indent=2) + "\n")

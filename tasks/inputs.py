@@ -17,16 +17,18 @@ from tasks.common import PARAMS
 def inputs_of(stage: str) -> Inputs:
     """The params and deps that dvc.yaml lists for the stage, as they are at the first call.
 
-    Of nothing for a stage that dvc.yaml does not list. What other stages make is data, the rest the project's files.
+    Of nothing for a stage that dvc.yaml does not list. What other stages make is data, the rest the project's files;
+    another file of params counts as a whole.
     """
     stages = read_stages("dvc.yaml")
     if stage not in stages:
         return Inputs()
-    deps, made = stages[stage]["deps"], {_name(out) for entry in stages.values() for out in _outs(entry)}
+    params, made = stages[stage].get("params", []), {_name(out) for entry in stages.values() for out in _outs(entry)}
+    deps = [*stages[stage]["deps"], *(_name(file) for file in params if not isinstance(file, str))]
     recorded = {out["path"]: out.get("md5", "") for entry in read_stages("dvc.lock").values() for out in _outs(entry)}
     return Inputs.record(
         str(PARAMS),
-        stages[stage].get("params", []),
+        [key for key in params if isinstance(key, str)],
         [dep for dep in deps if dep not in made],
         [dep for dep in deps if dep in made],
         recorded,

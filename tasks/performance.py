@@ -14,12 +14,14 @@ from tasks.process import run_child
 
 def performance() -> None:
     """Write results/performance.json. A measurement: DVC repeats it only when asked (`dvc repro -f -s performance`)."""
+    from m2det.cores import check_workers
     from m2det.group import Group
     from m2det.performance import RESULT, compare, measure
     from m2det.torchrun import count_processes, kept_if_failed, needs_torchrun, run_together
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
+    check_workers(params(), processes)
     if needs_torchrun(params(), processes):
         with kept_if_failed("performance") as folder:
             arguments = (inputs_of("performance").keep(folder / FOLDER), CACHE, BACKBONE, folder)

@@ -31,6 +31,7 @@ def train() -> None:
     deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it. The folder
     also keeps the inputs; where they have changed by the end, the finished state stays there, to be published later.
     """
+    from m2det.cores import check_workers
     from m2det.torchrun import count_processes, needs_torchrun
     from m2det.train.launch import train_together
     from m2det.train.loop import train as train_alone
@@ -38,6 +39,7 @@ def train() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
+    check_workers(params(), processes)
     shape = _shape(processes)
     hashes = {**_hashes(), "params": digest(json.dumps(shape, sort_keys=True).encode())}
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]

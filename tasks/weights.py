@@ -48,7 +48,7 @@ def _local_file(name: str) -> Path:
     """A file of the user's, its sha256 printed, and verified where weights.sha256 is set."""
     from m2det.pretrained import verify
 
-    path = main_root() / Path(name).expanduser()
+    path = main_root() / os.path.expanduser(name)  # noqa: PTH111 - Path's raises where there is no such user
     if not path.is_file():
         raise InputError(f"weights: {path}: no such file")
     sha256 = verify(path, params().weights.sha256, str(path), "take that file, or correct weights.sha256")

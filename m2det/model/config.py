@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -64,7 +65,7 @@ class M2DetConfig:
     shared: one leach layer for all levels and one pair of SFAM layers for all scales, as in the original's code
         and in every checkpoint of it; False makes each its own, as the paper's figures draw them.
     bn_momentum: of the running statistics in the pyramid; the original's 0.01 wants thousands of steps.
-    sizes: prior sizes as fractions of `size`, one more than scales; empty for the original's (see `prior_sizes`).
+    sizes: prior sizes as rising fractions of `size`, one more than scales; empty for the original's (`prior_sizes`).
     """
 
     name: str
@@ -88,9 +89,14 @@ class M2DetConfig:
             )
         if len(self.fused) != 2 or not all(isinstance(n, int) and n > 0 for n in self.fused):
             raise InputError(f"{self.name}: fused is {self.fused}, but it takes two numbers of channels")
-        numbers = all(isinstance(s, int | float) and s > 0 for s in self.sizes)
-        if self.sizes and not (numbers and len(self.sizes) == self.scales + 1):
-            raise InputError(f"{self.name}: sizes is {self.sizes}, but it takes {self.scales + 1} numbers above 0")
+        numbers = all(isinstance(s, int | float) and 0 < s <= 2 for s in self.sizes)
+        rising = numbers and all(a < b for a, b in pairwise(self.sizes))
+        if self.sizes and not (rising and len(self.sizes) == self.scales + 1):
+            raise InputError(
+                f"{self.name}: sizes is {self.sizes}, but it takes {self.scales + 1} rising numbers above 0, 2 at most"
+            )
+        if not 0 < self.bn_momentum <= 1:
+            raise InputError(f"{self.name}: bn_momentum is {self.bn_momentum}, but it takes one above 0, 1 at most")
         if not self._works_at(self.size):
             around = (range(self.size - 1, 0, -1), range(self.size + 1, self.size + 4096))
             nearest = [str(next(filter(self._works_at, sizes), "")) for sizes in around]

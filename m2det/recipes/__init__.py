@@ -11,8 +11,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from m2det.config import read_yaml
 from m2det.errors import InputError
+from m2det.plain_yaml import read_yaml
 
 END_OF_HEADER = "#\n"  # the comment line in params.yaml below what the recipe says of itself
 

@@ -14,7 +14,7 @@ from m2det.data.check import count_matches
 from m2det.data.coco import read_split
 from m2det.data.image import check_size
 from m2det.data.packing import finish_cache, write_split
-from m2det.data.store import key_of
+from m2det.data.store import REPACK, key_of
 from m2det.model import prior_boxes
 from tests.conftest import ROOT
 

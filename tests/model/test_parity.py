@@ -111,5 +111,5 @@ def test_wrong_names_and_sizes_end_in_a_sentence():
         get_config("m2det320-vgg16", levels="4")
     with pytest.raises(InputError, match=r"fused is \(64,\), but it takes two"):
         get_config("m2det320-vgg16", fused=[64])
-    with pytest.raises(InputError, match="takes 5 numbers above 0"):
+    with pytest.raises(InputError, match="takes 5 rising numbers above 0"):
         get_config("m2det-tiny", sizes=[0.1, -1, 1, 2, 3])

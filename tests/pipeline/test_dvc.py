@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from flows.pipeline import hydra, settings_of
+from flows.changes import set_params
+from m2det.config import dotted
 from m2det.evaluate.metrics import NAMES
+from m2det.recipes import read_recipe
 from tests.pipeline.conftest import SHORT
 from tests.tiny_model import write_tiny_model
 
@@ -114,6 +116,30 @@ def test_wrong_parameters_end_in_one_sentence_and_keep_results(short_run, change
     finally:
         (short_run.folder / "params.yaml").write_text(before)
     assert (short_run.folder / "results/metrics.json").read_text() == metrics
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "sentence"),
+    [
+        ("train", {"processes: ": "processes: 1000"}, "error: processes is 1000, but on a CPU with "),
+        ("evaluate", {"processes: ": "processes: 1000"}, "error: processes is 1000, but on a CPU with "),
+        (
+            "performance",
+            {"processes: ": "processes: 8", "  workers: ": "  workers: 256"},
+            "error: train.workers is 256",
+        ),
+        ("benchmark", {"  workers: ": "  workers: 256"}, "error: train.workers is 256, but on a CPU with "),
+    ],
+)
+def test_a_stage_refuses_what_this_machine_does_not_bear(short_run, stage, changes, sentence):
+    before = (short_run.folder / "params.yaml").read_text()
+    short_run.edit(changes | {"device: ": "device: cpu"})
+    try:
+        done = short_run.run(f"flows.{stage}", ok=False)
+        assert done.returncode == 1
+        assert sentence in done.stderr and "set oversubscribe to true in params.yaml" in done.stderr, done.stderr
+    finally:
+        (short_run.folder / "params.yaml").write_text(before)
 
 
 def test_coco_2014_runs_to_metrics(clone, shared):
@@ -223,8 +249,8 @@ def test_finetuning_starts_from_a_model_of_other_classes(clone):
 
 def test_a_recipe_reaches_params_yaml_through_dvc(clone):
     """As the deployment train-8p does it; without COCO it ends at the first stage, in a sentence."""
-    wanted = settings_of("coco512-8p")
-    done = clone.run("dvc", "exp", "run", *(f"--set-param={k}={hydra(v)}" for k, v in wanted.items()), ok=False)
+    wanted = dotted(read_recipe("coco512-8p")[1])
+    done = clone.run("dvc", "exp", "run", *set_params(wanted), ok=False)
     assert "error: params.yaml: data: source 'coco2014' needs data.root" in done.stderr
     values = YAML(typ="safe").load(clone.folder / "params.yaml")
     flat = {f"{k}.{i}": x for k, v in values.items() if isinstance(v, dict) for i, x in v.items()} | values

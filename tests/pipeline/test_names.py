@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from flows.pipeline import STAGES, hydra, settings_of
+from flows.changes import checked_changes
+from flows.pipeline import STAGES, check_stages
 from flows.stage import api_url
 from m2det_prefect import deployments, expand, is_command
 from tests.conftest import ROOT
@@ -48,32 +49,20 @@ def test_bare_names_are_expanded(typed, meant):
     assert " ".join(expand(typed.split(), ["digits"])) == meant
 
 
-def test_every_deployment_names_a_recipe_that_exists():
+def test_every_deployment_has_parameters_that_its_flow_takes(tmp_path, monkeypatch):
+    shipped = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(shipped.replace("  root: ''", "  root: /data/coco"))
+    monkeypatch.chdir(tmp_path)
     for entry in deployments(ROOT / "prefect.yaml"):
         parameters = entry.get("parameters", {})
-        changes = settings_of(parameters.get("recipe")) | parameters.get("overrides", {})
+        changes = checked_changes(parameters.get("recipe"), parameters.get("overrides"))
         assert changes.get("processes") == {"8": 8, "1": 1}.get(entry["name"].rsplit("-", 1)[-1][0])
-        assert set(parameters.get("only", [])) <= set(STAGES)
-    assert settings_of("coco512-8p")["train.lr_batch"] == 128 and settings_of(None) == {}
+        check_stages(parameters.get("only", []), False)
+    assert checked_changes("coco512-8p", None)["train.lr_batch"] == 128 and checked_changes(None, None) == {}
 
 
 def test_other_commands_are_left_alone():
     assert not is_command(["prefect", "work-pool", "create", "digits"])
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (160, "160"),
-        (0.01, "0.01"),
-        (True, "true"),
-        ("m2det-tiny", '"m2det-tiny"'),
-        ([1.0, 0.1], "[1.0, 0.1]"),
-        ({"annotations": "a.json"}, '{annotations: "a.json"}'),
-    ],
-)
-def test_overrides_are_written_as_dvc_reads_them(value, text):
-    assert hydra(value) == text
 
 
 def test_the_api_is_found_where_prefect_finds_it(tmp_path, monkeypatch):

@@ -139,7 +139,18 @@ def test_the_pipeline_runs_by_the_bare_name_of_its_deployment(service, clone):
 
     run = service.run(clone.folder, "digits", overrides={"model.name": "m2det-huge"})
     state, message = service.ended(run)
-    assert state == "FAILED" and message.startswith("stage weights failed: no model is called 'm2det-huge'")
+    assert state == "FAILED" and message.startswith("params.yaml with this run's overrides: model: no model is called")
+
+
+def test_a_parameter_of_a_run_is_no_command(service, clone):
+    """Given to DVC as it stands, the key names another file: dvc.yaml would keep the command, for every later run."""
+    service.command(clone.folder, "prefect", "--no-prompt", "deploy", "--all")
+    run = service.run(clone.folder, "digits", overrides={"dvc.yaml:stages.data.cmd": "exec touch X"})
+    state, message = service.ended(run)
+    clone.run("dvc", "repro", "--single-item", "data", ok=False)
+    assert not (clone.folder / "X").exists()
+    assert state == "FAILED" and message.startswith("overrides: no key of params.yaml is called 'dvc.yaml:stages.data")
+    assert service.command(clone.folder, "git", "status", "--short", "--untracked-files=no") == ""
 
 
 def test_what_stages_print_and_log_is_in_the_runs_log_once(service, toy):

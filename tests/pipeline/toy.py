@@ -1,5 +1,6 @@
-"""A project of seven quick stages under the real flows: what they do is told by its params.yaml."""
+"""A project of quick stages under the real flows: what they do is told by its toy.yaml."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -18,19 +19,19 @@ from tasks.process import run_child
 CHILD = "import os, pathlib, time; pathlib.Path('child').write_text(str(os.getpid())); time.sleep(600)"
 
 def step(name):
-    params = YAML(typ="safe").load(Path("params.yaml"))
+    toy, params = (YAML(typ="safe").load(Path(f)) for f in ("toy.yaml", "params.yaml"))
     print(f"{name} prints")
     logging.getLogger("m2det.toy").info(f"{name} logs")
-    if params["wrong"] == name:
+    if toy["wrong"] == name:
         raise InputError(f"{name}.json is missing; put it there")
-    if params["crash"] == name:
+    if toy["crash"] == name:
         raise KeyError("lost")
-    if params["sleep"] == name:
+    if toy["sleep"] == name:
         Path("parents").write_text(f"{os.getppid()} {os.getpid()}")
         run_child([sys.executable, "-c", CHILD])
     Path(f"{name}.txt").write_text(f"{params['epochs']}\\n")
 """
-PARAMS = "epochs: 1\nwrong: ''\ncrash: ''\nsleep: ''\n"
+TOY = "wrong: ''\ncrash: ''\nsleep: ''\n"
 
 
 class Toy:
@@ -57,10 +58,12 @@ class Toy:
             (folder / f"tasks/{name}.py").write_text(f"from tasks.step import step\n{functions}")
             dep = f"{before}.txt" if before else "tasks/step.py"
             dvc_yaml += f"  {name}:\n    cmd: exec python -m flows.{name}\n    deps: [{dep}]\n"
-            dvc_yaml += f"    params: [epochs, wrong, crash, sleep]\n    outs: [{name}.txt]\n"
+            dvc_yaml += f"    params: [epochs, toy.yaml: [wrong, crash, sleep]]\n    outs: [{name}.txt]\n"
         (folder / "dvc.yaml").write_text(dvc_yaml)
         (folder / "tasks/step.py").write_text(STEP)
         (folder / "tasks/__init__.py").touch()
+        shipped = (ROOT / "params.yaml").read_text()
+        (folder / "params.yaml").write_text(re.sub(r"^epochs: \d+", "epochs: 1", shipped, flags=re.MULTILINE))
         self.set()
         (folder / ".gitignore").write_text("__pycache__/\n/*.txt\n/child\n/parents\n")
         git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
@@ -69,8 +72,8 @@ class Toy:
             subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
     def set(self, **values: str) -> None:
-        """Make params.yaml anew: `set(wrong="train")` has stage train fail."""
-        text = PARAMS
+        """Make toy.yaml anew: `set(wrong="train")` has stage train fail."""
+        text = TOY
         for key, value in values.items():
             text = text.replace(f"{key}: ''", f"{key}: {value}")
-        (self.folder / "params.yaml").write_text(text)
+        (self.folder / "toy.yaml").write_text(text)
