@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.terminal import Terminal, python
+from tests.terminal import Terminal
 from tests.train.disturb import MODEL, ONE, UNFINISHED, find, finished, processes_in, stage, working_copy
 
 pytestmark = pytest.mark.slow
@@ -69,21 +69,13 @@ def test_a_training_under_nohup_outlives_the_terminal(material, tmp_path):
     assert (folder / MODEL).exists() and "epoch 2: AP" in (folder / "nohup.out").read_text()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(material, tmp_path_factory):
-    return finished(working_copy(tmp_path_factory.mktemp("undisturbed") / "copy", material, **SHORT))
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_a_stopped_worker_neither_outlives_its_training_nor_blocks_the_next(material, undisturbed, tmp_path, method):
+def test_stopped_workers_neither_outlive_their_training_nor_block_the_next(material, tmp_path):
+    """However they are started: see tests/data/test_loader.py."""
+    undisturbed = finished(working_copy(tmp_path.resolve() / "undisturbed", material, **SHORT))
     folder = working_copy(tmp_path.resolve() / "copy", material, **SHORT)
-    start = f"import multiprocessing, runpy; multiprocessing.set_start_method({method!r}); "
-    command = python(start + "runpy.run_module('flows.train', run_name='__main__')")
-    trainer = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    trainer = subprocess.Popen(TRAIN, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     at_step(folder)
     below = children(trainer.pid)
-    if method == "forkserver":
-        below = [worker for child in below for worker in children(child)]
     assert len(below) == 2
     for worker in below:
         os.kill(worker, signal.SIGSTOP)
