@@ -207,7 +207,7 @@ def _check_members(members: list[ZipInfo], archive: Archive, path: Path) -> None
     elif odd := [info.filename for info in members if not _is_plain(info)]:
         faults = f"{odd[0]} is a link, a device, encrypted, or packed by a method that COCO does not use"
     elif (size := sum(info.file_size for info in members)) > MOST_UNPACKED * archive.size:
-        faults = f"unpacked it would be {size / 1e9:.1f} GB"
+        faults = f"unpacked it would be {size:,} bytes"
     else:
         return
     raise InputError(f"{path} is not COCO's: {faults}; delete it, and run this again to fetch it")

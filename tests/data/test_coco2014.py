@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import warnings
 import zipfile
 from io import BytesIO
 
@@ -194,6 +196,79 @@ def test_a_zip_that_the_disk_damages_is_found_out(server, tmp_path, monkeypatch)
     publish(monkeypatch, server.files)
     with pytest.raises(InputError, match=r"annotations_trainval2014\.zip cannot be unpacked .*; see to its disk"):
         get(server, tmp_path / "root")
+
+
+def member(name, kind=0o100644, content=None):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = kind << 16
+    return info, name * 900 if content is None else content
+
+
+def with_members(*members):
+    out = BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w") as target:
+        warnings.simplefilter("ignore")  # of a name that occurs twice
+        for info, content in members:
+            target.writestr(info, content)
+    return out.getvalue()
+
+
+WHOLE = [member(name) for name in IMAGES[:6]]
+LAST = IMAGES[5]
+HOSTILE = {
+    "a link": (with_members(*WHOLE[:5], member(LAST, 0o120777, "/etc/passwd")), f"{LAST} is a link"),
+    "a pipe": (with_members(*WHOLE[:5], member(LAST, 0o010644)), f"{LAST} is a link, a device"),
+    "a name twice": (with_members(*WHOLE, member(LAST, content="other")), "7 of the wanted files under 6 names"),
+    "too few": (with_members(*WHOLE[:5]), "5 of the wanted files under 5 names, not 6"),
+    "a path": (with_members(*WHOLE[:5], member("train2014/../../escaped.jpg")), "5 of the wanted files"),
+    "a bomb": (
+        zipped(dict.fromkeys(IMAGES[:6], "0" * 10**6), zipfile.ZIP_DEFLATED),
+        "unpacked it would be 6,000,000 bytes",
+    ),
+}
+
+
+def in_directory(content, at, value):
+    """The zip with other bytes at a place of its last member's entry in the directory."""
+    entry = content.rindex(b"PK\1\2")
+    return content[: entry + at] + value + content[entry + at + len(value) :]
+
+
+PLAIN = with_members(*WHOLE)
+SIZE = len(LAST) * 900
+HOSTILE |= {
+    "encrypted": (in_directory(PLAIN, 8, b"\1\0"), f"{LAST} is a link, a device, encrypted"),
+    "another method": (in_directory(PLAIN, 10, b"\x0e\0"), f"{LAST} is a link, a device, encrypted, or packed by"),
+    "more than it says": (in_directory(PLAIN, 24, (SIZE - 1).to_bytes(4, "little")), "cannot be unpacked"),
+    "less than it says": (in_directory(PLAIN, 24, (SIZE + 1).to_bytes(4, "little")), "cannot be unpacked"),
+}
+
+
+@pytest.mark.parametrize(("content", "sentence"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_zip_is_refused_though_its_sum_is_known(server, tmp_path, monkeypatch, content, sentence):
+    server.files["/zips/train2014.zip"] = content
+    publish(monkeypatch, server.files)
+    with pytest.raises(InputError, match=r"train2014\.zip ") as told:
+        get(server, tmp_path / "root")
+    assert sentence in str(told.value)
+    written = [path for path in tmp_path.rglob("*.jpg*") if path.is_symlink() or path.name.startswith("escaped")]
+    assert not written and not list((tmp_path / "root/images/train2014").glob(f"{LAST.partition('/')[2]}"))
+
+
+def test_files_unpacked_by_hand_that_are_links_or_pipes_do_not_stop_it(server, tmp_path):
+    root = tmp_path / "root"
+    get(server, root)
+    (root / coco2014.RECORD).unlink()
+    for name, make in (("gone.jpg", lambda path: path.symlink_to("nowhere")), ("pipe.jpg", os.mkfifo)):
+        make(root / "images/val2014" / name)
+    server.gets.clear()
+    get(server, root)
+    assert server.gets == []
+    (root / "train2014.zip").unlink(missing_ok=True)
+    os.mkfifo(root / "train2014.zip")
+    (root / "images" / IMAGES[0]).unlink()
+    with pytest.raises(InputError, match=r"train2014\.zip is no regular file"):
+        get(server, root)
 
 
 def test_without_a_network_zips_put_there_by_hand_do(server, tmp_path):

@@ -1,9 +1,13 @@
 """`m2det data`: what a user learns of a data set before, and of a cache after."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -210,3 +214,29 @@ def test_show_draws_what_the_network_sees(project, capsys, split, words):
     if split == "train":
         main(["data", "show", "--out", "c.png", "--epoch", "4"])
         assert (project / "a.png").read_bytes() != (project / "c.png").read_bytes()
+
+
+VERIFY = """
+import sys, time
+from pathlib import Path
+from m2det.data import verify
+verify._verdict = lambda *_: time.sleep(60)
+list(verify.bad_records(Path("data/cache"), 2))
+"""
+
+
+def test_a_stopped_process_of_verify_does_not_outlive_it(project):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    verify = subprocess.Popen([sys.executable, "-c", VERIFY], cwd=project, env=environment, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{verify.pid}/task/{verify.pid}/children")
+    while len(pids := children.read_text().split()) < 2:
+        assert verify.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.2)  # for the second to have begun
+    os.kill(int(pids[1]), signal.SIGSTOP)
+    verify.kill()
+    verify.wait()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}/fd/0").exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

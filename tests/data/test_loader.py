@@ -187,7 +187,8 @@ def test_signals_to_the_group_leave_the_workers_to_the_trainer(samples):
 
 
 ORPHANS = """
-import sys
+import multiprocessing, sys
+multiprocessing.set_start_method(sys.argv[3])
 from m2det.data.loader import TrainingOrder, TrainingSamples, training_loader
 from m2det.data.store import PackedSplit
 from m2det.config import TrainParams
@@ -195,26 +196,56 @@ odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probabilit
 samples = TrainingSamples(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
 loader = training_loader(samples, TrainingOrder(12, 4, 0, 10**9), 2, False)
 next(loader)
-import multiprocessing
 print(*(p.pid for p in multiprocessing.active_children()), flush=True)
 if sys.argv[2] == "raise": raise KeyError("the trainer failed")
 for batch in loader: pass
 """
 
 
-@pytest.mark.parametrize("end", ["kill", "raise"])
-def test_no_worker_outlives_the_trainer(samples, end):
-    command = [sys.executable, "-c", ORPHANS, str(samples.split.folder), end]
+@pytest.mark.parametrize(
+    ("end", "method"), [("kill", "fork"), ("raise", "fork"), ("stop", "fork"), ("stop", "forkserver")]
+)
+def test_no_worker_outlives_the_trainer(samples, end, method):
+    """Nor one that is stopped, which keeps others from learning of the trainer's end: it has the pipes' other ends."""
+    command = [sys.executable, "-c", ORPHANS, str(samples.split.folder), end, method]
     trainer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     pids = [int(word) for word in trainer.stdout.readline().split()]
     assert len(pids) == 2
-    if end == "kill":
+    if end == "stop":
+        os.kill(pids[1], signal.SIGSTOP)
+    if end != "raise":
         trainer.kill()
     trainer.wait(20)
     deadline = time.monotonic() + 10
     while any(os.path.exists(f"/proc/{pid}/fd/0") for pid in pids):  # noqa: PTH110
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_signals_to_the_whole_group_are_the_trainers_alone(samples):
+    """The fork server would end by one, and all workers with it."""
+    command = [sys.executable, "-c", GROUP, str(samples.split.folder)]
+    trainer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert trainer.communicate(timeout=60)[0] == "1 came last, then 20 batches\n" and trainer.returncode == 0
+
+
+GROUP = """
+import multiprocessing, os, signal, sys, time
+multiprocessing.set_start_method("forkserver")
+from m2det.data.loader import TrainingOrder, TrainingSamples, training_loader
+from m2det.data.store import PackedSplit
+from m2det.config import TrainParams
+from m2det.train.stop import StopRequest
+odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, mirror=True)
+samples = TrainingSamples(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
+loader = training_loader(samples, TrainingOrder(12, 4, 0, 21), 2, False)
+with StopRequest() as stop:
+    next(loader)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.killpg(0, number)
+        time.sleep(0.2)
+    print(f"{int(stop.requested)} came last, then {len(list(loader))} batches", flush=True)
+"""
 
 
 def test_batches_lie_in_the_same_few_slots(samples):

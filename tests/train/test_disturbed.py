@@ -23,7 +23,7 @@ def undisturbed(material, tmp_path_factory):
     return lambda kind: by(of(kind).get("processes", 2))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "HUP" not in kind or kind == "rank SIGHUP"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "HUP" not in kind and kind != "alone SIGTERM"])
 def test_a_disturbed_training_ends_with_the_same_bytes(material, undisturbed, tmp_path, kind):
     """One seeded moment; `make stress` has twenty of each kind. Of a closed terminal there are tests of their own."""
     folder = working_copy(tmp_path / "copy", material, **of(kind))

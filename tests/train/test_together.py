@@ -208,23 +208,62 @@ def test_a_rank_that_is_stuck_ends_when_the_grace_is_over(material, tmp_path, vi
     assert none_left(tmp_path, within=15)
 
 
-def test_the_first_traceback_is_what_one_sees(material, tmp_path, capfd):
-    """A mistake in one process ends all at once, with that process's traceback and not a timeout's."""
+def run_case(case: str):
+    """run_child, of which processes run a case of one_of_several instead of m2det.train."""
+
+    def run(cmd, **options):
+        command = [part.replace("m2det.train", "tests.train.one_of_several") for part in cmd[:-4]]
+        run_child([*command, case, *cmd[-4:]], **options)
+
+    return run
+
+
+def test_the_first_mistake_is_the_sentence_and_its_traceback_is_in_the_log(material, tmp_path, capfd):
+    """A mistake in one process ends all at once, with its own words and not a timeout's."""
     params_file = write_params(tmp_path)
     start = time.monotonic()
-
-    def run_crashing(cmd, **options):
-        run_child(
-            [part.replace("m2det.train", "tests.train.one_of_several") for part in cmd[:-4]] + ["crashing"] + cmd[-4:],
-            **options,
-        )
-
-    with pytest.raises(InputError, match=r"m2det.train ended with exit code 1; the root cause"):
-        train_together(load_params(params_file), params_file, *material, tmp_path / "state", 2, run_crashing)
+    sentence = r"^process 1 failed \(KeyError: 'a mistake in step 3'\); .*processes.log says more; the same"
+    arguments = (load_params(params_file), params_file, *material, tmp_path / "state", 2, run_case("crashing"))
+    with pytest.raises(InputError, match=sentence):
+        train_together(*arguments)
     assert time.monotonic() - start < 60
     said = capfd.readouterr()
-    assert "a mistake in step 3" in said.err + said.out and "in crash" in said.err + said.out
+    assert "Traceback" not in said.err + said.out and said.err == ""
+    assert "in crash" in (tmp_path / "state/processes.log").read_text()
     assert none_left(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_stage_above_a_step_that_never_ends_leaves_nothing_after_the_grace(material, tmp_path, name):
+    """Told to stop, or killed, when only the kernel tells torchrun; one sentence where anyone is left to say it."""
+    params_file = write_params(tmp_path, stop_grace=3, save_every=1)
+    code = f"""
+from pathlib import Path
+from flows.stage import run_stage
+from m2det.config import load_params
+from m2det.train.launch import train_together
+from tests.train.test_together import run_case
+def train():
+    file, cache, backbone = {[str(params_file), *map(str, material)]}
+    train_together(load_params(file), file, cache, backbone, Path({str(tmp_path / "state")!r}), 2, run_case("stuck"))
+run_stage("train", train)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": "/nonexistent"}
+    stage = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while not (tmp_path / "state/stuck").exists():
+        assert stage.poll() is None, stage.stderr.read()
+        time.sleep(0.05)
+    stage.send_signal(getattr(signal, name))
+    assert none_left(tmp_path, within=15)
+    said = stage.communicate(timeout=5)[1].decode()
+    if name == "SIGTERM":
+        assert stage.returncode == 143
+        assert said.startswith("error: the step did not end within train.stop_grace = 3 s; the same command continues")
+        assert len(said.splitlines()) == 1
+    assert "in wait" in (tmp_path / "state/processes.log").read_text()
 
 
 def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_it(material, tmp_path):
