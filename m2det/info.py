@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from m2det.cost import forward_flops
+from m2det.files.model_file import load_trained
 from m2det.model import prior_boxes
-from m2det.train.checkpoint import load_trained
 
 
 def describe_model(path: Path) -> str:
@@ -25,7 +25,12 @@ def describe_model(path: Path) -> str:
         *((f"sha256 of {name}", value) for name, value in sorted(card["hashes"].items())),
     ]
     width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+    return "\n".join(f"{name:<{width}}  {_printable(value)}" for name, value in lines)
+
+
+def _printable(text: str) -> str:
+    """With what moves a terminal's cursor or changes its colours spelled out: a file's names may be anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _trained(card: dict[str, Any]) -> str:

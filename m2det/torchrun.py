@@ -17,10 +17,12 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from m2det.config import Params
 from m2det.device import TRAITS, choose_device
 from m2det.errors import InputError
+from m2det.files.whole import write_whole
 from m2det.group import Group
 from m2det.process import die_with_parent, end_after_parent, end_after_sigterm
 
 ERROR = "error.txt"  # in the folder that the processes share: the sentence of the first that had one to say
+RESERVE = "reserve"  # beside it: bytes to give back to a full disk, so that it takes the sentence
 
 
 class RunChild(Protocol):
@@ -60,6 +62,7 @@ def run_together(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
+    write_whole(folder / RESERVE, bytes(1 << 16))
     grace = params.train.stop_grace
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*torchrun, f"--shutdown-timeout={grace}", "-m", module, *map(str, arguments)]
@@ -67,8 +70,8 @@ def run_together(
     try:
         run_child(command, grace=grace + 10.0, env=environment)
     except subprocess.CalledProcessError as error:
-        if (folder / ERROR).exists():
-            raise InputError((folder / ERROR).read_text()) from error
+        if (folder / ERROR).exists() and (sentence := (folder / ERROR).read_text()):
+            raise InputError(sentence) from error
         raise InputError(
             f"{module} ended with exit code {error.returncode}; the root cause that torchrun names above says why"
         ) from error
@@ -95,6 +98,7 @@ def as_one_of_several(work: Callable[[Group], None], folder: Path, grace: float)
             work(group)
             group.leave()
         except InputError as error:
+            (folder / RESERVE).unlink(missing_ok=True)
             with suppress(FileExistsError), (folder / ERROR).open("x") as file:  # the first one is heard
                 file.write(str(error))
             sys.exit(1)

@@ -13,7 +13,7 @@ def benchmark() -> None:
     """Write results/perf.json. A measurement: DVC repeats it only when asked (`dvc repro -f -s benchmark`)."""
     from m2det.benchmark import benchmark as measure
     from m2det.device import choose_device
-    from m2det.train.checkpoint import load_trained
+    from m2det.files.model_file import load_trained
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     model, _ = load_trained(MODEL)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import tempfile
-from pathlib import Path
 
+from m2det.files.whole import temporary_folder, write_whole
 from tasks.common import CACHE, MODEL, PARAMS, RESULTS, params
 from tasks.process import run_child
 
@@ -24,9 +23,9 @@ def detect() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
     if needs_torchrun(params(), processes):
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             arguments = (PARAMS, CACHE, MODEL, DETECTIONS, folder)
-            run_together("m2det.evaluate", arguments, params(), processes, Path(folder), run_child)
+            run_together("m2det.evaluate", arguments, params(), processes, folder, run_child)
     else:
         detect_val(params(), CACHE, MODEL, DETECTIONS, Group())
 
@@ -42,7 +41,7 @@ def score() -> None:
     curves = precision_by_recall(scores.precision)
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
     draw_precision_recall(PICTURES / "precision_recall.png", curves)
-    (RESULTS / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_whole(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     print(f"AP {metrics['AP']:.4f}  AP50 {metrics['AP50']:.4f}  AP75 {metrics['AP75']:.4f}")
 
 
@@ -78,8 +77,8 @@ def draw() -> None:
         f"{metrics['AP50']:.3f}; at score {SHOWN_SCORE} {found} of {total} objects found, {wrong} detections wrong",
         "left: ground truth (green found, blue missed)   right: detections (green right, red wrong), with scores",
     ]
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(PICTURES / "detections.png"), draw_review(split, reviews, title))
+    _, png = cv2.imencode(".png", draw_review(split, reviews, title))
+    write_whole(PICTURES / "detections.png", png.tobytes())
     draw_learning_curve(PICTURES / "learning_curve.png", RESULTS / "curves.csv")
     sizes = get_config(params().model.name, **params().model.all_overrides).prior_sizes
     splits = [PackedSplit(CACHE, "train"), split]

@@ -11,6 +11,7 @@ from typing import Any
 
 from m2det.config import dotted
 from m2det.errors import InputError
+from m2det.files.whole import write_whole
 from m2det.train.checkpoint import checkpoints, step_of
 from m2det.unfinished import locked
 
@@ -38,7 +39,7 @@ def introduce(folder: Path, shape: dict[str, Any]) -> None:
         if differences:
             nearest, run = min(differences, key=lambda pair: len(pair[0]))
             log.info("a new run; %s, unfinished at step %d, has other %s", run.folder, run.step, ", ".join(nearest))
-    (folder / WHAT).write_text(json.dumps(flat, indent=1, sort_keys=True) + "\n")
+    write_whole(folder / WHAT, json.dumps(flat, indent=1, sort_keys=True) + "\n")
 
 
 def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
