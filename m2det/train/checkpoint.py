@@ -48,7 +48,7 @@ def load_best(folder: Path, file: str, model: nn.Module) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Those of an unfinished run, oldest first."""
-    return sorted(folder.glob("step-*.pt"))
+    return sorted(folder.glob(f"step-{'[0-9]' * 9}.pt"))
 
 
 def step_of(checkpoint: Path) -> int:

@@ -18,6 +18,7 @@ from m2det.unfinished import locked
 log = logging.getLogger(__name__)
 
 WHAT = "run.json"
+SHOWN = ("model.name", "epochs", "seed")  # of a run, in the list of all
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,21 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def unfinished_runs(root: Path) -> list[Unfinished]:
-    """All under `root` (models/unfinished), by name."""
+    """All under `root` (models/unfinished), by name; one whose description is damaged is left out with a warning."""
     runs = []
     for folder in sorted(path.parent for path in root.glob(f"*/{WHAT}")):
+        try:
+            shape = json.loads((folder / WHAT).read_text())
+        except (OSError, ValueError):
+            shape = None
+        if not isinstance(shape, dict) or not shape.keys() >= set(SHOWN):
+            log.warning(
+                "warning: %s is damaged; `m2det unfinished --delete %s` removes the run", folder / WHAT, folder.name
+            )
+            continue
         saved = checkpoints(folder)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        runs.append(
-            Unfinished(folder, json.loads((folder / WHAT).read_text()), step_of(saved[-1]) if saved else 0, size)
-        )
+        runs.append(Unfinished(folder, shape, step_of(saved[-1]) if saved else 0, size))
     return runs
 
 
