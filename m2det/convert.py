@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ import torch
 from torch import Tensor
 
 from m2det.errors import InputError
+from m2det.files.foreign import read_tensors
+from m2det.files.model_file import load_trained, save_trained
+from m2det.files.torch_file import save_plain
 from m2det.model import build_model, load_reference_state_dict
 from m2det.model.config import ANCHORS_PER_CELL, BACKBONES, M2DetConfig, ResNetConfig
-from m2det.pretrained import read_tensors
-from m2det.train.checkpoint import load_trained, save_trained
+from m2det.model.reference import compare_reference_state_dict
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ def _from_original(source: Path, target: Path, size: int | None, annotations: Pa
     state = read_tensors(source)
     name, overrides, num_classes = recognise(state, size or _size_of(source))
     log.info("%s, %s, %d classes", name, ", ".join(f"{k} {v}" for k, v in overrides.items()), num_classes)
+    with torch.device("meta"):
+        twin = build_model(name, num_classes, **overrides)
+    compare_reference_state_dict(twin, state)  # names and shapes, before the network takes memory
     model = build_model(name, num_classes, **overrides)
     report = load_reference_state_dict(model, state)
     log.info("%s", report)
@@ -59,10 +63,7 @@ def _from_original(source: Path, target: Path, size: int | None, annotations: Pa
 
 def _to_original(source: Path, target: Path) -> None:
     model, _ = load_trained(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    torch.save(model.state_dict(), temporary)
-    os.replace(temporary, target)
+    save_plain(target, model.state_dict())
     log.info("%d keys, shared layers under each of their names", len(model.state_dict()))
 
 
@@ -74,9 +75,12 @@ def recognise(state: dict[str, Tensor], size: int) -> tuple[str, dict[str, Any],
     try:
         reduced, raised, conf = (state[f"{key}.weight"] for key in ("reduce.conv", "up_reduce.conv", "conf.0"))
         top = state["unet1.toplayer.0.conv.weight"]
+        shared = torch.equal(state["leach.0.conv.weight"], state["leach.1.conv.weight"])
         backbone = _backbone(state)
     except KeyError as error:
         raise InputError(f"this is no checkpoint of M2Det: it has no {error}") from error
+    if not all(tensor.dim() for tensor in (reduced, raised, conf, top)):
+        raise InputError("this is no checkpoint of M2Det: a layer's weights are a single number")
     config = M2DetConfig(name="", size=512, backbone=BACKBONES[backbone])
     found: dict[str, Any] = {
         "planes": len(top),
@@ -85,7 +89,7 @@ def recognise(state: dict[str, Tensor], size: int) -> tuple[str, dict[str, Any],
         "fused": (len(reduced), len(raised)),
         "sfam": "sfam_module.fc1.0.weight" in state,
         "smooth": "unet1.smooth.0.conv.weight" in state,
-        "shared": torch.equal(state["leach.0.conv.weight"], state["leach.1.conv.weight"]),
+        "shared": shared,
     }
     overrides = {key: value for key, value in found.items() if key == "sfam" or value != getattr(config, key)}
     return f"m2det{size}-{backbone}", overrides, len(conf) // ANCHORS_PER_CELL - 1

@@ -18,9 +18,10 @@ from m2det.device import choose_device, place_model
 from m2det.errors import InputError, writing
 from m2det.evaluate.detect import coco_results, detect_images
 from m2det.evaluate.draw import Mark, draw_marks
+from m2det.files.model_file import load_trained
+from m2det.files.whole import write_whole
 from m2det.model import prior_boxes
 from m2det.text import printable
-from m2det.train.checkpoint import load_trained
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 # one colour a class, by the golden angle around the circle of hues: neighbours in the list look different
@@ -109,9 +110,7 @@ def detect_files(
             unfinished.replace(target)
         print(printable(f"{path}: {len(shown)} objects -> {target}"))
     if as_json:
-        with writing(out):
-            unfinished.write_text(json.dumps(results, indent=1) + "\n")
-            unfinished.replace(out / "detections.json")
+        write_whole(out / "detections.json", json.dumps(results, indent=1) + "\n")
 
 
 def _colour(label: int) -> tuple[int, int, int]:

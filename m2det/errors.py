@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
+from errno import EACCES, EDQUOT, EFBIG, EISDIR, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 
 from m2det.text import printable
@@ -42,12 +43,19 @@ def cann_explained() -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Within it, a full or read-only disk is an InputError that names the path, or the file the system names."""
+def writing(path: Path, needed: int = 0) -> Iterator[None]:
+    """Within it, a full or read-only disk is an InputError that names the path, or the file the system names.
+
+    needed: bytes that the file takes, where that is known; the sentence compares them with the disk's room.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in (ENOSPC, EDQUOT, EFBIG, EROFS, EACCES, EPERM):
+        if error.errno not in (ENOSPC, EDQUOT, EFBIG, EROFS, EACCES, EPERM, EISDIR, ENOTDIR):
             raise
         reason = f"{error.strerror or error}".lower()
+        if needed and error.errno in (ENOSPC, EDQUOT, EFBIG):
+            free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
+            room = f"it takes {needed:,} bytes, the disk has {free:,}; make room, then give the same command again"
+            raise InputError(f"{path}: {reason}; {room}") from error
         raise InputError(f"{error.filename or path}: {reason}; make room, or see to its permissions") from error

@@ -18,8 +18,8 @@ from m2det.data.files import read_file
 from m2det.data.image import decode_bgr
 from m2det.detect_files import find_pictures
 from m2det.errors import InputError
+from m2det.files.model_file import load_trained
 from m2det.model import M2Det, prior_boxes
-from m2det.train.checkpoint import load_trained
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from m2det.cost import forward_flops
 from m2det.evaluate.record import describe_record
+from m2det.files.model_file import load_trained
 from m2det.model import prior_boxes
 from m2det.text import printable
-from m2det.train.checkpoint import load_trained
 
 
 def describe_model(path: Path, results: Path = Path("results")) -> str:

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from m2det.download import fetch_files
 from m2det.errors import InputError
+from m2det.files.foreign import read_tensors
+from m2det.files.tensors import load_tensors
 from m2det.model import build_backbone, first_names, get_config, load_reference_state_dict
 
 log = logging.getLogger(__name__)
@@ -29,32 +29,6 @@ def random_backbone(name: str, seed: int) -> nn.Module:
     return build_backbone(get_config(name).backbone)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file by name, without DataParallel's prefix `module.`.
-
-    A .pth may hold them under `state_dict`, as training scripts save them. Nothing in it is executed.
-    Raises InputError for a file that is missing, or anything but plain tensors.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(str(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged or no safetensors file ({error}); get it again") from error
-    except Exception as error:  # torch raises a dozen kinds here, each meaning: not a file of plain tensors
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        advice = "delete it and get it again"
-        raise InputError(f"{path} cannot be loaded as plain tensors ({reason}); {advice}") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-    tensors = {key: value.contiguous() for key, value in tensors.items()}
-    if not tensors:
-        raise InputError(f"{path} holds no tensors by name; it takes a state dict")
-    return tensors
-
-
 def load_backbone(name: str, path: Path, images: str = "bgr255") -> nn.Module:
     """The backbone of the model `name` with the weights of a file: VGG16 reduced or plain, or a ResNet.
 
@@ -64,7 +38,10 @@ def load_backbone(name: str, path: Path, images: str = "bgr255") -> nn.Module:
     """
     state = read_tensors(path)
     if "features.0.weight" in state and "classifier.0.weight" in state:
-        state = reduce_vgg16_classifier(state)
+        try:
+            state = reduce_vgg16_classifier(state)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         log.info("%s is a plain VGG16: fc6 and fc7 made convolutions by subsampling", path.name)
     backbone = build_backbone(get_config(name).backbone)
     for key, value in backbone.state_dict().items():
@@ -91,7 +68,14 @@ def reduce_vgg16_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Every fourth output and every third row and column of fc6 [4096,512,7,7] are kept, every fourth output and
     input of fc7 (Chen et al. 2015, DeepLab, section 3.1; Liu et al. 2016, SSD, section 3).
+    Raises InputError where fc6 and fc7 are absent or of other sizes.
     """
+    for key, size in (("0.weight", 4096 * 25088), ("0.bias", 4096), ("3.weight", 4096 * 4096), ("3.bias", 4096)):
+        found = state.get(f"classifier.{key}")
+        if found is None or found.numel() != size:
+            raise InputError(
+                f"this is no VGG16: classifier.{key} is {'absent' if found is None else tuple(found.shape)}"
+            )
     reduced = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
     reduced["31.weight"] = state["classifier.0.weight"].view(4096, 512, 7, 7)[::4, :, ::3, ::3].contiguous()
     reduced["31.bias"] = state["classifier.0.bias"][::4].contiguous()
@@ -104,12 +88,19 @@ def load_initial(model: nn.Module, path: Path, least_match: float) -> None:
     """Load what stage `weights` wrote: a backbone, which must fit, or a whole model, of which what fits is loaded.
 
     least_match: share of the network's values that a whole model must supply. What starts fresh is logged.
-    Raises InputError below that share.
+    Raises InputError below that share, and for a file that is not what stage `weights` wrote.
     """
-    given, own, first = read_tensors(path), model.state_dict(), first_names(model)
+    given, _, checked = load_tensors(path)
+    if not checked:
+        raise InputError(f"{path} has no checksum: it is damaged, or not of this version; run `dvc repro -f weights`")
+    own, first = model.state_dict(), first_names(model)
     report = load_reference_state_dict(model, given, strict=False)
     if all(key.startswith("base.") for key in given):
-        assert not any(key.startswith("base.") for key in report.missing)  # checked by load_backbone
+        if lacking_base := [key for key in report.missing if key.startswith("base.")]:
+            raise InputError(
+                f"{path} holds a backbone only, of which {len(lacking_base)} layers do not fit or are absent, first "
+                f"{lacking_base[0]}; choose the backbone or the whole model that model.name is of"
+            )
         return
     missing = set(report.missing)
     fresh = [key for key in own if key in missing and first[key] == key]

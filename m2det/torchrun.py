@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from m2det.cores import check_processes
 from m2det.device import TRAITS, choose_device
 from m2det.ending import ENDING, LOG, LONGER, STOPS, end_after_stop
 from m2det.errors import InputError
+from m2det.files.whole import make_temporary_folder, write_whole
 from m2det.group import Group
 from m2det.output import outlive_reader
 from m2det.process import describe_exit, die_with_parent, end_after_parent
@@ -30,6 +30,7 @@ from m2det.text import PrintableFormatter, any_text_prints
 from m2det.unfinished import only_writer
 
 ERROR = "error.txt"  # in the folder that the processes share: the sentence of the first that had one to say
+RESERVE = "reserve"  # beside it: bytes to give back to a full disk, so that it takes the sentence
 LAUNCHERS = (b"m2det.launcher", b"torch.distributed.run")  # the latter for who starts processes by hand
 
 
@@ -72,6 +73,7 @@ def run_together(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
+    write_whole(folder / RESERVE, bytes(1 << 16))
     grace = params.train.stop_grace
     launcher = [sys.executable, "-m", "m2det.launcher", folder, "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, f"--shutdown-timeout={grace + LONGER:g}", "-m", module, *arguments]
@@ -81,8 +83,8 @@ def run_together(
     except subprocess.CalledProcessError as error:
         with only_writer(folder):  # rank 0, left alone where torchrun was killed, has said what it had to
             pass
-        if (folder / ERROR).exists():
-            raise InputError((folder / ERROR).read_text(encoding="utf-8")) from error
+        if (folder / ERROR).exists() and (sentence := (folder / ERROR).read_text(encoding="utf-8")):
+            raise InputError(sentence) from error
         if error.returncode - 128 in STOPS:
             raise SystemExit(error.returncode) from error
         how = f"torchrun ended ({describe_exit(error.returncode)})"
@@ -96,7 +98,7 @@ def run_together(
 @contextmanager
 def kept_if_failed(name: str) -> Iterator[Path]:
     """A temporary folder for processes that share no other; a failure leaves it, with its log."""
-    folder = Path(tempfile.mkdtemp(prefix=f"m2det-{name}-"))
+    folder = make_temporary_folder(f"m2det-{name}-")
     try:
         yield folder
     except Exception:
@@ -114,6 +116,7 @@ def failed(folder: Path, rank: int, how: str) -> str:
 
 def note(folder: Path, sentence: str) -> None:
     """Leave the sentence for who started the processes; the first one is heard."""
+    (folder / RESERVE).unlink(missing_ok=True)
     with suppress(FileExistsError), (folder / ERROR).open("x", encoding="utf-8") as file:
         file.write(sentence)
 

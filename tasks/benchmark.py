@@ -14,7 +14,7 @@ def benchmark() -> None:
     from m2det.benchmark import benchmark as measure
     from m2det.cores import check_workers
     from m2det.device import choose_device
-    from m2det.train.checkpoint import load_trained
+    from m2det.files.model_file import load_trained
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     check_workers(params(), 1)

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 
+from m2det.files.whole import write_whole
 from m2det.inputs import FOLDER
 from m2det.text import printable
 from tasks.common import CACHE, MODEL, RESULTS, cache_digest, params
@@ -45,7 +46,7 @@ def score() -> None:
     curves = precision_by_recall(scores.precision)
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
     draw_precision_recall(PICTURES / "precision_recall.png", curves)
-    (RESULTS / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_whole(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_record(RESULTS, MODEL, cache_digest(), scores.scorer)
     print(f"AP {metrics['AP']:.4f}  AP50 {metrics['AP50']:.4f}  AP75 {metrics['AP75']:.4f}")
 
@@ -82,8 +83,8 @@ def draw() -> None:
         f"{metrics['AP50']:.3f}; at score {SHOWN_SCORE} {found} of {total} objects found, {wrong} detections wrong",
         "left: ground truth (green found, blue missed)   right: detections (green right, red wrong), with scores",
     ]
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(PICTURES / "detections.png"), draw_review(split, reviews, title))
+    _, png = cv2.imencode(".png", draw_review(split, reviews, title))
+    write_whole(PICTURES / "detections.png", png.tobytes())
     draw_learning_curve(PICTURES / "learning_curve.png", RESULTS / "curves.csv")
     sizes = get_config(params().model.name, **params().model.all_overrides).prior_sizes
     splits = [PackedSplit(CACHE, "train"), split]

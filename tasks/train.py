@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2det.errors import writing
+from m2det.files.whole import write_whole
 from m2det.inputs import FOLDER
 from m2det.unfinished import digest, digest_files, locked
 from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, cache_digest, main_root, params, sources
@@ -43,7 +45,7 @@ def train() -> None:
     shape = _shape(processes)
     hashes = {**_hashes(), "params": digest(json.dumps(shape, sort_keys=True).encode())}
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
-    with locked(unfinished):
+    with writing(unfinished), locked(unfinished):
         introduce(unfinished, shape | {"hashes": hashes})
         kept_params = inputs_of("train").keep(unfinished / FOLDER)  # what each process reads, whenever it starts
         if needs_torchrun(params(), processes):
@@ -74,7 +76,7 @@ def _hashes() -> dict[str, str]:
 
 def _publish(outcome: Outcome, hashes: dict[str, str], unfinished: Path) -> None:
     """Write the outputs, the model last."""
-    from m2det.train.checkpoint import save_trained
+    from m2det.files.model_file import save_trained
     from m2det.train.log import write_curves
 
     evaluated = [row for row in outcome.rows if "AP" in row]
@@ -90,7 +92,7 @@ def _publish(outcome: Outcome, hashes: dict[str, str], unfinished: Path) -> None
         "hashes": hashes,
     }
     write_curves(RESULTS / "curves.csv", outcome.rows)
-    shutil.copy(unfinished / "log.txt", RESULTS / "log.txt")
+    write_whole(RESULTS / "log.txt", (unfinished / "log.txt").read_bytes())
     summary = {
         "best_AP": best["AP"],
         "best_AP50": best["AP50"],
@@ -106,4 +108,4 @@ def _publish(outcome: Outcome, hashes: dict[str, str], unfinished: Path) -> None
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(path, json.dumps(content, indent=2) + "\n")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def weights() -> None:
     """Write models/backbone.safetensors from what weights.source names: a backbone, or a whole model."""
-    from safetensors.torch import save_file
-
-    from m2det.pretrained import VGG16_REDUCEDFC, load_backbone, random_backbone, read_tensors
+    from m2det.files.foreign import read_tensors
+    from m2det.files.tensors import save_tensors
+    from m2det.pretrained import VGG16_REDUCEDFC, load_backbone, random_backbone
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     settings, name = params().weights, params().model.name
@@ -34,10 +34,7 @@ def weights() -> None:
         source = VGG16_REDUCEDFC if settings.source == "vgg16_reducedfc" else settings.source
         path = _download(source) if "://" in source else _local_file(source)
         state = _named(load_backbone(name, path, settings.images))
-    BACKBONE.parent.mkdir(parents=True, exist_ok=True)
-    temporary = BACKBONE.with_name(BACKBONE.name + ".tmp")
-    save_file(state, str(temporary))
-    os.replace(temporary, BACKBONE)
+    save_tensors(BACKBONE, state, {})
 
 
 def _named(backbone: nn.Module) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ def test_wrong_input_is_one_sentence(tmp_path, model, picture, capsys, case):
     image, weights, sentence = {
         "no picture": (tmp_path / "none.jpg", model, "none.jpg: no such file"),
         "no weights": (picture, tmp_path / "none.safetensors", "none.safetensors: no such file"),
-        "not a model": (picture, tmp_path / "other.safetensors", "no model written by m2det"),
+        "not a model": (picture, tmp_path / "other.safetensors", "is damaged or no safetensors file"),
         "empty folder": (tmp_path / "empty", model, "holds no pictures"),
         "damaged": (tmp_path / "damaged.jpg", model, "damaged.jpg cannot be decoded"),
     }[case]

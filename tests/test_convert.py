@@ -7,8 +7,8 @@ import torch
 
 from m2det.cli import main
 from m2det.convert import recognise
+from m2det.files.model_file import load_trained
 from m2det.model import build_model
-from m2det.train.checkpoint import load_trained
 
 SMALL = {"planes": 16, "levels": 2, "scales": 4, "fused": (16, 32)}
 

@@ -9,8 +9,8 @@ import torch
 from m2det import export
 from m2det.boxes import decode_offsets_to_xyxy
 from m2det.cli import main
+from m2det.files.model_file import load_trained
 from m2det.model import prior_boxes
-from m2det.train.checkpoint import load_trained
 from tests.tiny_model import write_tiny_model
 
 

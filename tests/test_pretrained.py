@@ -6,14 +6,14 @@ import threading
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from m2det import download
 from m2det.errors import InputError
+from m2det.files.model_file import load_trained
+from m2det.files.tensors import save_tensors
 from m2det.model import build_model, get_config
 from m2det.model.vgg import VGG
 from m2det.pretrained import fetch, load_backbone, load_initial, random_backbone
-from m2det.train.checkpoint import load_trained
 from tests.tiny_model import write_tiny_model
 
 
@@ -132,7 +132,7 @@ def test_another_number_of_classes_starts_with_fresh_heads_only(tmp_path, caplog
     caplog.set_level("INFO")
     torch.manual_seed(0)
     given = build_model("m2det-tiny", 10).state_dict()
-    save_file({key: value.clone() for key, value in given.items()}, tmp_path / "start.safetensors")
+    save_tensors(tmp_path / "start.safetensors", {key: value.clone() for key, value in given.items()}, {})
     model = build_model("m2det-tiny", 3)
     load_initial(model, tmp_path / "start.safetensors", 0.5)
     own = model.state_dict()

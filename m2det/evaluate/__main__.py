@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from m2det.config import Params, load_params
 from m2det.data.store import PackedSplit
 from m2det.device import choose_device, place_model
 from m2det.evaluate.detect import coco_results_together
+from m2det.files.model_file import load_trained
+from m2det.files.whole import write_whole
 from m2det.group import Group
 from m2det.model import prior_boxes
 from m2det.torchrun import as_one_of_several
-from m2det.train.checkpoint import load_trained
 
 
 def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: Group) -> None:
@@ -33,10 +33,7 @@ def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: 
     )
     results: list[dict[str, Any]] = [entry for image in found for entry in image]
     if group.leads:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f"{out.name}.tmp")
-        temporary.write_text(json.dumps(results, separators=(",", ":")) + "\n")
-        os.replace(temporary, out)
+        write_whole(out, json.dumps(results, separators=(",", ":")) + "\n")
         print(f"{len(results)} detections on {len(split)} images", flush=True)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 
 from m2det.data.store import PackedSplit
 from m2det.evaluate.plots import new_figure, save_figure
+from m2det.files.whole import write_whole
 from m2det.text import page_safe, printable
 
 LONGEST_NAME = 40  # characters that are drawn of a class's name: more leave no room for its bar
@@ -41,8 +43,8 @@ def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prio
     right.set(title="Boxes by size (dotted: the priors' sizes)", xlabel="side over the image's side", xlim=(0, 1.08))
     right.set_ylabel("share of the boxes")
     save_figure(figure, picture)
-    table.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["class", *(split.name for split in splits)])
-        writer.writerows(zip(map(page_safe, classes), *counts, strict=True))  # `dvc plots` makes a page of it
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *(split.name for split in splits)])
+    writer.writerows(zip(map(page_safe, classes), *counts, strict=True))  # `dvc plots` makes a page of it
+    write_whole(table, text.getvalue())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from m2det.files.whole import write_whole
 
 IOUS = {"IoU_0.50": slice(0, 1), "IoU_0.75": slice(5, 6), "IoU_0.50_to_0.95": slice(0, 10)}
 
@@ -20,12 +23,12 @@ def precision_by_recall(precision: NDArray[np.float64]) -> dict[str, NDArray[np.
 
 def write_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -> None:
     """One row per recall 0, 0.01, ..., 1."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["recall", *curves])
-        for i in range(101):
-            writer.writerow([f"{i / 100:.2f}", *(f"{curve[i]:.4f}" for curve in curves.values())])
+    table = StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["recall", *curves])
+    for i in range(101):
+        writer.writerow([f"{i / 100:.2f}", *(f"{curve[i]:.4f}" for curve in curves.values())])
+    write_whole(path, table.getvalue())
 
 
 def draw_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -> None:
@@ -70,5 +73,7 @@ def new_figure(inches: tuple[float, float] = (7, 4.5), columns: int = 1):  # typ
 
 
 def save_figure(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})  # no version in it: equal runs, equal bytes
+    """As PNG, equal ones as equal bytes. Raises InputError for a full disk."""
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})  # no version in it
+    write_whole(path, picture.getvalue())

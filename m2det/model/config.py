@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
@@ -10,6 +11,10 @@ from typing import Any
 
 from m2det.errors import InputError
 
+MOST_CLASSES = 2**15 - 1  # as in the packed data, whose labels are int16
+# what a network may be: far beyond what anybody trains, and small enough that a description costs nothing to check
+BOUNDS = {"size": (16, 4096), "planes": (2, 2048), "levels": (2, 32), "scales": (3, 12)}
+MOST_CHANNELS = 8192  # of `fused`
 ANCHORS_PER_CELL = 6  # two squares and the ratios 2, 1/2, 3, 1/3 (SSD, section 2.2)
 
 
@@ -82,18 +87,24 @@ class M2DetConfig:
     sizes: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.levels < 2 or self.scales < 3 or self.planes < 2 or self.planes % 2:
+        for key, (least, most) in BOUNDS.items():
+            if not least <= getattr(self, key) <= most:
+                raise InputError(
+                    f"{self.name}: {key} is {shortened(getattr(self, key))}, but it takes {least} to {most}"
+                )
+        if self.planes % 2:
+            raise InputError(f"{self.name}: planes is {self.planes}, but it takes an even number")
+        if len(self.fused) != 2 or not all(type(n) is int and 0 < n <= MOST_CHANNELS for n in self.fused):
             raise InputError(
-                f"{self.name}: levels is {self.levels}, scales {self.scales}, planes {self.planes}; "
-                "it takes at least 2 levels, 3 scales, and an even number of planes"
+                f"{self.name}: fused is {shortened(self.fused)}, but it takes two numbers of channels, at most "
+                f"{MOST_CHANNELS}"
             )
-        if len(self.fused) != 2 or not all(isinstance(n, int) and n > 0 for n in self.fused):
-            raise InputError(f"{self.name}: fused is {self.fused}, but it takes two numbers of channels")
-        numbers = all(isinstance(s, int | float) and 0 < s <= 2 for s in self.sizes)
+        numbers = all(type(s) in (int, float) and 0 < s <= 2 for s in self.sizes)
         rising = numbers and all(a < b for a, b in pairwise(self.sizes))
         if self.sizes and not (rising and len(self.sizes) == self.scales + 1):
             raise InputError(
-                f"{self.name}: sizes is {self.sizes}, but it takes {self.scales + 1} rising numbers above 0, 2 at most"
+                f"{self.name}: sizes is {shortened(self.sizes)}, but it takes {self.scales + 1} rising numbers above "
+                "0, 2 at most"
             )
         if not 0 < self.bn_momentum <= 1:
             raise InputError(f"{self.name}: bn_momentum is {self.bn_momentum}, but it takes one above 0, 1 at most")
@@ -168,20 +179,27 @@ def get_config(name_or_config: str | M2DetConfig, **overrides: Any) -> M2DetConf
     Raises InputError for a name, a size or an override that does not work.
     """
     for key, value in overrides.items():
-        if key not in M2DetConfig.__dataclass_fields__:
-            raise InputError(f"no setting of a model is called {key}")
+        if key not in M2DetConfig.__dataclass_fields__ or key == "name":
+            raise InputError(f"no setting of a model is called {shortened(key)}")
         kind = type(getattr(TINY, key)) if key != "backbone" else VGGConfig | ResNetConfig
         overrides[key] = tuple(value) if isinstance(value, list) else value
         if not isinstance(overrides[key], kind) or (kind is int and isinstance(value, bool)):
-            raise InputError(f"the model's {key} is {value!r}, but it takes a value like {getattr(TINY, key)!r}")
+            raise InputError(
+                f"the model's {key} is {shortened(value)}, but it takes a value like {getattr(TINY, key)!r}"
+            )
     if isinstance(name_or_config, M2DetConfig):
         return replace(name_or_config, **overrides)
     if name_or_config == TINY.name:
         return replace(TINY, **overrides)
-    parts = re.fullmatch(r"m2det(\d+)-(\w+)", name_or_config)
+    parts = re.fullmatch(r"m2det([0-9]{1,6})-(\w+)", name_or_config)
     if not parts or parts[2] not in BACKBONES:
         raise InputError(
-            f"no model is called {name_or_config!r}; there are {TINY.name} and m2detSIZE-BACKBONE, SIZE in pixels "
-            f"(320, 512, 704, 800 are the original's), BACKBONE one of {', '.join(BACKBONES)}"
+            f"no model is called {shortened(name_or_config)}; there are {TINY.name} and m2detSIZE-BACKBONE, SIZE in "
+            f"pixels (320, 512, 704, 800 are the original's), BACKBONE one of {', '.join(BACKBONES)}"
         )
     return M2DetConfig(**{"name": name_or_config, "size": int(parts[1]), "backbone": BACKBONES[parts[2]], **overrides})
+
+
+def shortened(value: Any) -> str:
+    """As Python writes it, the middle of a long one left out: for a sentence."""
+    return reprlib.repr(value)

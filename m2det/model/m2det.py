@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2det.model.config import ANCHORS_PER_CELL, M2DetConfig, ResNetConfig, VGGConfig, get_config
+from m2det.errors import InputError
+from m2det.model.config import ANCHORS_PER_CELL, MOST_CLASSES, M2DetConfig, ResNetConfig, VGGConfig, get_config
 from m2det.model.mlfpn import SFAM, TUM, BasicConv, repeat, upsample_nearest_to
 from m2det.model.resnet import ResNet
 from m2det.model.vgg import VGG
@@ -97,6 +98,8 @@ def build_model(name_or_config: str | M2DetConfig, num_classes: int, **overrides
     """A network with fresh weights from torch's global generator.
 
     num_classes counts foreground classes. Overrides are fields of M2DetConfig, such as sfam=True.
-    Raises InputError for a name or a setting that does not exist.
+    Raises InputError for a name, a setting or a number of classes that does not work.
     """
+    if not 1 <= num_classes <= MOST_CLASSES:
+        raise InputError(f"a model of {num_classes} classes? it takes 1 to {MOST_CLASSES}")
     return M2Det(get_config(name_or_config, **overrides), num_classes)

@@ -32,6 +32,15 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
     is reported. Strict: raises InputError naming the first missing, unexpected or wrongly shaped key, or keys of
     one shared layer that differ; the model is then untouched.
     """
+    report, fits = compare_reference_state_dict(model, state_dict, strict)
+    model.load_state_dict(fits, strict=False)
+    return report
+
+
+def compare_reference_state_dict(
+    model: nn.Module, state_dict: Mapping[str, Tensor], strict: bool = True
+) -> tuple[LoadReport, dict[str, Tensor]]:
+    """What load_reference_state_dict would load, of a model that may be on the device meta; it raises the same."""
     given = {key.removeprefix("module."): value for key, value in state_dict.items()}
     own, first = model.state_dict(), first_names(model)
     fits = {key: given[key] for key in own if key in given and given[key].shape == own[key].shape}
@@ -53,5 +62,4 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
         for key, value in fits.items():
             if first[key] != key and not torch.equal(value, fits.get(first[key], value)):
                 raise InputError(f"{first[key]} and {key} differ: build the model with shared=False")
-    model.load_state_dict(fits, strict=False)
-    return report
+    return report, fits

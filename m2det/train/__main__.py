@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-import torch
-
 from m2det.config import load_params
+from m2det.errors import writing
+from m2det.files.torch_file import save_checked
 from m2det.group import Group
 from m2det.torchrun import as_one_of_several
 from m2det.train.launch import OUTCOME
@@ -23,7 +22,7 @@ def main(params_file: str, cache: str, backbone: str, unfinished: str) -> None:
 
     def work(group: Group) -> None:
         # nobody reads a checkpoint before rank 0 has the folder: joining comes first
-        with only_writer(folder) if group.leads else nullcontext():
+        with writing(folder), only_writer(folder) if group.leads else nullcontext():
             outcome = train(params, Path(cache), Path(backbone), folder, folder / "log.txt", group)
         if group.leads:
             content = {
@@ -32,8 +31,7 @@ def main(params_file: str, cache: str, backbone: str, unfinished: str) -> None:
                 "steps": outcome.steps,
                 "kept_epoch": outcome.kept_epoch,
             }
-            torch.save(content, folder / f"{OUTCOME}.tmp")
-            os.replace(folder / f"{OUTCOME}.tmp", folder / OUTCOME)
+            save_checked(folder / OUTCOME, content)
 
     as_one_of_several(work, folder, params.train.stop_grace)
 

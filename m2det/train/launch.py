@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from m2det.config import Params
 from m2det.data.store import PackedSplit
+from m2det.errors import InputError
+from m2det.files.torch_file import Damaged, load_checked
 from m2det.model import build_model
 from m2det.torchrun import RunChild, run_together
 from m2det.train.run import Outcome
@@ -30,7 +30,10 @@ def train_together(
     """
     arguments = (params_file, cache, backbone, unfinished)
     run_together("m2det.train", arguments, params, processes, unfinished, run_child)
-    saved = torch.load(unfinished / OUTCOME, map_location="cpu", weights_only=True)
+    try:
+        saved = load_checked(unfinished / OUTCOME)
+    except Damaged as error:
+        raise InputError(f"{error}; give the same command again: it continues from the last checkpoint") from error
     model = build_model(params.model.name, len(PackedSplit(cache, "train").classes), **params.model.all_overrides)
     model.load_state_dict(saved["model"])
     return Outcome(model, saved["rows"], saved["steps"], saved["kept_epoch"])

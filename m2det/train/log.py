@@ -6,6 +6,7 @@ import csv
 import os
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from m2det.cost import Cost
+from m2det.errors import writing
+from m2det.files.whole import write_whole
 
 
 class TrainingLog:
@@ -21,9 +24,10 @@ class TrainingLog:
     def __init__(self, path: Path | None, start: int, steps: int, images: int, cost: Cost) -> None:
         """start, steps: done before, and in all; images: per step, of all processes together."""
         self._silent = path is None
-        path = path or Path(os.devnull)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path or Path(os.devnull)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
         self._start, self._steps, self._images, self._cost = start, steps, images, cost
         self._bar = tqdm(
             total=steps, initial=start, unit="step", dynamic_ncols=True, disable=self._silent or not sys.stderr.isatty()
@@ -34,9 +38,10 @@ class TrainingLog:
         self._since = time.perf_counter()
 
     def line(self, text: str) -> None:
-        """Print and keep one line."""
-        self._file.write(text + "\n")
-        self._file.flush()
+        """Print and keep one line. Raises InputError for a full disk."""
+        with writing(self._path):
+            self._file.write(text + "\n")
+            self._file.flush()
         if self._silent:
             return
         if self._bar.disable:
@@ -91,7 +96,8 @@ class TrainingLog:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._bar.close()
-        self._file.close()
+        with writing(self._path):  # a line that found no room is written again
+            self._file.close()
 
 
 CURVES = ("epoch", "step", "lr", "loss_loc", "loss_conf", "AP", "AP50")
@@ -99,8 +105,8 @@ CURVES = ("epoch", "step", "lr", "loss_loc", "loss_conf", "AP", "AP50")
 
 def write_curves(path: Path, rows: list[dict[str, Any]]) -> None:
     """One row per epoch; AP columns are empty where no evaluation was made. No times: equal runs, equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, CURVES, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    table = StringIO()
+    writer = csv.DictWriter(table, CURVES, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, table.getvalue())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,22 @@ from m2det.cost import Cost, forward_flops, peak_flops
 from m2det.data.loader import TrainingOrder, TrainingSamples
 from m2det.data.store import PackedSplit
 from m2det.device import choose_device, compiled, place_model, synchronise_norms
+from m2det.errors import InputError
 from m2det.group import Group
 from m2det.inputs import FOLDER, Inputs
 from m2det.loss import MultiBoxLoss, Targets
 from m2det.model import M2Det, build_model, prior_boxes
 from m2det.pretrained import load_initial
-from m2det.train.checkpoint import load_best, load_state, save_best, save_state
+from m2det.train.checkpoint import (
+    best_file,
+    checkpoints,
+    discard_after,
+    load_best,
+    load_state,
+    save_best,
+    save_state,
+    step_of,
+)
 from m2det.train.diagnose import explain, refuse_infinite_weights
 from m2det.train.ema import Average
 from m2det.train.losses import Losses
@@ -95,7 +106,7 @@ class Run:
             self.order.steps = min(self.order.steps, settings.max_steps)
         self.inputs = Inputs.load(self.unfinished / FOLDER)
         self.inputs.refuse_changes()  # of code, this process may have read either
-        self._best: dict[str, Any] = {"AP": -1.0, "epoch": 0}
+        self._best: dict[str, Any] = {"AP": -1.0, "epoch": 0, "file": ""}
         self._rate_of_open_epoch = 0.0  # above 0: the epoch's steps are done, its evaluation is not
         self._next_agreement = 0
         self.losses = Losses(self.group, self.device, lambda bad: explain(self, bad))
@@ -192,9 +203,10 @@ class Run:
                 self.group.share_buffers(self.model)
                 metrics = validate(self.model, self.priors.cpu(), self.val, self.size, self.device, self.group)
                 if metrics["AP"] > self._best["AP"]:
-                    self._best = {"AP": metrics["AP"], "epoch": epoch}
-                    if self.params.train.keep == "best" and self.group.leads:
-                        save_best(self.unfinished, epoch, self.model)
+                    self._best = {"AP": metrics["AP"], "epoch": epoch, "file": ""}
+                    if self.params.train.keep == "best":
+                        self._best["file"] = best_file(epoch)
+                        self._write(lambda: save_best(self.unfinished, epoch, self.model))
             train_mode(self.model, self.params.train)
             row |= {"AP": round(metrics["AP"], 4), "AP50": round(metrics["AP50"], 4)}
             text = f"epoch {epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
@@ -208,27 +220,43 @@ class Run:
         self.losses.mean()  # never keep weights behind a loss that was not finite
         refuse_infinite_weights(self.model, self.step)
         losses = self.losses.state_dict()
-        if not self.group.leads:
-            return
-        self.inputs.warn_of_changes(self.unfinished / FOLDER)
-        save_state(
-            self.unfinished,
-            {
-                "step": self.step,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.precision.state_dict(),
-                "average": self.average.state_dict(),
-                "rows": self.rows,
-                "best": self._best,
-                "rate_of_open_epoch": self._rate_of_open_epoch,
-                "losses": losses,
-                "how": self.how,
-            },
-        )
+        if self.group.leads:
+            self.inputs.warn_of_changes(self.unfinished / FOLDER)
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.state_dict(),
+            "average": self.average.state_dict(),
+            "rows": self.rows,
+            "best": self._best,
+            "rate_of_open_epoch": self._rate_of_open_epoch,
+            "losses": losses,
+            "how": self.how,
+        }
+        self._write(lambda: save_state(self.unfinished, state))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Rank 0 writes; where it cannot, everyone raises its sentence instead of waiting for a process that ended."""
+        problem = ""
+        if self.group.leads:
+            try:
+                write()
+            except InputError as error:
+                saved = checkpoints(self.unfinished)
+                problem = f"{error}; it continues from {f'step {step_of(saved[-1])}' if saved else 'the start'}"
+        if problem := self.group.gather(problem)[0]:
+            raise InputError(problem)
 
     def _resume(self) -> None:
         state = load_state(self.unfinished)
+        steps = self.group.gather(state["step"] if state else 0)
+        if len(set(steps)) > 1:
+            raise InputError(
+                f"{self.unfinished}: the processes have read checkpoints of steps {steps}; see to the disk"
+            )
+        if self.group.leads:  # and all have read
+            discard_after(self.unfinished, steps[0])
         if state is None:
             return
         self.model.load_state_dict(state["model"])
@@ -247,9 +275,14 @@ class Run:
             )
 
     def outcome(self) -> Outcome:
-        if self.params.train.keep == "best":
-            load_best(self.unfinished, self._best["epoch"], self.model)
+        if self._best["file"]:
+            load_best(self.unfinished, self._best["file"], self.model)
             return Outcome(self.model, self.rows, self.step, self._best["epoch"])
+        if self.params.train.keep == "best":
+            log.warning(
+                "warning: train.keep is best, but no epoch has an AP: the validation images have no boxes that count; "
+                "the last weights are kept"
+            )
         with self.average.applied():
             final = copy.deepcopy(self.model)
         return Outcome(final, self.rows, self.step, self.rows[-1]["epoch"])

@@ -11,12 +11,14 @@ from typing import Any
 
 from m2det.config import dotted
 from m2det.errors import InputError
+from m2det.files.whole import write_whole
 from m2det.train.checkpoint import checkpoints, step_of
 from m2det.unfinished import locked
 
 log = logging.getLogger(__name__)
 
 WHAT = "run.json"
+SHOWN = ("model.name", "epochs", "seed")  # of a run, in the list of all
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def introduce(folder: Path, shape: dict[str, Any]) -> None:
         if differences:
             nearest, run = min(differences, key=lambda pair: len(pair[0]))
             log.info("a new run; %s, unfinished at step %d, has other %s", run.folder, run.step, ", ".join(nearest))
-    (folder / WHAT).write_text(json.dumps(flat, indent=1, sort_keys=True) + "\n")
+    write_whole(folder / WHAT, json.dumps(flat, indent=1, sort_keys=True) + "\n")
 
 
 def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
@@ -47,14 +49,21 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def unfinished_runs(root: Path) -> list[Unfinished]:
-    """All under `root` (models/unfinished), by name."""
+    """All under `root` (models/unfinished), by name; one whose description is damaged is left out with a warning."""
     runs = []
     for folder in sorted(path.parent for path in root.glob(f"*/{WHAT}")):
+        try:
+            shape = json.loads((folder / WHAT).read_text())
+        except (OSError, ValueError):
+            shape = None
+        if not isinstance(shape, dict) or not shape.keys() >= set(SHOWN):
+            log.warning(
+                "warning: %s is damaged; `m2det unfinished --delete %s` removes the run", folder / WHAT, folder.name
+            )
+            continue
         saved = checkpoints(folder)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        runs.append(
-            Unfinished(folder, json.loads((folder / WHAT).read_text()), step_of(saved[-1]) if saved else 0, size)
-        )
+        runs.append(Unfinished(folder, shape, step_of(saved[-1]) if saved else 0, size))
     return runs
 
 

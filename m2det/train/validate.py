@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from m2det.config import EvaluateParams
 from m2det.data.store import PackedSplit
 from m2det.evaluate.detect import coco_results_together
 from m2det.evaluate.metrics import coco_metrics
+from m2det.files.whole import temporary_folder, write_whole
 from m2det.group import Group
 from m2det.model import M2Det
 
@@ -31,7 +30,7 @@ def validate(
     model.eval()
     found = coco_results_together(model, priors, split, size, device, SETTINGS, group)
     results = [entry for image in found for entry in image]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "results.json"
-        path.write_text(json.dumps(results))
+    with temporary_folder() as folder:
+        path = folder / "results.json"
+        write_whole(path, json.dumps(results))
         return coco_metrics(split.ground_truth, path)

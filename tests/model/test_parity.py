@@ -103,9 +103,9 @@ def test_wrong_names_and_sizes_end_in_a_sentence():
         InputError, match=r"does not work out at 330 px .*41, 21, .* nearest size that does is 323 or 332"
     ):
         get_config("m2det330-vgg16")
-    with pytest.raises(InputError, match="no setting of a model is called sfan"):
+    with pytest.raises(InputError, match="no setting of a model is called 'sfan'"):
         get_config("m2det320-vgg16", sfan=True)
-    with pytest.raises(InputError, match=r"levels is 1, .* at least 2 levels"):
+    with pytest.raises(InputError, match="levels is 1, but it takes 2 to 32"):
         get_config("m2det320-vgg16", levels=1)
     with pytest.raises(InputError, match="levels is '4', but it takes a value like 2"):
         get_config("m2det320-vgg16", levels="4")
@@ -113,3 +113,40 @@ def test_wrong_names_and_sizes_end_in_a_sentence():
         get_config("m2det320-vgg16", fused=[64])
     with pytest.raises(InputError, match="takes 5 rising numbers above 0"):
         get_config("m2det-tiny", sizes=[0.1, -1, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"levels": 10_000_000},
+        {"scales": 10**9},
+        {"planes": 10**6},
+        {"size": 10**12},
+        {"fused": [10**9, 1]},
+        {"fused": [True, 2]},
+        {"sizes": [float("nan"), 1, 1, 1, 1]},
+        {"sizes": [1.0] * 10**6},
+        {"bn_momentum": float("inf")},
+        {"levels": 10**4000},
+        {"name": "other"},
+    ],
+    ids=lambda overrides: next(iter(overrides)),
+)
+def test_settings_without_bounds_end_in_a_short_sentence(overrides):
+    """A model file may come from anywhere, and a typing error in params.yaml from oneself."""
+    with pytest.raises(InputError) as error:
+        get_config("m2det-tiny", **overrides)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("classes", [0, -1, 10**6])
+def test_a_number_of_classes_without_bounds_ends_in_a_sentence(classes):
+    with pytest.raises(InputError, match="it takes 1 to 32767"):
+        build_model("m2det-tiny", classes)
+
+
+def test_a_name_with_any_number_in_it_ends_in_a_sentence():
+    for name in ("m2det" + "9" * 5000 + "-vgg16", "m2det999999-vgg16", "m2det0-vgg16", "m2det\n-vgg16"):
+        with pytest.raises(InputError) as error:
+            get_config(name)
+        assert len(str(error.value).splitlines()) == 1

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from m2det.files.torch_file import load_checked
 from m2det.train.checkpoint import checkpoints, step_of
 from tests.conftest import ROOT
 from tests.npu.build import simulated_npu_environment
@@ -39,7 +40,7 @@ def torchrun(python, material, folder, kind, program="m2det.train"):
 
 def outcome(process, folder):
     assert process.wait(200) == 0, (folder / "output.txt").read_text()[-3000:]
-    return torch.load(folder / "state/outcome.pt", map_location="cpu", weights_only=True)
+    return load_checked(folder / "state/outcome.pt")
 
 
 @pytest.fixture(scope="module")

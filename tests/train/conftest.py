@@ -5,10 +5,10 @@ import json
 import cv2
 import numpy as np
 import pytest
-from safetensors.torch import save_file
 
 from m2det.data.coco import read_split
 from m2det.data.packing import finish_cache, write_split
+from m2det.files.tensors import save_tensors
 from m2det.pretrained import random_backbone
 
 
@@ -37,5 +37,5 @@ def make_material(folder):
     entries = {name: write_split(cache, name, split, lambda *_: None) for name in ("train", "val")}
     finish_cache(cache, split.categories, entries)
     state = {f"base.{k}": v for k, v in random_backbone("m2det-tiny", 0).state_dict().items()}
-    save_file(state, str(folder / "backbone.safetensors"))
+    save_tensors(folder / "backbone.safetensors", state, {})
     return cache, folder / "backbone.safetensors"

@@ -1,8 +1,9 @@
 """Kill a training at random moments and continue it: `python -m tests.train.disturb` (make stress).
 
 A folder with what stage `train` takes stands for the working copy; `python -m flows.train` runs in it, which starts
-torchrun, which starts two ranks, or trains alone, with a data-loading process. One of them is killed; then nothing may
-be left, every checkpoint must load, and the same command must end with the bytes of the undisturbed model.
+torchrun, which starts two ranks, or trains alone, with a data-loading process. One of them is killed, or the disk is
+full, or a checkpoint is damaged, or settings are edited meanwhile; then nothing may be left, every other checkpoint
+must load, and the same command must end with the bytes of the undisturbed model.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,17 +20,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-import torch
 from ruamel.yaml import YAML
 
+from m2det.files.torch_file import verify
 from tests.conftest import ROOT
 from tests.train.conftest import make_material
 from tests.train.test_loop import settings
 
 VICTIMS = ("stage", "launcher", "rank", "alone")  # the last is a stage that trains in one process
 KINDS = [f"{victim} {name}" for victim in VICTIMS for name in ("SIGTERM", "SIGKILL", "SIGHUP")]
+KINDS += ["bit flip", "full disk", "edit"]
 ONE = {"processes": 1, "batch_size": 4, "workers": 1}
 MODEL, UNFINISHED = Path("models/m2det.safetensors"), Path("models/unfinished")
 
@@ -98,20 +103,96 @@ def disturb(folder: Path, kind: str, moment: float) -> tuple[bool, float]:
     Returns whether it was hit before its end, and after how many seconds nothing was left of it. Asserts that
     nothing is, and that what it has saved can be read.
     """
+    if kind == "bit flip":
+        return flip_bit(folder, moment)
+    if kind == "full disk":
+        return fill_disk(folder, moment)
+    if kind == "edit":
+        return edit(folder, moment)
     victim, name = kind.split()
     process = stage(folder)
     time.sleep(moment)
     pid = find(folder, victim, process)
     if pid is not None:
         os.kill(pid, getattr(signal, name))
-    killed = time.monotonic()
+    seconds = wait_for_all(folder, process, f"{kind} after {moment:.2f} s")
+    for path in saved(folder):
+        verify(path)
+    return pid is not None and process.returncode != 0, seconds
+
+
+def wait_for_all(folder: Path, process: subprocess.Popen, what: str) -> float:
+    """The seconds until nothing works in the folder. Asserts that this is soon."""
+    start = time.monotonic()
     process.wait(120)
     while rest := list(processes_in(folder)):
-        assert time.monotonic() < killed + 60, f"{kind} after {moment:.2f} s leaves {rest}"
+        assert time.monotonic() < start + 60, f"{what} leaves {rest}"
         time.sleep(0.05)
-    for path in (folder / UNFINISHED).glob("*/*.pt"):
-        torch.load(path, weights_only=True)
-    return pid is not None and process.returncode != 0, time.monotonic() - killed
+    return time.monotonic() - start
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints, oldest first."""
+    return sorted((folder / UNFINISHED).glob("*/step-*.pt"))
+
+
+def flip_bit(folder: Path, moment: float) -> tuple[bool, float]:
+    """Kill a rank; then one bit of the newest checkpoint is another, where there is one before it to go back to."""
+    hit, seconds = disturb(folder, "rank SIGKILL", moment)
+    if len(paths := saved(folder)) > 1:
+        rng, data = random.Random(moment), bytearray(paths[-1].read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        paths[-1].write_bytes(data)
+    return hit, seconds
+
+
+def fill_disk(folder: Path, moment: float) -> tuple[bool, float]:
+    """After `moment` seconds no file gets longer than a part of a checkpoint; then there is room again.
+
+    Asserts that the run ends in one sentence, that no half-written file is left, and that the checkpoints are whole.
+    """
+    process = stage(folder)
+    time.sleep(moment)
+    find(folder, "rank", process)
+    limit = random.Random(moment).randrange(300_000, 5_000_000)
+    for pid, _ in processes_in(folder):
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
+    seconds = wait_for_all(folder, process, f"full disk after {moment:.2f} s")
+    out = (folder / "out.txt").read_text()
+    if process.returncode:
+        assert process.returncode == 1 and "file too large" in out.splitlines()[-1], out
+        assert "make room, then give the same command again" in out.splitlines()[-1], out
+    assert not list(folder.glob("models/**/*.tmp")) and not list(folder.glob("results/*.tmp"))
+    for path in saved(folder):
+        verify(path)
+    return process.returncode != 0, seconds
+
+
+def edit(folder: Path, moment: float) -> tuple[bool, float]:
+    """After `moment` seconds params.yaml has another learning rate; the end's sentence tells how to undo that.
+
+    Asserts that the run publishes nothing, and keeps what it has done.
+    """
+    (folder / MODEL).unlink(missing_ok=True)  # as DVC does
+    process = stage(folder)
+    time.sleep(moment)
+    params = folder / "params.yaml"
+    text = params.read_text()
+    params.write_text(re.sub(r"(?m)^  lr: .*", "  lr: 0.123", text))
+    seconds = wait_for_all(folder, process, f"edit after {moment:.2f} s")
+    out = (folder / "out.txt").read_text()
+    last = out.splitlines()[-1]
+    if process.returncode:
+        assert process.returncode == 1 and last.startswith("error: inputs changed while"), out
+        assert not (folder / MODEL).exists()
+    if undo := re.search(r"give the same command again: (cp .+?)\. To run anew", last):
+        subprocess.run(["sh", "-c", undo[1]], cwd=folder, check=True)
+        assert saved(folder), "the finished state waits to be published"
+    else:  # it had ended before, or had not yet begun
+        params.write_text(text)
+    assert params.read_text() == text
+    return process.returncode != 0, seconds
 
 
 def main() -> None:
@@ -141,7 +222,7 @@ def main() -> None:
                 assert finished(folder) == wanted, f"{kind}, moment {i} of seed {arguments.seed}: other bytes"
                 shutil.rmtree(folder)
             print(
-                f"{kind}: {hits} of {kills} kills before its end, all {arguments.moments} models and curves byte for "
+                f"{kind}: {hits} of {kills} before its end, all {arguments.moments} models and curves byte for "
                 f"byte the undisturbed ones; nothing left after at most {longest:.1f} s",
                 flush=True,
             )

@@ -252,7 +252,7 @@ def test_a_folder_of_damaged_checkpoints_is_one_sentence(material, tmp_path, mon
     interrupt_at_5(material, tmp_path, settings(), monkeypatch)
     for path in checkpoints(tmp_path / "state"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"no checkpoint in .* can be read; delete the folder"):
+    with pytest.raises(InputError, match=r"can be used \(.*does not end in a checksum.*\); delete the folder"):
         run(material, tmp_path, settings())
 
 
@@ -264,7 +264,7 @@ def test_the_best_epochs_weights_survive_an_interruption(material, tmp_path, mon
     assert outcome.kept_epoch == 3
     for checkpoint in checkpoints(folder):
         best = torch.load(checkpoint, weights_only=True)["best"]
-        assert best == {"AP": 0.6, "epoch": 3} and (folder / "best-000003.pt").exists()
+        assert best == {"AP": 0.6, "epoch": 3, "file": "best-000003.pt"} and (folder / "best-000003.pt").exists()
     assert len(list(folder.glob("best-*.pt"))) <= 2
 
 

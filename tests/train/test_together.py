@@ -18,10 +18,11 @@ from m2det.config import load_params
 from m2det.data.loader import TrainingOrder
 from m2det.data.store import PackedSplit
 from m2det.errors import InputError
+from m2det.files.model_file import save_trained
 from m2det.group import Group
 from m2det.model import prior_boxes
 from m2det.torchrun import count_processes, run_together
-from m2det.train.checkpoint import checkpoints, save_trained, step_of
+from m2det.train.checkpoint import checkpoints, step_of
 from m2det.train.launch import train_together
 from m2det.train.validate import validate
 from tasks.process import run_child

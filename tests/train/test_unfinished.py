@@ -67,3 +67,15 @@ def test_they_are_listed_and_deleted(tmp_path, monkeypatch, capsys):
     assert "no unfinished training; there are: abc" in capsys.readouterr().err
     assert main(["unfinished", "--delete", "abc"]) == 0
     assert unfinished_runs(tmp_path / "models/unfinished") == [] and not folder.exists()
+
+
+def test_a_damaged_description_is_left_out_and_can_be_deleted(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        introduce(tmp_path / "models/unfinished" / name, SHAPE)
+    (tmp_path / "models/unfinished/a/run.json").write_text('{"epochs": 3')
+    (tmp_path / "models/unfinished/b/run.json").write_text("[]")
+    assert main(["unfinished"]) == 0
+    assert capsys.readouterr().out.startswith("c ") and "unfinished --delete a" in caplog.text
+    assert main(["unfinished", "--delete", "a"]) == 0
+    assert not (tmp_path / "models/unfinished/a").exists()

@@ -1,0 +1,196 @@
+"""Nothing damaged is believed: checkpoints, best weights, what processes hand over, the backbone."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from m2det.data.coco import read_split
+from m2det.data.packing import finish_cache, write_split
+from m2det.errors import InputError
+from m2det.files.torch_file import save_checked
+from m2det.model import build_model
+from m2det.pretrained import load_initial
+from m2det.train.checkpoint import checkpoints, load_state, save_state
+from m2det.train.launch import OUTCOME, train_together
+from m2det.train.run import Run
+from tests.train.test_loop import interrupt_at_5, run, settings
+
+
+def flip(path, where=0.6):
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * where)] ^= 4
+    path.write_bytes(data)
+
+
+def zero(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 5000] = bytes(5000)
+    path.write_bytes(data)
+
+
+def make_folder(path):
+    path.unlink()
+    path.mkdir()
+    (path / "file").touch()
+
+
+DAMAGES = {
+    "a bit": flip,
+    "a bit of the checksum": lambda path: flip(path, 0.9999999),
+    "5,000 zeroes": zero,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+    "cut by its checksum": lambda path: path.write_bytes(path.read_bytes()[:-46]),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"more"),
+    "empty": lambda path: path.write_bytes(b""),
+    "a folder": make_folder,
+    "text": lambda path: path.write_text("text"),
+    "a list": lambda path: torch.save([1, 2], path),
+    "a list with a checksum": lambda path: save_checked(path, [1, 2]),
+    "another step's": lambda path: shutil.copy(path.with_name("step-000000004.pt"), path),
+    "of an earlier version": lambda path: torch.save(torch.load(path, weights_only=True), path),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(material, tmp_path_factory):
+    return run(material, tmp_path_factory.mktemp("whole"), settings())
+
+
+@pytest.fixture(scope="module")
+def stopped(material, tmp_path_factory):
+    """A folder with the checkpoints of steps 4 and 5, of 9."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at_5(material, folder, settings(save_every=1), patch)
+    assert [path.name[-4:-3] for path in checkpoints(folder / "state")] == ["4", "5"]
+    return folder
+
+
+@pytest.fixture
+def unfinished(stopped, tmp_path):
+    return shutil.copytree(stopped, tmp_path / "unfinished")
+
+
+def same(a, b):
+    wanted = b.model.state_dict()
+    return a.rows == b.rows and all(torch.equal(value, wanted[key]) for key, value in a.model.state_dict().items())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_checkpoint_before_a_damaged_one_is_taken(unfinished, damage, caplog):
+    newest = checkpoints(unfinished / "state")[-1]
+    DAMAGES[damage](newest)
+    assert load_state(unfinished / "state")["step"] == 4
+    [warning] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"warning: {newest} ")
+
+
+@pytest.mark.parametrize("damage", ["a bit", "a folder"])
+def test_a_run_with_a_damaged_checkpoint_ends_as_the_undisturbed_one(material, unfinished, whole, damage):
+    DAMAGES[damage](checkpoints(unfinished / "state")[-1])
+    assert same(run(material, unfinished, settings(save_every=2)), whole)
+    assert all(path.is_file() for path in checkpoints(unfinished / "state")), "what was passed over is removed"
+
+
+def test_without_any_good_checkpoint_one_sentence_says_so(unfinished):
+    for path in checkpoints(unfinished / "state"):
+        zero(path)
+    with pytest.raises(InputError, match=r"can be used \(.*step-000000004.pt is damaged: .*sha256.*delete the folder"):
+        load_state(unfinished / "state")
+
+
+def test_another_versions_checkpoint_is_not_read_by_halves(tmp_path):
+    save_state(tmp_path, {"step": 3, "version": 2})
+    with pytest.raises(InputError, match=r"has version 2, this code reads 3; delete it to start anew"):
+        load_state(tmp_path)
+
+
+def test_half_written_files_of_a_killed_run_go(material, unfinished):
+    (unfinished / "state/step-000000006.pt.tmp").write_bytes(b"half")
+    run(material, unfinished, settings())
+    assert not list((unfinished / "state").glob("*.tmp"))
+
+
+@pytest.fixture
+def average_precisions(monkeypatch):
+    """Epoch 2 is the best one, however often it is evaluated."""
+    values = {1: 0.1, 2: 0.6, 3: 0.4}
+    end_epoch = Run.end_epoch
+
+    def remember(self, rate):
+        monkeypatch.setattr("m2det.train.run.validate", lambda *_: {"AP": values[self.step // 3], "AP50": 0.0})
+        return end_epoch(self, rate)
+
+    monkeypatch.setattr(Run, "end_epoch", remember)
+
+
+def stop_at(step, material, folder, params, monkeypatch):
+    save = Run.save
+
+    def stop(self):
+        save(self)
+        if self.step == step and not self._rate_of_open_epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "save", stop)
+        run(material, folder, params)
+
+
+@pytest.mark.usefixtures("average_precisions")
+def test_damaged_best_weights_are_made_again(material, tmp_path, monkeypatch):
+    """From the checkpoint before the one that names them: published is what the log says."""
+    how = settings(save_every=1, evaluate_every=1, keep="best")
+    wanted = run(material, tmp_path / "wanted", how)
+    assert wanted.kept_epoch == 2
+    stop_at(6, material, tmp_path, how, monkeypatch)
+    flip(tmp_path / "state/best-000002.pt")
+    assert load_state(tmp_path / "state")["step"] == 5
+    found = run(material, tmp_path, how)
+    assert found.kept_epoch == 2 and same(found, wanted)
+
+
+@pytest.mark.usefixtures("average_precisions")
+@pytest.mark.parametrize("damage", ["a bit", "absent"])
+def test_best_weights_that_cannot_be_made_again_are_one_sentence(material, tmp_path, monkeypatch, damage):
+    """Neither another epoch's weights nor the last ones are published in their place."""
+    how = settings(save_every=1, evaluate_every=1, keep="best")
+    stop_at(8, material, tmp_path, how, monkeypatch)
+    best = tmp_path / "state/best-000002.pt"
+    flip(best) if damage == "a bit" else best.unlink()
+    with pytest.raises(InputError, match=r"no checkpoint in .*best-000002\.pt .*delete the folder to start anew"):
+        run(material, tmp_path, how)
+
+
+def test_a_damaged_outcome_of_processes_is_one_sentence(material, tmp_path):
+    def child(*_, **__):
+        save_checked(tmp_path / OUTCOME, {"model": {"a": torch.zeros(1000)}})
+        flip(tmp_path / OUTCOME)
+
+    with pytest.raises(InputError, match=r"outcome\.pt is damaged: .* give the same command again"):
+        train_together(settings(), tmp_path / "params.yaml", *material, tmp_path, 2, child)
+
+
+@pytest.mark.parametrize("where", [0.01, 0.5])
+def test_a_damaged_backbone_is_one_sentence(material, tmp_path, where):
+    backbone = shutil.copy(material[1], tmp_path / "backbone.safetensors")
+    flip(backbone, where)
+    with pytest.raises(InputError, match=r"backbone\.safetensors (is damaged|has no checksum)"):
+        load_initial(build_model("m2det-tiny", 1), backbone, 0.5)
+
+
+def test_without_boxes_to_validate_on_the_last_weights_are_kept_and_it_says_why(material, tmp_path, caplog):
+    """AP is -1 then: no epoch is the best."""
+    cache = shutil.copytree(material[0], tmp_path / "cache")
+    given = material[0].parent / "a.json"
+    (tmp_path / "empty.json").write_text(json.dumps(json.loads(given.read_text()) | {"annotations": []}))
+    parts = {"train": given, "val": tmp_path / "empty.json"}
+    splits = {name: read_split([(path, given.parent / "images")]) for name, path in parts.items()}
+    entries = {name: write_split(cache, name, split, lambda *_: None) for name, split in splits.items()}
+    finish_cache(cache, splits["train"].categories, entries)
+    wanted = run((cache, material[1]), tmp_path / "last", settings(epochs=2))
+    found = run((cache, material[1]), tmp_path / "best", settings(epochs=2, keep="best"))
+    assert same(found, wanted) and found.kept_epoch == 2 and found.rows[-1]["AP"] == -1
+    assert "train.keep is best, but no epoch has an AP" in caplog.text
