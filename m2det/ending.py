@@ -14,7 +14,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,12 +80,14 @@ def end_after_stop(say: Callable[[str], None]) -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # written to when a signal comes
 
     def look() -> None:
+        import tempfile
+
         while (number := os.read(reader, 1)[0]) not in STOPS:
             pass
         grace = ENDING.grace
         log = ENDING.log or Path(tempfile.gettempdir()) / f"m2det-{os.getpid()}.log"
         # by a thread that needs no interpreter, where this one does not get it or is ended before the process
-        faulthandler.dump_traceback_later(grace + LONGER / 3, exit=True, file=ENDING.log.open("a") if ENDING.log else 2)
+        faulthandler.dump_traceback_later(grace + LONGER, exit=True, file=ENDING.log.open("a") if ENDING.log else 2)
         time.sleep(grace)
         try:
             with log.open("a") as file:

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
@@ -60,6 +59,8 @@ def start(process: BaseProcess) -> None:
     So is the fork server, where there is one and this is its first process.
     """
     if multiprocessing.get_start_method() != "fork":
+        from multiprocessing import resource_tracker
+
         resource_tracker.ensure_running()  # which unblocks them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
@@ -71,6 +72,8 @@ def start(process: BaseProcess) -> None:
 def end_with_starter() -> None:
     """For a process of multiprocessing's, however started: it is killed when the one that asked for it ends, also
     while it is stopped."""
+    from multiprocessing import forkserver
+
     starter = multiprocessing.parent_process()
     assert starter is not None
     if sys.platform == "linux":

@@ -21,6 +21,7 @@ OUTSIDE = "outside the image"
 TOO_THIN = "1 px or less in width or height"
 LONGEST_SIDE = 65_535  # px, the most that a JPEG can have
 MOST_CATEGORIES = 2**15 - 1  # labels are int16
+LONGEST_NAME = 1000  # of a category, in characters: what a model's file takes
 SLACK = 0.01  # COCO rounds to hundredths of a pixel: what exceeds the image by less was not clipped
 
 
@@ -238,6 +239,8 @@ def _categories(entries: list[Any], path: Path) -> list[Category]:
             raise InputError(f"{path}: category id {entry['id']!r} must be a whole number")
         if not (isinstance(entry["name"], int | float) or _is_text(entry["name"])):
             raise InputError(f"{path}: category {entry['id']} has name {entry['name']!r}, no text")
+        if not 1 <= len(str(entry["name"])) <= LONGEST_NAME:
+            raise InputError(f"{path}: the name of category {entry['id']} must have 1 to {LONGEST_NAME} characters")
     if len(entries) > MOST_CATEGORIES:
         raise InputError(f"{path} has {len(entries)} categories; {MOST_CATEGORIES} are the most")
     for key in ("id", "name"):

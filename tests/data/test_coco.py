@@ -193,3 +193,11 @@ def test_outlines_are_dropped_where_nobody_asks_for_them(tmp_path: Path) -> None
     assert read_annotations(path, outlines=True)["annotations"] == one["annotations"]
     one["annotations"][0].pop("segmentation")
     assert read_annotations(path)["annotations"] == one["annotations"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 1001])
+def test_a_category_whose_name_no_model_file_takes_is_named_before_the_training(tmp_path: Path, name: str) -> None:
+    one = content()
+    one["categories"][0]["name"] = name
+    with pytest.raises(InputError, match=r"the name of category \d+ must have 1 to 1000 characters"):
+        read(tmp_path, one)
