@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from m2det.detect_files import find_pictures
 from m2det.errors import InputError
 from m2det.files.model_file import load_trained
 from m2det.model import M2Det, prior_boxes
+from m2det.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +29,9 @@ MOST_PICTURES = 8  # that an export is checked on
 TOLERANCE = 1e-4  # of boxes (fractions of the image, of themselves where larger than it) and scores
 
 ATC = """#!/bin/sh
-# Makes {stem}.om of {stem}.onnx for an Ascend device, with the compiler atc of CANN (source its set_env.sh first).
+# Makes {name}.om of {name}.onnx for an Ascend device, with the compiler atc of CANN (source its set_env.sh first).
 # Written with the model's exact shapes; it was not run on a device. atc computes in float16 unless told otherwise.
-#   SOC_VERSION=Ascend910B3 BATCH=1 sh {script}
+#   SOC_VERSION=Ascend910B3 BATCH=1 sh {name}_atc.sh
 # SOC_VERSION is "Ascend" and the name that `npu-smi info` gives. The batch is fixed in an .om: one file for each.
 set -eu
 cd "$(dirname "$0")"
@@ -91,9 +93,14 @@ def export_onnx(weights: Path, target: Path, pictures: list[Path]) -> None:
         raise InputError(f"the exported network differs from PyTorch's by {difference:.2g}; {target} was not written")
     os.replace(temporary, target)
     script = target.with_name(f"{target.stem}_atc.sh")
-    script.write_text(ATC.format(stem=target.stem, script=script.name, size=size))
+    script.write_text(atc_script(target.stem, size))
     log.info("%s: the same as PyTorch's within %.1e on %d pictures", target, difference, len(images))
     log.info("%s: makes an .om of it where CANN is; it was not run on a device", script)
+
+
+def atc_script(stem: str, size: int) -> str:
+    """The shell script for STEM.onnx, whose name is a word in it and nothing else."""
+    return ATC.format(stem=shlex.quote(stem), name=printable(stem), size=size)
 
 
 def _difference(detector: ExportedDetector, path: Path, images: Tensor) -> float:

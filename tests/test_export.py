@@ -1,5 +1,6 @@
 """An exported network computes what PyTorch does, for any batch, and its script names the exact shapes."""
 
+import os
 import subprocess
 
 import numpy as np
@@ -51,3 +52,21 @@ def test_a_network_that_differs_is_not_written(exported, tmp_path, monkeypatch, 
     assert main(["export", str(exported[0]), "--out", str(tmp_path / "bad.onnx")]) == 1
     assert "differs from PyTorch's by 0.5" in capsys.readouterr().err
     assert not (tmp_path / "bad.onnx").exists()
+
+
+@pytest.mark.parametrize("stem", ["a b", "x$(touch made)", "x\ntouch made #", "';touch made;'", "-x"])
+def test_a_files_name_is_no_command_in_the_script(tmp_path, stem):
+    (tmp_path / "bin").mkdir()
+    atc = tmp_path / "bin/atc"
+    atc.write_text('#!/bin/sh\nprintf "%s\\0" "$@" > "$OUT"\n')
+    atc.chmod(0o755)
+    (tmp_path / "script.sh").write_text(export.atc_script(stem, 96))
+    environment = {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "SOC_VERSION": "Ascend910B3",
+        "OUT": f"{tmp_path}/out",
+    }
+    subprocess.run(["sh", tmp_path / "script.sh"], env=environment, check=True)
+    arguments = (tmp_path / "out").read_text().split("\0")
+    assert f"--model={stem}.onnx" in arguments and f"--output={stem}_bs1" in arguments
+    assert not (tmp_path / "made").exists()
