@@ -22,7 +22,7 @@ from m2det.unfinished import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:
         sys.argv.append("child")  # which is stopped, say, and lives on
-    os.write(1, b"locked\n" if len(sys.argv) == 2 else b"%d\n" % os.getpid())  # in one piece, beside the other's
+    os.write(1, b"locked\\n" if len(sys.argv) == 2 else b"%d\\n" % os.getpid())  # in one piece, beside the other's
     time.sleep(60)
 """
 
