@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from m2det.train.checkpoint import load_state, load_trained, save_trained
+from m2det.files.model_file import load_trained, save_trained
+from m2det.train.checkpoint import load_state
 from m2det.train.run import Run
 from tests.npu.training import cpu_in_the_order_of_the_npu, settings, train  # noqa: F401
 from tests.train.test_loop import interrupt_at_5

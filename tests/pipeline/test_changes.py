@@ -218,7 +218,7 @@ def test_the_result_as_a_whole_is_checked(folder):
         ({"train.lr": 0.01, "train.milestones": []}, "lr_factors needs one entry more"),
         ({"data.source": "coco2014"}, "needs data.root"),
         ({"model.name": "m2det-huge"}, "model: no model is called 'm2det-huge'"),
-        ({"model.overrides": {"level": 3}}, "model: no setting of a model is called level"),
+        ({"model.overrides": {"level": 3}}, "model: no setting of a model is called 'level'"),
         ({"train": {"lr": 1}}, "train is a section of params.yaml; give single keys of it, such as train.batch_size"),
         ({"model.overrides.levels": 3}, "model.overrides is given as a whole"),
         ({"train.rate": 3}, "no key of params.yaml is called 'train.rate'"),
