@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from m2det.ending import ENDING
 from m2det.errors import InputError, cann_explained
 from m2det.output import outlive_reader
 from m2det.text import PrintableFormatter, any_text_prints
-from tasks.inputs import inputs_of, require_unchanged
+from tasks.inputs import conclude, inputs_of
 from tasks.last_results import how_to_restore
 from tasks.process import stage_process
 
@@ -49,16 +50,11 @@ def run_stage(name: str, *steps: Step) -> None:
     log.propagate = False
 
     def check_inputs() -> None:
-        require_unchanged(name)
+        conclude(name)
 
     steps = tuple(cann_explained()(step) for step in (*steps, check_inputs))
-    restore = how_to_restore(name)
-
-    def say_how_to_restore() -> None:
-        print(restore, file=sys.stderr)
-
-    if restore:
-        atexit.register(say_how_to_restore)  # the last line, behind sentences and tracebacks
+    ENDING.last_line = how_to_restore(name)
+    atexit.register(_say_last_line)  # behind sentences and tracebacks
     try:
         inputs_of(name)  # before anything else reads them
         if api_url():
@@ -72,7 +68,12 @@ def run_stage(name: str, *steps: Step) -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from what is finished", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    atexit.unregister(say_how_to_restore)
+    atexit.unregister(_say_last_line)
+
+
+def _say_last_line() -> None:
+    if ENDING.last_line:
+        print(ENDING.last_line, file=sys.stderr)
 
 
 def api_url() -> str | None:

@@ -16,7 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -32,11 +32,15 @@ def unended(grace: float) -> str:
 
 @dataclass
 class Ending:
-    """What counts at the moment of the signal: `grace` seconds, and after them `words(grace)`; traces go to `log`."""
+    """What counts at the moment of the signal: `grace` seconds, and after them `words(grace)`; traces go to `log`.
+
+    last_line: of a stage, behind these words.
+    """
 
     grace: float = 10.0
     words: Callable[[float], str] = unended
     log: Path | None = None
+    last_line: str = ""
 
 
 ENDING = Ending()  # this process's
@@ -86,13 +90,17 @@ def end_after_stop(say: Callable[[str], None]) -> None:
             pass
         grace = ENDING.grace
         log = ENDING.log or Path(tempfile.gettempdir()) / f"m2det-{os.getpid()}.log"
+        try:
+            traces, where = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), f"; {log} says where it was"
+        except OSError:  # a full disk does not keep the process alive
+            traces, where = 2, ""
         # by a thread that needs no interpreter, where this one does not get it or is ended before the process
-        faulthandler.dump_traceback_later(grace + LONGER, exit=True, file=ENDING.log.open("a") if ENDING.log else 2)
+        faulthandler.dump_traceback_later(grace + LONGER, exit=True, file=traces)
         time.sleep(grace)
         try:
-            with log.open("a") as file:
-                faulthandler.dump_traceback(file)
-            say(f"{ENDING.words(grace)}; {log} says where it was")
+            with suppress(OSError):
+                faulthandler.dump_traceback(traces)
+            say(f"{ENDING.words(grace)}{where}")
         finally:
             os._exit(128 + number)
 

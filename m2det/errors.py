@@ -10,6 +10,11 @@ from pathlib import Path
 
 from m2det.text import printable
 
+# DVC's cache and the working copy share a file (hardlink, symlink), or DVC takes its copy for sound because it is
+# read-only: to make a damaged output anew would end in the damaged bytes again. A copy that is writable and of another
+# time is hashed, and dropped where it is damaged.
+CHECK_COPIES = 'find "$(dvc cache dir)" -type f -exec chmod u+w {} + -exec touch {} +'
+
 
 class InputError(ValueError):
     """Wrong input, told in a sentence that says what is wrong, where, and what to do.

@@ -12,8 +12,8 @@ from m2det.model import prior_boxes
 from m2det.text import printable
 
 
-def describe_model(path: Path, results: Path = Path("results")) -> str:
-    """The file's card as text, and whether the metrics in the folder `results`, if any, are this model's.
+def describe_model(path: Path, results: Path = Path("results"), cache: Path = Path("data/cache")) -> str:
+    """The file's card as text, and whether the metrics in the folder `results`, if any, are of it and of the cache.
 
     Raises InputError for a file that is not one of ours.
     """
@@ -29,7 +29,7 @@ def describe_model(path: Path, results: Path = Path("results")) -> str:
         ("trained", _trained(card)),
         *((f"sha256 of {name}", str(value)) for name, value in sorted(card["hashes"].items())),
     ]
-    if evaluation := describe_record(results, path):
+    if evaluation := describe_record(results, path, cache):
         lines.append(("evaluation", evaluation))
     lines = [(printable(name), printable(value)) for name, value in lines]  # a card may say anything
     width = max(len(name) for name, _ in lines)

@@ -6,10 +6,12 @@ model was made from. So the inputs are recorded at the start, and compared befor
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import logging
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,33 +19,46 @@ from typing import Any
 
 from m2det.config import read_yaml
 from m2det.errors import InputError
+from m2det.files.whole import write_whole
 
 log = logging.getLogger(__name__)
 
-FOLDER = "inputs"  # where a run's folder keeps them
-RECORD, VERSION = "inputs.json", 1
+FOLDER = "inputs"  # in a run's folder, where they are kept
+NAME, VERSION = "inputs.json", 2  # in that folder
 ABSENT = "absent"  # of a setting that one of two params.yaml lacks
+LARGE = 1 << 30  # bytes; larger files are not hashed at the start
+# what Python, editors and NFS leave beside sources; .dvcignore has them, too
+IGNORED = ("__pycache__", "*.so", "*~", ".*.sw?", "4913", ".DS_Store", ".nfs*")
 Stat = tuple[int, int, int]  # inode, bytes, time of the last change in ns
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference in words, and the file that has it."""
+    """One difference in words, and the file or the dependency that has it."""
 
     text: str
     path: str
 
 
 @dataclass
-class Inputs:
-    """What a result is made of. `Inputs()` is of nothing and never differs.
+class Data:
+    """A file or folder that a stage made.
 
-    Args:
-        params: the file of settings; keys: those that count, each a setting or a section of it.
-        settings: their values at the start, by dotted key.
-        sources: the project's files and folders; md5: of each file in them at the start.
-        data: files and folders that stages made; stats: of each file in them at the start, by these names.
-        data_md5: of each of `data`, as `content_md5` has it; "" where nobody knows.
+    files: stats and md5 of each file in it, "" for a large one; md5: of the whole, as `content_md5` has it, "" where
+    nobody knows; restore: the command that brings it back.
+    """
+
+    files: dict[str, tuple[Stat, str]]
+    md5: str
+    restore: str
+
+
+@dataclass
+class Inputs:
+    """What a result is made of; `Inputs()` holds nothing, and so never changes.
+
+    params: the file of settings; keys: those that count, each a setting or a section; settings: their values by dotted
+    key. sources: the project's files and folders; md5: of each file in them. data: what other stages made, by path.
     """
 
     params: str = "params.yaml"
@@ -51,63 +66,65 @@ class Inputs:
     settings: dict[str, Any] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
     md5: dict[str, str] = field(default_factory=dict)
-    data: list[str] = field(default_factory=list)
-    stats: dict[str, dict[str, Stat]] = field(default_factory=dict)
-    data_md5: dict[str, str] = field(default_factory=dict)
+    data: dict[str, Data] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._contents: dict[str, bytes] = {}  # of params and sources, while this process lives
         self._reported: list[Change] = []
-        self._hashed: dict[str, tuple[dict[str, Stat], bool]] = {}  # of data: whether it was the same
 
     @classmethod
     def record(
-        cls, params: str, keys: Sequence[str], sources: Sequence[str], data: Sequence[str], data_md5: Mapping[str, str]
+        cls, params: str, keys: Sequence[str], sources: Sequence[str], data: Mapping[str, tuple[str, str]]
     ) -> Inputs:
-        """Read all of them now, paths relative to the working directory; of `data`, which may be large, only stats.
+        """Read all of them now, paths relative to the working directory.
 
+        data: path -> (md5 of the whole or "", command that brings it back).
         Raises InputError for a params file that is missing or no YAML.
         """
-        contents = {path: Path(path).read_bytes() for source in sources for path in _files(source)}
-        inputs = cls(
-            params,
-            list(keys),
-            _select(read_yaml(Path(params)), keys),
-            list(sources),
-            {path: _md5(content) for path, content in contents.items()},
-            list(data),
-            {dep: _stats(dep) for dep in data},
-            {dep: data_md5.get(dep, "") for dep in data},
-        )
+        contents = dict(_read(sources))
+        settings = _select(read_yaml(Path(params)), keys)
+        made = {
+            path: Data({p: (stat, _small_md5(p, stat)) for p, stat in _stats(path).items()}, md5, restore)
+            for path, (md5, restore) in data.items()
+        }
+        inputs = cls(params, list(keys), settings, list(sources), {p: _md5(c) for p, c in contents.items()}, made)
         inputs._contents = {params: Path(params).read_bytes(), **contents}
         return inputs
 
     def keep(self, folder: Path) -> Path:
-        """Write the record, and copies of params and sources, to the folder; returns that of params."""
+        """Write the record, and copies of params and sources, to the folder, alone; returns that of params."""
+        shutil.rmtree(folder, ignore_errors=True)
         for path, content in self._contents.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            _replace(folder / path, content)
-        record = {"version": VERSION, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
-        _replace(folder / RECORD, json.dumps(record, default=str).encode())
+            write_whole(folder / path, content)
+        record = {
+            **{name: getattr(self, name) for name in ("params", "keys", "settings", "sources", "md5")},
+            "data": {path: vars(data) for path, data in self.data.items()},
+        }
+        write_whole(folder / NAME, json.dumps({"version": VERSION, **record}, default=str))
         return folder / self.params
 
     @classmethod
     def load(cls, folder: Path) -> Inputs:
-        """What `keep` wrote to the folder; of nothing where nothing was kept."""
-        if not (folder / RECORD).exists():
+        """What `keep` wrote to the folder; nothing where nothing was kept."""
+        if not (folder / NAME).exists():
             return cls()
-        content = json.loads((folder / RECORD).read_text())
-        assert content.pop("version") == VERSION  # written by the process that started this one
-        content["stats"] = {dep: {p: tuple(s) for p, s in files.items()} for dep, files in content["stats"].items()}
-        return cls(**content)
+        record = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        assert record.pop("version") == VERSION  # written by the process that started this one
+        for path, data in record["data"].items():
+            files = {name: (tuple(stat), md5) for name, (stat, md5) in data["files"].items()}
+            record["data"][path] = Data(files, data["md5"], data["restore"])
+        return cls(**record)
 
-    def changes(self) -> list[Change]:
-        """How the inputs differ from what they were; a file that was only touched does not."""
-        return [*self._changed_settings(), *self._changed_sources(), *self._changed_data()]
+    def changes(self, thorough: bool = True) -> list[Change]:
+        """How the inputs differ from what they were; a file that was only touched does not.
+
+        thorough: hash large files whose stats changed, which takes minutes; else they count as the same.
+        """
+        return [*self._changed_settings(), *self._changed_sources(), *self._changed_data(thorough)]
 
     def refuse_changes(self) -> None:
         """Raise InputError where the inputs have changed: for a process that has just read them."""
-        if changes := self.changes():
+        if changes := self.changes(thorough=False):
             raise InputError(
                 f"inputs changed while this started: {'; '.join(change.text for change in changes)}; give the same "
                 "command again"
@@ -115,7 +132,7 @@ class Inputs:
 
     def warn_of_changes(self, folder: Path) -> None:
         """Log a warning of changes, once for each set of them. folder: where `keep` wrote."""
-        changes = self.changes()
+        changes = self.changes(thorough=False)
         if changes != self._reported:
             self._reported = changes
             if changes:
@@ -129,13 +146,13 @@ class Inputs:
                 log.info("the inputs are again what this began with")
 
     def undo(self, changes: Sequence[Change], folder: Path) -> str:
-        """The shell command that brings back what `keep` wrote to the folder; data comes from DVC's cache."""
+        """The shell command that brings back what `keep` wrote to the folder, and data."""
         commands = []
         for path in dict.fromkeys(change.path for change in changes):
-            if (folder / path).is_file():
+            if path in self.data:
+                commands.append(self.data[path].restore)
+            elif (folder / path).is_file():
                 commands.append(shlex.join(["cp", _shown(folder / path), path]))
-            elif path in self.data:
-                commands.append(shlex.join(["dvc", "checkout", "--force", path]))
             else:
                 commands.append(shlex.join(["rm", path]))
         return " && ".join(commands)
@@ -145,7 +162,7 @@ class Inputs:
             return
         try:
             now = _select(read_yaml(Path(self.params)), self.keys)
-        except InputError as error:
+        except (InputError, OSError) as error:
             yield Change(str(error), self.params)
             return
         for key in sorted(self.settings.keys() | now.keys()):
@@ -154,22 +171,28 @@ class Inputs:
                 yield Change(f"{key}: {old!r} -> {new!r}", self.params)
 
     def _changed_sources(self) -> Iterator[Change]:
-        now = {path: _md5(Path(path).read_bytes()) for source in self.sources for path in _files(source)}
+        now = {path: _md5(content) for path, content in _read(self.sources)}
         for path in sorted(self.md5.keys() | now.keys()):
             if self.md5.get(path) != now.get(path):
                 what = "is new" if path not in self.md5 else "edited" if path in now else "removed"
                 yield Change(f"{path} {what}", path)
 
-    def _changed_data(self) -> Iterator[Change]:
-        for dep in self.data:
-            now = _stats(dep)
-            if now == self.stats[dep]:
-                continue
-            if dep not in self._hashed or self._hashed[dep][0] != now:  # gigabytes: not at every checkpoint
-                same = bool(now and self.data_md5[dep]) and content_md5(Path(dep)) == self.data_md5[dep]
-                self._hashed[dep] = now, same
-            if not self._hashed[dep][1]:
-                yield Change(f"{dep} {'has other content' if now else 'removed'}", dep)
+    def _changed_data(self, thorough: bool) -> Iterator[Change]:
+        for path, data in self.data.items():
+            now = _stats(path)
+            if now.keys() != data.files.keys():
+                yield Change(f"{path} has other files" if now else f"{path} removed", path)
+            elif any(self._differs(name, stat, *data.files[name]) for name, stat in now.items()) or (
+                thorough
+                and any(stat != data.files[name][0] for name, stat in now.items() if stat[1] > LARGE)
+                and not (data.md5 and content_md5(Path(path)) == data.md5)
+            ):
+                yield Change(f"{path} has other content", path)
+
+    def _differs(self, name: str, now: Stat, before: Stat, md5: str) -> bool:
+        if now == before:
+            return False
+        return now[1] != before[1] or bool(md5 and _small_md5(name, now) != md5)
 
 
 def content_md5(path: Path) -> str:
@@ -199,16 +222,43 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
 
 
 def _files(path: str) -> list[str]:
-    """The file, or all in the folder but what Python compiles (.dvcignore has that, too); none where nothing is."""
+    """The file, or all in the folder but what is ignored; none where nothing is."""
     if not Path(path).is_dir():
         return [path] if Path(path).is_file() else []
-    found = (p for p in Path(path).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    found = (p for p in Path(path).rglob("*") if p.is_file() and not any(map(_is_ignored, p.parts)))
     return sorted(p.as_posix() for p in found)
 
 
+def _is_ignored(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED)
+
+
+def _read(sources: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Each file and its content; one that cannot be read, since an editor is replacing it, say, counts as absent."""
+    for path in (path for source in sources for path in _files(source)):
+        try:
+            yield path, Path(path).read_bytes()
+        except OSError:
+            continue
+
+
 def _stats(path: str) -> dict[str, Stat]:
-    stats = ((p, Path(p).stat()) for p in _files(path))
-    return {p: (s.st_ino, s.st_size, s.st_mtime_ns) for p, s in stats}
+    stats: dict[str, Stat] = {}
+    for name in _files(path):
+        try:
+            status = Path(name).stat()
+        except OSError:  # removed since it was listed
+            continue
+        stats[name] = status.st_ino, status.st_size, status.st_mtime_ns
+    return stats
+
+
+def _small_md5(name: str, stat: Stat) -> str:
+    """Of a file's content, "" for a large one and for one that is gone."""
+    try:
+        return _file_md5(Path(name)) if stat[1] <= LARGE else ""
+    except OSError:
+        return ""
 
 
 def _md5(content: bytes) -> str:
@@ -224,9 +274,3 @@ def _shown(path: Path) -> str:
     """Relative to the working directory where the path lies in it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

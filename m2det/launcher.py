@@ -48,7 +48,7 @@ def outcome(folder: Path, failures: dict[int, ProcessFailure]) -> int:
 
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
     stopped = [code for code in codes.values() if code - 128 in STOPS]
-    if stopped and set(codes.values()) <= {*stopped, -SIGTERM}:
+    if stopped and set(codes.values()) <= {*stopped, -SIGTERM, -SIGABRT}:
         return stopped[0]
     begin = min(failure.timestamp for failure in failures.values())
     at_once = [rank for rank, failure in failures.items() if failure.timestamp <= begin + AT_ONCE]

@@ -97,16 +97,13 @@ def run_together(
 
 @contextmanager
 def kept_if_failed(name: str) -> Iterator[Path]:
-    """A temporary folder for processes that share no other; a failure leaves it, with its log."""
+    """A temporary folder for processes that share no other; one that failed leaves it, with the log it speaks of."""
     folder = make_temporary_folder(f"m2det-{name}-")
     try:
         yield folder
-    except Exception:
-        raise
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
+    finally:
+        if not (folder / ERROR).exists():
+            shutil.rmtree(folder)
 
 
 def failed(folder: Path, rank: int, how: str) -> str:

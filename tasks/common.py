@@ -11,7 +11,6 @@ from ruamel.yaml import YAML
 from m2det.config import Params, load_params
 from m2det.data.manifest import Roots, roots_of
 from m2det.ending import ENDING
-from m2det.unfinished import digest_files
 
 PARAMS = Path("params.yaml")
 CACHE = Path("data/cache")
@@ -52,8 +51,3 @@ def sources(stage: str) -> list[Path]:
     """The Python files among a stage's deps in dvc.yaml, the one list of what shapes its result."""
     deps = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][stage]["deps"]
     return [source for dep in deps for source in (Path(dep), *Path(dep).rglob("*.py")) if source.suffix == ".py"]
-
-
-def cache_digest() -> str:
-    """sha256 over the packed cache's tables, which hold the CRC32 of each image."""
-    return digest_files([*CACHE.glob("*.arrow"), *CACHE.glob("*.json")], CACHE)

@@ -6,10 +6,11 @@ import json
 import logging
 import sys
 
+from m2det.data.store import cache_digest
 from m2det.files.whole import write_whole
 from m2det.inputs import FOLDER
 from m2det.text import printable
-from tasks.common import CACHE, MODEL, RESULTS, cache_digest, params
+from tasks.common import CACHE, MODEL, RESULTS, params
 from tasks.inputs import inputs_of
 from tasks.process import run_child
 
@@ -47,7 +48,7 @@ def score() -> None:
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
     draw_precision_recall(PICTURES / "precision_recall.png", curves)
     write_whole(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    write_record(RESULTS, MODEL, cache_digest(), scores.scorer)
+    write_record(RESULTS, MODEL, cache_digest(CACHE), scores.scorer)
     print(f"AP {metrics['AP']:.4f}  AP50 {metrics['AP50']:.4f}  AP75 {metrics['AP75']:.4f}")
 
 

@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 from tasks.common import main_root
-from tasks.inputs import read_stages
+from tasks.inputs import is_cached, outs_of, read_stages
 
 
 def how_to_restore(stage: str) -> str:
-    """A line with the commands, or nothing where no earlier result is recorded or DVC has deleted none.
+    """A line with the commands, or "" where no earlier result can be had, or DVC has deleted none.
 
     `dvc checkout` brings back what DVC's cache holds. Files that are kept by git are named only where the last commit
     has them as dvc.lock records them: results of another run beside this model would be worse than none.
     """
-    recorded = read_stages("dvc.lock").get(stage, {}).get("outs", [])
+    recorded = outs_of(read_stages("dvc.lock").get(stage, {}))
     if os.environ.get("DVC_STAGE") != stage or main_root() != Path.cwd() or not recorded:
         return ""
-    md5 = {out["path"]: out["md5"] for out in recorded}
-    by_git = [path for path in md5 if _committed_md5(path) == md5[path]]
-    commands = [f"git checkout -- {' '.join(by_git)}"] * bool(by_git) + [f"dvc checkout {stage}"]
-    return f"to have the results of the last finished run of {stage} back: {' && '.join(commands)}"
+    commands = []
+    md5 = {out["path"]: out.get("md5") for out in recorded}
+    if by_git := [path for path in md5 if _committed_md5(path) == md5[path]]:
+        commands.append(shlex.join(["git", "checkout", "--", *by_git]))
+    if any(map(is_cached, outs_of(read_stages("dvc.yaml")[stage]))):
+        commands.append(shlex.join(["dvc", "checkout", stage]))
+    if not commands:
+        return ""
+    return f"to have what is kept of the last finished run of {stage} back: {' && '.join(commands)}"
 
 
 def _committed_md5(path: str) -> str:
     """Of the file in the last commit; "" where git or the commit has none."""
-    shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, check=False)
+    try:
+        shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, check=False)
+    except FileNotFoundError:  # DVC does without the program
+        return ""
     return "" if shown.returncode else hashlib.md5(shown.stdout, usedforsecurity=False).hexdigest()

@@ -22,7 +22,7 @@ from m2det.process import keep_freed_memory, usable_cores
 from m2det.text import printable
 from m2det.unfinished import LOCK, digest, digest_files, locked
 from tasks.common import CACHE, main_root, params, roots, sources
-from tasks.inputs import inputs_of, require_unchanged
+from tasks.inputs import finished_in, inputs_of, require_unchanged
 
 DECODED_BELOW = 20_000  # images of a split: `pack.verify: auto` decodes fewer, which takes some seconds
 MOST_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
@@ -61,8 +61,9 @@ def pack() -> None:
                 f"{name}: {number} images, about {expected / 1e6:.0f} MB of disk as {storage[name].images}", flush=True
             )
             total += expected + number * 4096  # LMDB's pages and tree, annotations
-        inputs, kept = inputs_of("pack"), unfinished / FOLDER
-        inputs.keep(kept)
+        inputs = inputs_of("pack")
+        inputs.refuse_changes()  # of the settings, this process may have read others than it recorded
+        finished_in("pack", unfinished)
         if not is_finished(unfinished):  # packed before, and not published since its inputs had changed meanwhile
             (unfinished / "manifest.json").unlink(missing_ok=True)
             require_room(unfinished, total)
@@ -70,10 +71,10 @@ def pack() -> None:
             for name, split in splits.items():
                 entries[name] = write_split(unfinished, name, split, CHECKS[verify[name]], storage[name], threads)
                 entries[name]["verified"] = verify[name]
-                inputs.warn_of_changes(kept)
+                inputs.warn_of_changes(unfinished / FOLDER)
             finish_cache(unfinished, categories, entries)
         entries = read_manifest(unfinished)["splits"]
-        require_unchanged("pack", kept)
+        require_unchanged("pack")
         _publish(unfinished)
     print(f"{len(categories)} classes: {printable(', '.join(category.name for category in categories))}")
     for name, entry in entries.items():
@@ -100,14 +101,17 @@ def _fingerprint(splits: Iterable[Split]) -> str:
 
 
 def _publish(unfinished: Path) -> None:
-    """Move the cache to where it belongs, the manifest last."""
+    """Put the cache where it belongs, the manifest last; the finished state stays until the stage ends."""
     CACHE.mkdir(parents=True, exist_ok=True)
     (CACHE / "manifest.json").unlink(missing_ok=True)  # of another cache; not over files that are half of each
     files = {path.name: path for path in unfinished.iterdir() if path.name not in (LOCK, FOLDER)}
     manifest = files.pop("manifest.json")
     for path in (*files.values(), manifest):
-        os.replace(path, CACHE / path.name)
-    shutil.rmtree(unfinished)
+        (CACHE / path.name).unlink(missing_ok=True)
+        try:
+            os.link(path, CACHE / path.name)
+        except OSError:  # another disk
+            shutil.copy2(path, CACHE / path.name)
 
 
 def _is_whole(data: bytes, record: ImageRecord) -> None:

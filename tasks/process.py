@@ -18,7 +18,7 @@ from threading import Thread
 from types import FrameType
 from typing import NoReturn
 
-from m2det.ending import answered, end_after_stop, waiting
+from m2det.ending import ENDING, answered, end_after_stop, waiting
 from m2det.process import die_with_parent
 
 
@@ -30,9 +30,15 @@ def stage_process() -> None:
     for number in answered():
         if number != signal.SIGINT:
             signal.signal(number, _exit)
-    end_after_stop(lambda sentence: print(f"error: {sentence}", file=sys.stderr))
+    end_after_stop(_say)
     if "DVC_STAGE" in os.environ or signal.SIGHUP in answered():  # else a shell's, which it is to outlive: nohup
         die_with_parent(os.getppid())
+
+
+def _say(sentence: str) -> None:
+    print(
+        f"error: {sentence}", ENDING.last_line, sep="\n", end="\n" * bool(ENDING.last_line), file=sys.stderr, flush=True
+    )
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

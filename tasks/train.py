@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2det.data.store import cache_digest
 from m2det.errors import writing
 from m2det.files.whole import write_whole
-from m2det.inputs import FOLDER
 from m2det.unfinished import digest, digest_files, locked
-from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, cache_digest, main_root, params, sources
-from tasks.inputs import inputs_of, require_unchanged
+from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, main_root, params, sources
+from tasks.inputs import finished_in, require_unchanged
 from tasks.process import run_child
 
 if TYPE_CHECKING:
@@ -45,17 +44,16 @@ def train() -> None:
     shape = _shape(processes)
     hashes = {**_hashes(), "params": digest(json.dumps(shape, sort_keys=True).encode())}
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
-    with writing(unfinished), locked(unfinished):
-        introduce(unfinished, shape | {"hashes": hashes})
-        kept_params = inputs_of("train").keep(unfinished / FOLDER)  # what each process reads, whenever it starts
+    with locked(unfinished):
+        with writing(unfinished):
+            introduce(unfinished, shape | {"hashes": hashes})
+            kept_params = finished_in("train", unfinished)  # what each process reads, whenever it starts
         if needs_torchrun(params(), processes):
             outcome = train_together(params(), kept_params, CACHE, BACKBONE, unfinished, processes, run_child)
         else:
             outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
-        require_unchanged("train", unfinished / FOLDER)
+        require_unchanged("train")
         _publish(outcome, hashes, unfinished)
-        require_unchanged("train", unfinished / FOLDER)
-        shutil.rmtree(unfinished)
 
 
 def _shape(processes: int) -> dict[str, Any]:
@@ -68,7 +66,7 @@ def _shape(processes: int) -> dict[str, Any]:
 
 def _hashes() -> dict[str, str]:
     return {
-        "cache": cache_digest(),
+        "cache": cache_digest(CACHE),
         "backbone": hashlib.sha256(BACKBONE.read_bytes()).hexdigest(),
         "code": digest_files([*sources("train"), Path("m2det/ops/nms.pyx")], Path()),
     }

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from m2det.errors import InputError
-from m2det.inputs import Inputs, content_md5
+from m2det.inputs import IGNORED, Inputs, content_md5
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -29,12 +30,12 @@ def project(tmp_path, monkeypatch):
 
 
 def record() -> Inputs:
-    md5 = {"cache": content_md5(Path("cache"))}
-    return Inputs.record("params.yaml", ["epochs", "train"], ["loss.py", "model"], ["cache"], md5)
+    data = {"cache": (content_md5(Path("cache")), "dvc checkout --force cache")}
+    return Inputs.record("params.yaml", ["epochs", "train"], ["loss.py", "model"], data)
 
 
-def texts(inputs: Inputs) -> list[str]:
-    return [change.text for change in inputs.changes()]
+def texts(inputs: Inputs, thorough: bool = True) -> list[str]:
+    return [change.text for change in inputs.changes(thorough)]
 
 
 def test_nothing_changed(project):
@@ -74,19 +75,48 @@ def test_sources_edited_new_and_removed():
 
 
 @pytest.mark.usefixtures("project")
-def test_data_of_another_inode_is_hashed_and_may_be_the_same():
-    inputs, blind = record(), Inputs.record("params.yaml", [], [], ["cache"], {})
+@pytest.mark.parametrize("large", [1 << 30, 1])
+def test_data_of_another_inode_is_hashed_and_may_be_the_same(monkeypatch, large):
+    monkeypatch.setattr("m2det.inputs.LARGE", large)
+    inputs = record()
     Path("copy").write_text("images")
     Path("copy").replace("cache/train.lmdb")  # as `dvc checkout --relink` does
     assert texts(inputs) == []
-    assert texts(blind) == ["cache has other content"], "where nobody knows the md5, another inode is another file"
     Path("cache/train.lmdb").write_text("IMAGES")
     assert texts(inputs) == ["cache has other content"]
+    assert texts(inputs, thorough=False) == ([] if large == 1 else ["cache has other content"])
+    Path("cache/train.lmdb").write_text("other")
+    assert texts(inputs, thorough=False) == ["cache has other content"], "another size needs no hash"
     Path("cache/train.lmdb").write_text("images")
     assert texts(inputs) == []
+    Path("cache/val.lmdb").touch()
+    assert texts(inputs) == ["cache has other files"]
     for path in Path("cache").iterdir():
         path.unlink()
     assert texts(inputs) == ["cache removed"]
+
+
+@pytest.mark.usefixtures("project")
+def test_small_data_is_compared_with_what_it_was_not_with_what_dvc_has_recorded():
+    inputs = Inputs.record("params.yaml", [], [], {"cache": ("another md5", "")})
+    os.utime("cache/train.json")
+    assert texts(inputs) == []
+
+
+@pytest.mark.usefixtures("project")
+def test_files_that_come_and_go_are_no_error_and_those_of_editors_do_not_count():
+    inputs = record()
+    for name in (".vgg.py.swp", "vgg.py~", "4913", ".DS_Store", ".nfs0001", "_nms.so"):
+        Path("model", name).touch()
+    assert texts(inputs) == []
+    ignored = (ROOT / ".dvcignore").read_text().splitlines()
+    assert set(IGNORED) <= set(ignored), "DVC ignores the same files"
+    Path("model/vgg.py").chmod(0)
+    if os.getuid():
+        assert texts(inputs) == ["model/vgg.py removed"]
+    Path("model/vgg.py").unlink()
+    Path("model/vgg.py").symlink_to("nowhere")
+    assert texts(inputs) == ["model/vgg.py removed"]
 
 
 def test_undo_brings_back_what_was_kept(project):

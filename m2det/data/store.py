@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from m2det.data.storage import Storage
-from m2det.errors import InputError
+from m2det.errors import CHECK_COPIES, InputError
+from m2det.unfinished import digest_files
 
 SCHEMA = pa.schema(
     [
@@ -37,12 +38,7 @@ SCHEMA = pa.schema(
         ("crc32", pa.uint32()),  # of the LMDB value
     ]
 )
-# DVC's cache and the working copy share a file (hardlink, symlink) or DVC takes its copy for sound because it is
-# read-only: packing anew alone would end in the damaged bytes again. Writable and of another time, DVC hashes it.
-REPACK = (
-    'run `find "$(dvc cache dir)" -type f -exec chmod u+w {} + -exec touch {} + && dvc repro -f -s pack`, which packs '
-    "anew and has DVC check its own copies"
-)
+REPACK = f"run `{CHECK_COPIES} && dvc repro -f -s pack`, which packs anew and has DVC check its own copies"
 FORMAT = 3
 
 
@@ -148,6 +144,11 @@ class PackedSplit:
         if actual != self._lmdb_bytes:
             path = self.folder / f"{self.name}.lmdb"
             raise InputError(f"{path} is missing or truncated: it has {actual} bytes, not {self._lmdb_bytes}; {REPACK}")
+
+
+def cache_digest(folder: Path) -> str:
+    """sha256 over the cache's tables, which hold the CRC32 of each image."""
+    return digest_files([*folder.glob("*.arrow"), *folder.glob("*.json")], folder)
 
 
 def is_finished(folder: Path) -> bool:

@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import shutil
 import signal
+import time
 import traceback
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -134,8 +135,9 @@ def _end(crew: Crew) -> None:
     for connection, _ in crew:
         with contextlib.suppress(OSError):  # it is dead
             connection.send(None)
+    deadline = time.monotonic() + SECONDS_TO_END
     for connection, process in crew:
-        process.join(SECONDS_TO_END)
+        process.join(max(0.0, deadline - time.monotonic()))
         connection.close()
         process.kill()
         process.join()

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from m2det.errors import InputError
+from m2det.errors import CHECK_COPIES, InputError
 from m2det.files.whole import replacing
 
 CARD, SHA256 = "card", "sha256"  # one entry of metadata, since safetensors writes several in any order
@@ -61,7 +61,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
         return tensors, card, False
     written = card.pop(SHA256)
     if checksum(tensors, card) != written:
-        raise InputError(f"{path} is damaged: its sha256 is another than when it was written; get or make it again")
+        raise InputError(
+            f"{path} is damaged: its sha256 is another than when it was written; get it again, or, where DVC made it, "
+            f"have DVC check its own copy first (`{CHECK_COPIES}`), then `dvc checkout {path}` or `dvc repro`"
+        )
     return tensors, card, True
 
 

@@ -35,15 +35,36 @@ def best_file(epoch: int) -> str:
 
 
 def save_best(folder: Path, epoch: int, model: nn.Module) -> None:
-    """Keep the model's weights as those of `epoch`; the checkpoint that names it comes later, so two are kept."""
-    save_checked(folder / best_file(epoch), {"model": model.state_dict()})
+    """Keep the model's weights as those of `epoch`, twice: every later checkpoint relies on them.
+
+    The checkpoint that names them comes later, so two epochs are kept.
+    """
+    for path in _copies(folder, best_file(epoch)):
+        save_checked(path, {"model": model.state_dict()})
     for path in sorted(folder.glob("best-*.pt"))[:-KEPT]:
-        path.unlink()
+        for copy in _copies(folder, path.name):
+            copy.unlink(missing_ok=True)
 
 
 def load_best(folder: Path, file: str, model: nn.Module) -> None:
-    """Put what save_best has kept into the model. Raises Damaged where the file is not what was written."""
-    model.load_state_dict(load_checked(folder / file)["model"])
+    """Put what save_best has kept into the model. Raises Damaged where neither copy is what was written."""
+    model.load_state_dict(load_checked(_whole_copy(folder, file))["model"])
+
+
+def _copies(folder: Path, file: str) -> tuple[Path, Path]:
+    return folder / file, folder / f"{file}.copy"
+
+
+def _whole_copy(folder: Path, file: str) -> Path:
+    """The first copy that is as it was written; a warning names one that is not. Raises Damaged where none is."""
+    first, second = _copies(folder, file)
+    try:
+        verify(first)
+        return first
+    except Damaged as error:
+        verify(second)
+        log.warning("warning: %s; its copy is used", error)
+        return second
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -80,7 +101,7 @@ def _load(path: Path) -> dict[str, Any]:
     if state["version"] != VERSION:
         raise InputError(f"{path} has version {state['version']}, this code reads {VERSION}; delete it to start anew")
     if file := state["best"]["file"]:
-        verify(path.with_name(file))
+        _whole_copy(path.parent, file)
     return state
 
 

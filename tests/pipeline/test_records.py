@@ -42,11 +42,11 @@ def digest(clone: Clone, name: str) -> str:
     return hashlib.md5((clone.folder / name).read_bytes()).hexdigest()
 
 
-def start_training(clone: Clone) -> subprocess.Popen[str]:
-    """`dvc repro -f -s train`, once it has written its first checkpoint."""
+def start_training(clone: Clone, checkpoints: int = 1) -> subprocess.Popen[str]:
+    """`dvc repro -f -s train`, once it has written so many checkpoints."""
     process = clone.start("dvc", "repro", "-f", "-s", "train")
     deadline = time.monotonic() + 120
-    while not list((clone.folder / "models/unfinished").glob("*/step-*.pt")):
+    while len(list((clone.folder / "models/unfinished").glob("*/step-*.pt"))) < checkpoints:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
     return process
@@ -54,7 +54,7 @@ def start_training(clone: Clone) -> subprocess.Popen[str]:
 
 def commands(output: str) -> str:
     """The command line that a message asks for."""
-    return re.search(r"give the same command again: (.+?)\. To run anew", output)[1]
+    return re.search(r"give the same command again: (.+?)\. To go on", output)[1]
 
 
 def test_edits_during_a_training_are_not_recorded_as_what_it_was_made_from(ready):
@@ -82,6 +82,33 @@ def test_edits_during_a_training_are_not_recorded_as_what_it_was_made_from(ready
     made = digest(ready, "models/m2det.safetensors")
     ready.run("dvc", "repro", "-f", "-s", "train")
     assert digest(ready, "models/m2det.safetensors") == made, "the bytes of a training that nobody disturbed"
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def zero_5000_bytes(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(5000))
+
+
+@pytest.mark.parametrize("spoil", [flip_a_bit, zero_5000_bytes])
+def test_a_damaged_checkpoint_is_passed_over(ready, spoil):
+    ready.run("dvc", "repro", "-f", "-s", "train")
+    made = digest(ready, "models/m2det.safetensors")
+    process = start_training(ready, checkpoints=2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    older, newest = sorted((ready.folder / "models/unfinished").glob("*/step-*.pt"))
+    spoil(newest)
+    again = ready.run("dvc", "repro", "-f", "-s", "train").stdout
+    assert f"{newest.name} is damaged: its sha256 is another than when it was written" in again, again
+    assert f"resuming at step {int(older.stem.removeprefix('step-'))} of {STEPS}" in again
+    assert digest(ready, "models/m2det.safetensors") == made
 
 
 def test_a_refused_experiment_beside_a_training_does_not_get_into_its_record(ready):
@@ -157,7 +184,7 @@ def test_the_last_results_can_be_had_back_when_a_stage_is_interrupted(ready):
     process.send_signal(signal.SIGTERM)  # DVC dies, its stage stops
     output, _ = process.communicate(timeout=60)
     last = output.strip().splitlines()[-1]
-    assert last.startswith("to have the results of the last finished run of train back: git checkout -- "), output
+    assert last.startswith("to have what is kept of the last finished run of train back: git checkout -- "), output
     ready.shell(last.partition("back: ")[2])
     assert {name: digest(ready, name) for name in names} == before
     assert "seed: 51" in (ready.folder / "params.yaml").read_text(), "edits stay"

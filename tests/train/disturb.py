@@ -186,7 +186,7 @@ def edit(folder: Path, moment: float) -> tuple[bool, float]:
     if process.returncode:
         assert process.returncode == 1 and last.startswith("error: inputs changed while"), out
         assert not (folder / MODEL).exists()
-    if undo := re.search(r"give the same command again: (cp .+?)\. To run anew", last):
+    if undo := re.search(r"give the same command again: (cp .+?)\. To go on", last):
         subprocess.run(["sh", "-c", undo[1]], cwd=folder, check=True)
         assert saved(folder), "the finished state waits to be published"
     else:  # it had ended before, or had not yet begun
