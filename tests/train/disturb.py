@@ -43,7 +43,7 @@ def of(kind: str) -> dict[str, int]:
 
 
 def working_copy(folder: Path, material: tuple[Path, Path], **changes: int) -> Path:
-    """A folder in which stage `train` runs for 24 steps and writes a checkpoint after each; by two processes."""
+    """A folder in which stage `train` runs for 12 steps and writes a checkpoint after each; by two processes."""
     (folder / "models").mkdir(parents=True)
     (folder / "data").mkdir()
     (folder / "results").mkdir()
@@ -51,7 +51,7 @@ def working_copy(folder: Path, material: tuple[Path, Path], **changes: int) -> P
         (folder / name).symlink_to(ROOT / name)
     (folder / "data/cache").symlink_to(material[0])
     (folder / "models/backbone.safetensors").symlink_to(material[1])
-    base = {"batch_size": 2, "processes": 2, "epochs": 8, "save_every": 1, "evaluate_every": 4, "opt_level": "O0"}
+    base = {"batch_size": 2, "processes": 2, "epochs": 4, "save_every": 1, "evaluate_every": 2, "opt_level": "O0"}
     with (folder / "params.yaml").open("w") as file:
         YAML().dump(settings(**base | changes).model_dump(), file)
     return folder

@@ -146,8 +146,22 @@ def test_damaged_best_weights_are_made_again(material, tmp_path, monkeypatch):
     wanted = run(material, tmp_path / "wanted", how)
     assert wanted.kept_epoch == 2
     stop_at(6, material, tmp_path, how, monkeypatch)
-    flip(tmp_path / "state/best-000002.pt")
+    for path in (tmp_path / "state").glob("best-000002.pt*"):
+        flip(path)
     assert load_state(tmp_path / "state")["step"] == 5
+    found = run(material, tmp_path, how)
+    assert found.kept_epoch == 2 and same(found, wanted)
+
+
+@pytest.mark.usefixtures("average_precisions")
+@pytest.mark.parametrize("which", ["best-000002.pt", "best-000002.pt.copy"])
+def test_best_weights_have_a_copy(material, tmp_path, monkeypatch, which):
+    """All later checkpoints rely on them: the one before would be of no help."""
+    how = settings(save_every=1, evaluate_every=1, keep="best")
+    wanted = run(material, tmp_path / "wanted", how)
+    stop_at(8, material, tmp_path, how, monkeypatch)
+    flip(tmp_path / "state" / which)
+    assert load_state(tmp_path / "state")["step"] == 8
     found = run(material, tmp_path, how)
     assert found.kept_epoch == 2 and same(found, wanted)
 
@@ -158,9 +172,9 @@ def test_best_weights_that_cannot_be_made_again_are_one_sentence(material, tmp_p
     """Neither another epoch's weights nor the last ones are published in their place."""
     how = settings(save_every=1, evaluate_every=1, keep="best")
     stop_at(8, material, tmp_path, how, monkeypatch)
-    best = tmp_path / "state/best-000002.pt"
-    flip(best) if damage == "a bit" else best.unlink()
-    with pytest.raises(InputError, match=r"no checkpoint in .*best-000002\.pt .*delete the folder to start anew"):
+    for path in (tmp_path / "state").glob("best-000002.pt*"):
+        flip(path) if damage == "a bit" else path.unlink()
+    with pytest.raises(InputError, match=r"no checkpoint in .*best-000002\.pt.* .*delete the folder to start anew"):
         run(material, tmp_path, how)
 
 
