@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint stress prefect clean
+.PHONY: repro test test-slow lint stress prefect clean
 repro: .venv/installed  ## data to model: everything that is not up to date
 	dvc repro
 
@@ -13,6 +13,10 @@ test: .venv/installed  ## fast tests, then the slow ones (real servers and pipel
 	python setup.py -q build_ext --inplace
 	pytest -q -n 2
 	pytest -q -m slow -n 2 --dist loadfile
+
+test-slow: .venv/installed  ## what `make test` leaves out: whole matrices of what it shows once
+	python setup.py -q build_ext --inplace
+	pytest -q -m long -n 2 --dist loadfile
 
 lint: .venv/installed
 	ruff check .

@@ -21,6 +21,7 @@ from m2det.ending import ENDING
 from m2det.errors import InputError, cann_explained
 from m2det.output import outlive_reader
 from m2det.text import PrintableFormatter, any_text_prints
+from tasks.common import params
 from tasks.inputs import conclude, inputs_of
 from tasks.last_results import how_to_restore
 from tasks.process import stage_process
@@ -49,10 +50,14 @@ def run_stage(name: str, *steps: Step) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
 
+    def read_parameters() -> None:
+        params()
+        inputs_of(name).refuse_changes()  # else it would work by others than were recorded
+
     def check_inputs() -> None:
         conclude(name)
 
-    steps = tuple(cann_explained()(step) for step in (*steps, check_inputs))
+    steps = tuple(cann_explained()(step) for step in (read_parameters, *steps, check_inputs))
     ENDING.last_line = how_to_restore(name)
     atexit.register(_say_last_line)  # behind sentences and tracebacks
     try:

@@ -62,7 +62,6 @@ def pack() -> None:
             )
             total += expected + number * 4096  # LMDB's pages and tree, annotations
         inputs = inputs_of("pack")
-        inputs.refuse_changes()  # of the settings, this process may have read others than it recorded
         finished_in("pack", unfinished)
         if not is_finished(unfinished):  # packed before, and not published since its inputs had changed meanwhile
             (unfinished / "manifest.json").unlink(missing_ok=True)

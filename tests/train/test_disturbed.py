@@ -27,7 +27,7 @@ def undisturbed(material, tmp_path_factory):
 def test_a_disturbed_training_ends_with_the_same_bytes(material, undisturbed, tmp_path, kind):
     """One seeded moment; `make stress` has twenty of each kind. Of a closed terminal there are tests of their own."""
     folder = working_copy(tmp_path / "copy", material, **of(kind))
-    moment = random.Random(f"{SEED} {kind}").uniform(*((2, 4) if of(kind) else (4, 12)))
+    moment = random.Random(f"{SEED} {kind}").uniform(*((2, 4) if of(kind) else (3, 6)))
     hit, seconds = disturb(folder, kind, moment)
     assert hit, "the training was over before its moment"
     assert seconds < 30
