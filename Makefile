@@ -12,7 +12,7 @@ repro: .venv/installed  ## data to model: everything that is not up to date
 test: .venv/installed  ## fast tests, then the slow ones (real servers and pipelines), two at a time
 	python setup.py -q build_ext --inplace
 	pytest -q -n 2
-	pytest -q -m slow -n 2 --dist loadfile
+	pytest -q -m "slow and not long" -n 2 --dist loadfile
 
 test-slow: .venv/installed  ## what `make test` leaves out: whole matrices of what it shows once
 	python setup.py -q build_ext --inplace

@@ -123,12 +123,18 @@ def test_wrong_parameters_end_in_one_sentence_and_keep_results(short_run, change
     [
         ("train", {"processes: ": "processes: 1000"}, "error: processes is 1000, but on a CPU with "),
         ("evaluate", {"processes: ": "processes: 1000"}, "error: processes is 1000, but on a CPU with "),
-        (
+        pytest.param(
             "performance",
             {"processes: ": "processes: 8", "  workers: ": "  workers: 256"},
             "error: train.workers is 256",
+            marks=pytest.mark.long,
         ),
-        ("benchmark", {"  workers: ": "  workers: 256"}, "error: train.workers is 256, but on a CPU with "),
+        pytest.param(
+            "benchmark",
+            {"  workers: ": "  workers: 256"},
+            "error: train.workers is 256, but on a CPU with ",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_stage_refuses_what_this_machine_does_not_bear(short_run, stage, changes, sentence):

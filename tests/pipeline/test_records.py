@@ -16,7 +16,7 @@ from tests.pipeline.conftest import SHORT, Clone, make_clone
 
 pytestmark = pytest.mark.slow
 
-STEPS = 16
+STEPS = 8
 PER_STEP = {
     "  max_steps: ": f"  max_steps: {STEPS}",
     "  save_every: ": "  save_every: 1",
@@ -96,7 +96,7 @@ def zero_5000_bytes(path: Path) -> None:
         file.write(bytes(5000))
 
 
-@pytest.mark.parametrize("spoil", [flip_a_bit, zero_5000_bytes])
+@pytest.mark.parametrize("spoil", [flip_a_bit, pytest.param(zero_5000_bytes, marks=pytest.mark.long)])
 def test_a_damaged_checkpoint_is_passed_over(ready, spoil):
     ready.run("dvc", "repro", "-f", "-s", "train")
     made = digest(ready, "models/m2det.safetensors")
@@ -205,7 +205,9 @@ def damage(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-@pytest.mark.parametrize("link", ["hardlink", "symlink", "reflink,copy"])
+@pytest.mark.parametrize(
+    "link", ["hardlink", *(pytest.param(link, marks=pytest.mark.long) for link in ("symlink", "reflink,copy"))]
+)
 def test_what_verify_advises_heals_a_damaged_cache(ready, link):
     ready.run("dvc", "config", "cache.type", link)
     ready.run("dvc", "checkout", "--relink", "data/cache")

@@ -23,9 +23,14 @@ def undisturbed(material, tmp_path_factory):
     return lambda kind: by(of(kind).get("processes", 2))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "HUP" not in kind and kind != "alone SIGTERM"])
+SHOWN = ("stage SIGTERM", "launcher SIGKILL", "rank SIGKILL", "alone SIGKILL", "bit flip", "full disk", "edit")
+
+
+@pytest.mark.parametrize(
+    "kind", [*SHOWN, *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS if kind not in SHOWN)]
+)
 def test_a_disturbed_training_ends_with_the_same_bytes(material, undisturbed, tmp_path, kind):
-    """One seeded moment; `make stress` has twenty of each kind. Of a closed terminal there are tests of their own."""
+    """One seeded moment; `make stress` has twenty of each kind."""
     folder = working_copy(tmp_path / "copy", material, **of(kind))
     moment = random.Random(f"{SEED} {kind}").uniform(*((2, 4) if of(kind) else (3, 6)))
     hit, seconds = disturb(folder, kind, moment)
