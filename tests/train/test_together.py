@@ -129,6 +129,9 @@ class Replica(Group):
     def any(self, flag):
         return flag
 
+    def gather(self, value):
+        return [value]
+
 
 def test_every_image_is_evaluated_once(material, undisturbed):
     """AP of two processes, 7 images each, is that of one process with the same weights."""
