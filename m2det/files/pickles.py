@@ -56,7 +56,8 @@ def refuse_costly(path: Path) -> None:
             for number in range(LEGACY):
                 _Reader(number).read(file)
             return
-    record = torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")  # as torch.load finds the record
+        file.seek(0)
+        record = torch._C.PyTorchFileReader(file).get_record("data.pkl")  # as torch.load finds the record
     _Reader(LEGACY).read(BytesIO(record))
 
 
