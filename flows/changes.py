@@ -11,13 +11,13 @@ import copy
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from m2det.config import check_params, dotted, parameter_keys
-from m2det.errors import InputError, cann_explained
+from m2det.errors import InputError, cann_explained, writing
+from m2det.files.whole import temporary_folder
 from m2det.plain_yaml import read_yaml
 from m2det.recipes import read_recipe
 
@@ -33,7 +33,7 @@ def checked_changes(recipe: str | None, overrides: Mapping[str, Any] | None) -> 
     """
     for key in overrides or {}:
         _check_key(key)
-    changes = (dotted(read_recipe(recipe)[1]) if recipe else {}) | dict(overrides or {})
+    changes = (dotted(read_recipe(recipe)[1]) if recipe is not None else {}) | dict(overrides or {})
     if not changes:
         return {}
     wanted = _with(read_yaml(PARAMS), changes)
@@ -102,14 +102,19 @@ def _rehearse(arguments: list[str], wanted: dict[str, Any]) -> None:
     if longest := next((a for a in arguments if len(a.encode()) > MOST_BYTES), None):
         key = longest.partition("=")[2].partition("=")[0].removeprefix("++")
         raise InputError(f"overrides: {key} has more than {MOST_BYTES:,} bytes; write it into {PARAMS} instead")
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(shutil.copy(PARAMS, folder))
+    with temporary_folder() as folder:
+        trial = folder / PARAMS.name
+        with writing(trial):
+            shutil.copy(PARAMS, trial)
         overrides = to_path_overrides(argument.partition("=")[2] for argument in arguments)
         assert list(overrides) == [PARAMS.name]
         try:
             apply_overrides(trial, overrides[PARAMS.name])
             found = read_yaml(trial)
-        except Exception as error:  # whatever DVC, Hydra, OmegaConf or ruamel.yaml have against it
+        except OSError as error:
+            with writing(PARAMS):  # which the copy has the permissions of
+                raise OSError(error.errno, error.strerror) from error
+        except Exception as error:  # whatever else DVC, Hydra, OmegaConf or ruamel.yaml have against it
             raise InputError(_refusal(str(error) or type(error).__name__)) from error
     if json.dumps(found, sort_keys=True) != json.dumps(wanted, sort_keys=True):
         raise InputError(_refusal("other values came out"))

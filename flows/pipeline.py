@@ -87,9 +87,11 @@ def experiment(overrides: dict[str, Any], isolated: bool) -> State[None] | None:
 
 
 def check_stages(only: list[str], isolated: bool) -> None:
-    """Raises InputError for a stage that does not exist, and for stages of an isolated run."""
+    """Raises InputError for a stage that does not exist or is named twice, and for stages of an isolated run."""
     if unknown := [stage for stage in only if stage not in STAGES]:
         raise InputError(f"only: no stage is called {unknown[0][:80]!a}; there are {', '.join(STAGES)}")
+    if len(set(only)) != len(only):
+        raise InputError(f"only: {next(stage for stage in only if only.count(stage) > 1)} is named twice; once will do")
     if only and isolated:
         raise InputError("only and isolated do not go together: a temporary copy would hold one stage's results each")
 

@@ -11,6 +11,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from m2det.errors import InputError
 
 MOST_BYTES = 1_000_000
+MOST_EVENTS = 10_000  # keys, values, and beginnings and ends of mappings and lists; a params.yaml has some 250
 MOST_DEEP = 20  # mappings and lists inside one another
 
 
@@ -38,12 +39,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _refuse_more_than_values(path: Path, text: str) -> None:
-    depth = 0
-    for event in YAML(typ="safe").parse(text):
+    nodes: list[int] = []  # of each mapping that is open, how many keys and values it has; of each list, -1
+    for count, event in enumerate(YAML(typ="safe").parse(text)):
         name, line = type(event).__name__, event.start_mark.line + 1
-        depth += name in ("MappingStartEvent", "SequenceStartEvent")
-        depth -= name in ("MappingEndEvent", "SequenceEndEvent")
-        if depth > MOST_DEEP:
+        if count > MOST_EVENTS:
+            raise InputError(f"{path}, line {line}: more than {MOST_EVENTS:,} values; settings take a few hundred")
+        begins = name in ("MappingStartEvent", "SequenceStartEvent")
+        if (begins or name == "ScalarEvent") and nodes and nodes[-1] >= 0:
+            if begins and nodes[-1] % 2 == 0:
+                raise InputError(f"{path}, line {line}: a key is a list or a mapping, but keys should be strings")
+            nodes[-1] += 1
+        if begins:
+            nodes.append(0 if name == "MappingStartEvent" else -1)
+        elif name in ("MappingEndEvent", "SequenceEndEvent"):
+            nodes.pop()
+        if len(nodes) > MOST_DEEP:
             raise InputError(f"{path}, line {line}: values lie more than {MOST_DEEP} deep in one another")
         if name == "AliasEvent" or getattr(event, "anchor", None):
             raise InputError(f"{path}, line {line}: anchors (&) and aliases (*) are not read; write the value out")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -18,9 +19,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from m2det.cli import main
+from m2det.convert import convert
 from m2det.errors import InputError
-from m2det.files.model_file import load_trained
-from m2det.files.tensors import SHA256, checksum, load_tensors
+from m2det.files.foreign import read_tensors
+from m2det.files.model_file import load_trained, save_trained
+from m2det.files.tensors import SHA256, checksum, load_tensors, save_tensors
+from m2det.model import build_model
 from tests.conftest import ROOT
 from tests.tiny_model import write_tiny_model
 
@@ -235,6 +239,57 @@ def test_a_file_of_another_kind_is_one_sentence(tmp_path, data):
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
     assert outcome(path)[0] == "refused"
+
+
+def test_a_sparse_file_of_gigabytes_is_refused_by_its_shapes(content, tmp_path):
+    header = {"__metadata__": {"card": json.dumps({**content[1], SHA256: "0" * 64})}}
+    header |= tensor("F32", [10**9], 0, 4 * 10**9)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(raw(header))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + 4 * 10**9)
+    start = time.process_time()
+    assert "of different networks" in outcome(path)[1] and time.process_time() - start < 2
+
+
+def test_a_header_of_many_megabytes_is_not_parsed(tmp_path):
+    empty = b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(raw(b"{" + b",".join(empty % i for i in range(500_000)) + b"}"))
+    start = time.process_time()
+    assert "8,388,608 are the most" in outcome(path)[1] and time.process_time() - start < 1
+
+
+def test_a_card_that_would_not_load_is_not_saved(content, tmp_path):
+    card = content[1]
+    network = build_model(card["model"], len(card["classes"]), **card["overrides"])
+    for change, words in (
+        ({"classes": ["a"], "category_ids": [1]}, "of different networks"),
+        ({"model": "m2det9-none"}, "a card of no network"),
+        ({"overrides": {"levels": 3}}, "of different networks"),
+    ):
+        with pytest.raises(InputError, match=words):
+            save_trained(tmp_path / "model.safetensors", network, {**card, **change})
+    with pytest.raises(InputError, match="its card has 50000"):
+        save_tensors(tmp_path / "model.safetensors", {}, {"a": "b" * 4_999_930})
+    with pytest.raises(InputError, match="its header has 8,"):
+        save_tensors(tmp_path / "model.safetensors", {"n" * 8_500_000: torch.zeros(1)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_utf8_is_named_as_the_fault(model, tmp_path, capsys):
+    odd = tmp_path / os.fsdecode(b"mod\xffel.safetensors")
+    odd.write_bytes(model.read_bytes())
+    assert main(["info", str(odd)]) == 1
+    printed = capsys.readouterr().err
+    assert "has to be UTF-8" in printed and "\\xff" in printed and "damaged" not in printed
+    with pytest.raises(InputError, match="has to be UTF-8"):
+        convert(odd, tmp_path / "out.pth", None, None)
+    with pytest.raises(InputError, match="has to be UTF-8"):
+        save_tensors(odd, {}, {})
+    original = tmp_path / os.fsdecode(b"m2det\xff.pth")
+    convert(model, original, None, None)  # torch takes any
+    assert read_tensors(original)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,5 +1,9 @@
 """Weights that a user brings, of any kind: one sentence, before they take memory."""
 
+import collections
+import pickle
+import subprocess
+import sys
 import time
 import zipfile
 
@@ -12,6 +16,7 @@ from m2det.files.foreign import read_tensors
 from m2det.files.tensors import save_tensors
 from m2det.model import build_model
 from m2det.pretrained import load_backbone, load_initial
+from tests.conftest import ROOT
 
 SECONDS = 5.0  # of this process
 
@@ -70,6 +75,106 @@ def test_plain_ones_are_read(tmp_path):
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "weights.pth")
     found = read_tensors(tmp_path / "weights.pth")
     assert list(found) == ["a", "b", "c", "d"] and torch.equal(found["a"], base.view(2, 3).t())
+
+
+MEMORY = 4 << 30  # of address space, most of which torch takes for itself
+READ = f"""
+import resource, sys, time
+from pathlib import Path
+from m2det.errors import InputError
+from m2det.files.foreign import read_tensors
+resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))
+for name in sys.argv[1:]:
+    start, took = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        read_tensors(Path(name))
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1, error
+        assert time.process_time() - start < {SECONDS}, name
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - took < 400_000, name
+        print(error)
+"""
+
+
+def text(value):
+    data = value.encode()
+    return b"X" + len(data).to_bytes(4, "little") + data
+
+
+def number(value):
+    data = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+SAME_HASH = range(0, 30_000 * (2**61 - 1), 2**61 - 1)
+PAIRS = b"".join(b"](" + text(str(i)) + b"Ne" for i in range(20_000))  # as Python 2 wrote an OrderedDict
+LIST_OF_PAIRS = b"](" + PAIRS + b"e"
+ODD = b"ccollections\nOrderedDict\n"
+COSTLY = {  # pickles of few bytes that make many others
+    "bytearray": b"cbuiltins\nbytearray\n" + number(10**10) + b"\x85R.",
+    "bytearray of Python 2": b"c__builtin__\nbytearray\n" + number(10**10) + b"\x85R.",
+    "hex": b"c_codecs\nencode\nq\0"
+    + text("x")
+    + text("latin1")
+    + b"\x86R"
+    + (b"q\1h\0h\1" + text("hex") + b"\x86R") * 29
+    + b".",
+    "punycode": b"c_codecs\nencode\n" + text("".join(map(chr, range(0x4E00, 0x8C00)))) + text("punycode") + b"\x86R.",
+    "one hash": b"}(" + b"".join(number(value) + b"N" for value in SAME_HASH) + b"u.",
+    "one hash, one by one": b"}" + b"".join(number(value) + b"Ns" for value in SAME_HASH) + b".",
+    "tuples as keys": b"}(" + b"".join(b"J" + i.to_bytes(4, "little") + b"\x85N" for i in range(9)) + b"u.",
+    "set": b"cbuiltins\nset\n](" + b"".join(map(number, SAME_HASH)) + b"e\x85R.",
+    "copies of a dict": LIST_OF_PAIRS + b"q\0](" + (ODD + b"h\0\x85R") * 20_000 + b"e.",
+    "copies of a tuple": b"(" + b"K\1" * 20_000 + b"tq\0](" + b"ctorch\nSize\nh\0\x85R" * 20_000 + b"e.",
+    "a tensor of any size": b"](" + b"ctorch\nFloatTensor\n" + number(10**9) + b"\x85Re.",
+    "a storage of any size": b"ctorch.storage\nUntypedStorage\n" + number(10**10) + b"\x85R.",
+    "steps": b"](" + b"N" * 10**7 + b"e.",
+    "marks": b"N" * 400_000 + b"(t" * 200_000 + b".",
+    "memory of an index": b"}r" + b"\xff\xff\xff\x7f" + b"\x8b" + b"\xff\xff\xff\x7f.",
+}
+
+
+def test_a_small_file_takes_neither_memory_nor_time(tmp_path):
+    base = tmp_path / "base.pth"
+    torch.save({}, base)
+    head = b"".join(pickle.dumps(value, 2) for value in (torch.serialization.MAGIC_NUMBER, 1001, {}))
+    names = []
+    for kind, content in COSTLY.items():
+        names += [tmp_path / f"{kind}.pth", tmp_path / f"{kind}, legacy.pth"]
+        with zipfile.ZipFile(base) as plain, zipfile.ZipFile(names[-2], "w") as archive:
+            for name in plain.namelist():
+                archive.writestr(name, b"\x80\2" + content if name.endswith("data.pkl") else plain.read(name))
+        names[-1].write_bytes(head + b"\x80\2" + content + pickle.dumps([], 2))
+    done = subprocess.run([sys.executable, "-c", READ, *names], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(names) == 30, done.stdout
+    assert "allocate memory" not in done.stdout and "MemoryError" not in done.stdout
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoints_of_trainings_are_read(tmp_path, zipped):
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    optimizer = torch.optim.AdamW(net.parameters())
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
+    net(torch.rand(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    state = collections.OrderedDict((f"module.{key}", value) for key, value in net.state_dict().items())
+    state._metadata = net.state_dict()._metadata
+    content = {
+        "state_dict": state,
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [schedule.state_dict()],
+        "epoch": 3,
+        "seed": 2**62,
+        "size": torch.Size([1, 2]),
+        "type": torch.float16,
+        "device": torch.device("cpu"),
+        "parameter": torch.nn.Parameter(torch.zeros(3)),
+    }
+    torch.save(content, tmp_path / "last.pth", _use_new_zipfile_serialization=zipped)
+    found = read_tensors(tmp_path / "last.pth")
+    assert found.keys() == net.state_dict().keys()
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in found.items())
 
 
 @pytest.mark.parametrize("where", [0.0, 0.1, 0.5, 0.9, 0.999])

@@ -1,12 +1,15 @@
 """Recipes are complete, valid, honest about themselves, and written into params.yaml without harm."""
 
+import errno
+import re
 import shutil
+from functools import partial
 
 import pytest
 from ruamel.yaml import YAML
 
 from m2det.cli import main
-from m2det.config import Params
+from m2det.config import Params, load_params
 from m2det.recipes import read_recipe, recipe_names
 from tests.conftest import ROOT
 
@@ -92,6 +95,57 @@ def test_a_broken_params_yaml_is_left_alone(params, text, capsys):
     params.write_text(text)
     assert main(["use", "digits"]) == 1
     assert capsys.readouterr().err.startswith("error: params.yaml ") and params.read_text() == text
+
+
+@pytest.mark.parametrize("section", ["precision:", "train: 3", "train: [1]", "data: x"])
+def test_a_section_without_keys_ends_in_a_sentence(params, section, capsys):
+    params.write_text(re.sub(rf"(?ms)^{section.split(':')[0]}:.*?(?=^\w|\Z)", f"{section}\n", params.read_text()))
+    before = params.read_text()
+    assert section in before
+    assert main(["use", "digits"]) == 1
+    assert f"{section.split(':')[0]} must hold keys and values" in capsys.readouterr().err
+    assert params.read_text() == before and [path.name for path in params.parent.iterdir()] == [params.name]
+
+
+def test_a_linked_params_yaml_stays_a_link(params, tmp_path):
+    real = tmp_path / "real" / "mine.yaml"
+    real.parent.mkdir()
+    params.rename(real)
+    params.symlink_to(real)
+    assert main(["use", "coco512-8p"]) == 0
+    assert params.is_symlink() and "The recipe `coco512-8p`" in real.read_text()
+    assert [path.name for path in real.parent.iterdir()] == [real.name]
+
+
+def test_a_failure_leaves_no_temporary_file(params, monkeypatch, capsys):
+    monkeypatch.setattr("os.replace", partial(_raise, OSError(errno.EROFS, "Read-only file system")))
+    before = params.read_text()
+    assert main(["use", "coco512-8p"]) == 1
+    assert "read-only file system" in capsys.readouterr().err
+    assert params.read_text() == before and [path.name for path in params.parent.iterdir()] == [params.name]
+
+
+def _raise(error, *_):
+    raise error
+
+
+@pytest.mark.parametrize("keys", ["outside", "root|outside|mirror|oversubscribe"])
+@pytest.mark.parametrize("name", NAMES.split())
+def test_a_params_yaml_of_an_earlier_version_becomes_whole(params, keys, name):
+    params.write_text(re.sub(rf"(?m)^ *({keys}): .*\n", "", params.read_text(), count=keys.count("|") + 1))
+    assert main(["use", name]) == 0
+    values = YAML(typ="safe").load(params)
+    assert values["data"]["outside"] is False and values["oversubscribe"] is False
+    if values["data"]["source"] == "digits":
+        load_params(params)
+    assert set(values["data"]) == set(Params.model_fields["data"].annotation.model_fields)
+
+
+def test_what_an_editor_leaves_is_no_recipe(tmp_path, monkeypatch):
+    for name in ("digits.yaml", "digits.yaml~", ".digits.yaml.swp"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("m2det.recipes.files", lambda _: tmp_path)
+    assert recipe_names() == ["digits"]
 
 
 def test_the_eight_npu_recipe_is_the_seeds():

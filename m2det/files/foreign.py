@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from m2det.errors import InputError
+from m2det.files.pickles import refuse_costly
 from m2det.files.tensors import MOST_TENSORS, load_tensors
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -52,6 +53,7 @@ def _load_pth(path: Path) -> dict[Any, Tensor]:
     try:
         if is_zipfile(path):
             _refuse_bomb(path)
+        refuse_costly(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds here, each meaning: not a file of plain tensors
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]

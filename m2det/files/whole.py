@@ -36,6 +36,14 @@ def replacing(path: Path, needed: int = 0) -> Iterator[Path]:
             raise
 
 
+def require_utf8(path: Path) -> None:
+    """For libraries that take a file's name as text. Raises InputError for a name that is none."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: its name, with its folders', has to be UTF-8; give or take another one") from error
+
+
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write the file's whole content, text as UTF-8. Raises InputError as `replacing` does."""
     data = content.encode() if isinstance(content, str) else content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,17 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from m2det.errors import InputError
+from m2det.files.whole import replacing
 from m2det.plain_yaml import read_yaml
 
 END_OF_HEADER = "#\n"  # the comment line in params.yaml below what the recipe says of itself
+OWN = {"root": "", "outside": False, "mirror": "http://images.cocodataset.org"}  # of data: where it lies, in no recipe
 
 
 def recipe_names() -> list[str]:
-    return sorted(entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if ".yaml" in entry.name)
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def read_recipe(name: str) -> tuple[str, dict[str, Any]]:
@@ -27,8 +30,8 @@ def read_recipe(name: str) -> tuple[str, dict[str, Any]]:
     Raises InputError for a name that does not exist.
     """
     if name not in recipe_names():
-        raise InputError(f"no recipe is called {name!r}; there are {', '.join(recipe_names())}")
-    text = (files(__name__) / f"{name}.yaml").read_text()
+        raise InputError(f"no recipe is called {name[:80]!r}; there are {', '.join(recipe_names())}")
+    text = (files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
     header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     return header, YAML(typ="safe").load(text)
 
@@ -36,20 +39,27 @@ def read_recipe(name: str) -> tuple[str, dict[str, Any]]:
 def use_recipe(name: str, path: Path) -> list[str]:
     """Write the recipe into a params.yaml, keeping its comments, its order, and the user's data.root, outside, mirror.
 
-    Returns what changed, as `key: old -> new`. Raises InputError where there is no such recipe or file.
+    Of those three, the ones that a params.yaml of an earlier version lacks get their defaults.
+
+    Returns what changed, as `key: old -> new`. Raises InputError where there is no such recipe or file, a section that
+    holds no keys, or a disk that takes no file.
     """
     header, values = read_recipe(name)
     read_yaml(path)
     yaml = YAML()
     content = yaml.load(path)
-    changes = _put(content, values, "")
+    for section in ("data", *(key for key, value in values.items() if isinstance(value, dict))):
+        if not isinstance(content.setdefault(section, CommentedMap()), dict):
+            raise InputError(f"{path}: {section} must hold keys and values, like those the project came with")
+    absent = {key: value for key, value in OWN.items() if key not in content["data"]}
+    changes = _put(content, values, "") + _put(content["data"], absent, "data.")
     out = io.StringIO()
     yaml.dump(content, out)
     text = header + END_OF_HEADER + _without_header(out.getvalue())
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    assert read_yaml(temporary) == YAML(typ="safe").load(out.getvalue())
-    os.replace(temporary, path)
+    target = path.resolve()  # of a link, the file it leads to
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        assert read_yaml(temporary) == YAML(typ="safe").load(out.getvalue())
     return changes
 
 

@@ -1,7 +1,9 @@
 """The parameters of a run are values and nothing else: they come out as they went in, or are refused in a sentence."""
 
+import errno
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from flows.changes import checked_changes, set_params
-from flows.pipeline import m2det
+from flows.pipeline import check_stages, m2det
 from m2det.config import load_params, parameter_keys
 from m2det.errors import InputError
 from tests.conftest import ROOT
@@ -253,3 +255,27 @@ def test_the_flow_fails_with_the_sentence_before_any_task(folder, parameters, me
     state = m2det.fn(**parameters)
     assert state.is_failed() and state.message.startswith(message) and "\n" not in state.message
     assert contents(folder) == before and {path.name for path in folder.iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize("recipe", ["", "x" * 10**6])
+def test_a_recipe_that_is_none_is_refused_in_a_short_sentence(folder, recipe):
+    before = contents(folder)
+    with pytest.raises(InputError, match="no recipe is called '") as error:
+        checked_changes(recipe, {"epochs": 2})
+    assert len(str(error.value)) < 400 and contents(folder) == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
+def test_what_the_disk_refuses_is_not_blamed_on_comments(folder, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number), "/tmp/other")
+
+    monkeypatch.setattr("dvc.utils.hydra.apply_overrides", refuse)
+    with pytest.raises(InputError, match=f"^params.yaml: {os.strerror(number).lower()}; make room, or see to its perm"):
+        checked_changes(None, {"epochs": 2})
+
+
+def test_a_stage_named_twice_is_refused():
+    check_stages(["train", "evaluate"], False)
+    with pytest.raises(InputError, match="only: train is named twice"):
+        check_stages(["train", "evaluate", "train"], False)
