@@ -47,6 +47,14 @@ def cann_explained() -> Iterator[None]:
         ) from error
 
 
+NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
+ADVICE = {
+    **dict.fromkeys(NO_ROOM, "make room"),
+    **dict.fromkeys((EACCES, EPERM, EROFS), "see to its permissions, or write elsewhere"),
+    **dict.fromkeys((EISDIR, ENOTDIR), "move what is there, or write elsewhere"),
+}
+
+
 @contextmanager
 def writing(path: Path, needed: int = 0) -> Iterator[None]:
     """Within it, a full or read-only disk is an InputError that names the path, or the file the system names.
@@ -56,11 +64,12 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (ENOSPC, EDQUOT, EFBIG, EROFS, EACCES, EPERM, EISDIR, ENOTDIR):
+        if error.errno not in ADVICE:
             raise
         reason = f"{error.strerror or error}".lower()
-        if needed and error.errno in (ENOSPC, EDQUOT, EFBIG):
+        if needed and error.errno in NO_ROOM:
             free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
             room = f"it takes {needed:,} bytes, the disk has {free:,}; make room, then give the same command again"
             raise InputError(f"{path}: {reason}; {room}") from error
-        raise InputError(f"{error.filename or path}: {reason}; make room, or see to its permissions") from error
+        named = error.filename2 or error.filename or path  # the second of a rename is the one that the user knows
+        raise InputError(f"{named}: {reason}; {ADVICE[error.errno]}") from error

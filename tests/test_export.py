@@ -62,7 +62,7 @@ def test_a_name_that_is_no_text_is_exported(exported, tmp_path):
     assert b"--model='\xff \xc3\xa9'.onnx" in (tmp_path / script).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["bad.onnx", "bad_atc.sh", "n" * 245])
+@pytest.mark.parametrize("name", ["bad.onnx", "bad_atc.sh", "n" * 249])
 def test_a_failure_leaves_neither_half(exported, tmp_path, monkeypatch, capsys, name):
     """Where a folder is in the place of one, or where only the script's name is longer than a name can be."""
     monkeypatch.setattr(export.torch.onnx, "export", lambda _, __, path, **___: path.touch())
