@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from errno import EACCES, EDQUOT, EFBIG, EISDIR, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 
-from m2det.text import printable
+from m2det.text import printable, shortened
 
 # DVC's cache and the working copy share a file (hardlink, symlink), or DVC takes its copy for sound because it is
 # read-only: to make a damaged output anew would end in the damaged bytes again. A copy that is writable and of another
@@ -19,15 +19,15 @@ CHECK_COPIES = 'find "$(dvc cache dir)" -type f -exec chmod u+w {} + -exec touch
 class InputError(ValueError):
     """Wrong input, told in a sentence that says what is wrong, where, and what to do.
 
-    The command line and the stages print the sentence without a traceback and exit with 1. It is one line, whatever
-    the names and values from files are that it quotes.
+    The command line and the stages print the sentence without a traceback and exit with 1. It is one line of at most
+    2,000 characters, whatever the names and values from files are that it quotes.
     """
 
     def __str__(self) -> str:
         text = super().__str__()
         if text.startswith("Caught InputError in "):  # by torch's DataLoader, whose process hands on a traceback
             text = text.rstrip().rpartition("\n")[2].partition("InputError: ")[2]
-        return printable(text.strip())
+        return shortened(printable(shortened(text.strip())))  # escapes are longer than what they stand for
 
 
 @contextmanager

@@ -92,6 +92,14 @@ def test_what_is_no_annotation_is_named(root, tmp_path, text, reason):
         convert_voc(root, tmp_path)
 
 
+def test_a_class_of_any_length_is_named_in_short(root, tmp_path):
+    (root / "VOC2007/Annotations/000005.xml").write_text(IMAGE.format(OBJECT.format("x" * 10**6, 0, 1, 1, 2, 2)))
+    sentence = r"000005\.xml is no VOC .* has no class 'x+ \[\.\.\.\] x+'\); unpack"
+    with pytest.raises(InputError, match=sentence) as refused:
+        convert_voc(root, tmp_path)
+    assert len(str(refused.value)) <= 2000
+
+
 def test_what_cannot_be_read_is_no_fault_of_voc(root, tmp_path):
     (root / "VOC2007/Annotations/000005.xml").unlink()
     with pytest.raises(InputError, match=r"000005\.xml cannot be read: no such file or directory$"):
