@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m2det import __version__
+from m2det.arguments import Parser, count, fraction
 from m2det.data.commands import add_commands
 from m2det.errors import InputError, cann_explained
 from m2det.text import PrintableFormatter, any_text_prints, printable
@@ -17,7 +18,7 @@ from m2det.text import PrintableFormatter, any_text_prints, printable
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code; wrong input is one sentence on stderr and 1, Ctrl-C 130."""
     any_text_prints()
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     try:
         with cann_explained():
             arguments.run(arguments)
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("m2det", description="M2Det: detect objects with a trained model.")
+    parser = Parser("m2det", description="M2Det: detect objects with a trained model.")
     parser.add_argument("--version", action="version", version=f"m2det {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     detect = commands.add_parser("detect", help="draw boxes on pictures, and write COCO results")
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--weights", required=True, type=Path, metavar="FILE", help="a model.safetensors")
     detect.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for what is written")
     detect.add_argument("--json", action="store_true", help="write DIR/detections.json too, in COCO's results format")
-    detect.add_argument("--score", type=_fraction, default=0.5, help="least score that is drawn (default %(default)s)")
+    detect.add_argument("--score", type=fraction, default=0.5, help="least score that is drawn (default %(default)s)")
     detect.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
     detect.set_defaults(run=_detect)
     recipes = commands.add_parser("recipes", help="list the parameter sets that come with m2det")
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help="the original's checkpoints to model files, or back")
     convert.add_argument("source", type=Path, metavar="IN", help="ORIGINAL.pth, or a model.safetensors")
     convert.add_argument("target", type=Path, metavar="OUT", help="OUT.safetensors, or OUT.pth")
-    convert.add_argument("--size", type=_count, help="side of the input, where the file's name does not say it")
+    convert.add_argument("--size", type=count, help="side of the input, where the file's name does not say it")
     convert.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations with the classes' names")
     convert.set_defaults(run=_convert)
     export = commands.add_parser("export", help="a model for other runtimes, checked against PyTorch")
@@ -72,21 +73,21 @@ def _parser() -> argparse.ArgumentParser:
     parts = bench.add_subparsers(title="what", required=True, metavar="PART")
     network = parts.add_parser("network", help="forward and backward: plain float32 against what training does")
     network.add_argument("--model", default="m2det320-vgg16", metavar="NAME", help="(default %(default)s)")
-    network.add_argument("--batch", type=_count, default=2, help="images (default %(default)s)")
-    network.add_argument("--rounds", type=_count, default=5, help="of which the fastest counts (default %(default)s)")
+    network.add_argument("--batch", type=count, default=2, help="images (default %(default)s)")
+    network.add_argument("--rounds", type=count, default=5, help="of which the fastest counts (default %(default)s)")
     network.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
     network.set_defaults(run=_bench_network)
     training = parts.add_parser("training", help="training steps without a loader: img/s, share of the peak, memory")
     training.add_argument("--model", default="m2det512-vgg16", metavar="NAME", help="(default %(default)s)")
-    training.add_argument("--batch", type=_count, nargs="+", default=[16], help="images (default 16)")
+    training.add_argument("--batch", type=count, nargs="+", default=[16], help="images (default 16)")
     training.add_argument("--dtype", nargs="+", choices=("float32", "float16", "bfloat16"), default=["float16"])
     training.add_argument("--compile", action="store_true", help="by torch.compile, too")
     training.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
     training.set_defaults(run=_bench_training)
     loader = parts.add_parser("loader", help="training samples per second and core, against the original's way")
     loader.add_argument("--images", type=Path, metavar="DIR", help="of JPEGs (default: pieces of two photographs)")
-    loader.add_argument("--size", type=_count, default=512, help="side of the samples, px (default %(default)s)")
-    loader.add_argument("--rounds", type=_count, default=5, help="of which the fastest counts (default %(default)s)")
+    loader.add_argument("--size", type=count, default=512, help="side of the samples, px (default %(default)s)")
+    loader.add_argument("--rounds", type=count, default=5, help="of which the fastest counts (default %(default)s)")
     loader.set_defaults(run=_bench_loader)
     return parser
 
@@ -95,22 +96,6 @@ def _detect(arguments: argparse.Namespace) -> None:
     from m2det.detect_files import detect_files
 
     detect_files(arguments.images, arguments.weights, arguments.out, arguments.score, arguments.json, arguments.device)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
-    return value
 
 
 def _recipes(_: argparse.Namespace) -> None:

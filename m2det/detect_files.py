@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,41 +16,56 @@ from m2det.data.augment import Placement, resize_into
 from m2det.data.files import read_file, require_regular
 from m2det.data.image import decode_bgr
 from m2det.device import choose_device, place_model
-from m2det.errors import InputError, writing
+from m2det.errors import InputError
 from m2det.evaluate.detect import coco_results, detect_images
 from m2det.evaluate.draw import Mark, draw_marks
 from m2det.files.model_file import load_trained
-from m2det.files.whole import write_whole
+from m2det.files.whole import LONGEST_NAME, write_whole
 from m2det.model import prior_boxes
 from m2det.text import printable
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 # one colour a class, by the golden angle around the circle of hues: neighbours in the list look different
 GOLDEN_ANGLE = 137.508
-LONGEST_NAME = 255  # bytes, of any file on Linux
 LEAST_SIDE, LONGEST_SIDE = 480, 65_500  # of the drawn picture, px: to read its texts, and that OpenCV writes as JPEG
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
     """Files as given, folders' pictures in name order.
 
-    Raises InputError for what is not there, no regular file, or a folder that holds none.
+    In a folder, other folders are passed over, and what else is no regular file is named on stderr.
+    Raises InputError for what was given and is not there or no regular file, and for a folder that holds no pictures.
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise InputError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
-            found += inside
-        else:
+        if not path.is_dir():
+            _require_file(path)
             found.append(path)
-    for path in found:
-        try:
-            require_regular(path, path.stat())
-        except OSError as error:
-            raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+            continue
+        inside = _pictures_in(path)
+        if not inside:
+            raise InputError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        found += inside
     return found
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    found = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
+        try:
+            _require_file(path)
+            found.append(path)
+        except InputError as error:
+            if not os.path.isdir(path):  # noqa: PTH112 - Path's raises where a link leads to what is closed to us
+                print(f"left out: {error}", file=sys.stderr)
+    return found
+
+
+def _require_file(path: Path) -> None:
+    try:
+        require_regular(path, path.stat())
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
 def detect_files(
@@ -85,7 +101,6 @@ def detect_files(
         scorer="auto",
     )
     out.mkdir(parents=True, exist_ok=True)
-    unfinished = out / f".{os.getpid()}.tmp"
     results = []
     for number, (target, path) in enumerate(targets.items(), 1):
         image = decode_bgr(read_file(path), str(path), upright=True)  # a telephone's picture as one sees it
@@ -105,9 +120,8 @@ def detect_files(
             marks.append(Mark(box, f"{card['classes'][label - 1]} {row[4]:.2f}", _colour(label)))
         scale = min(max(1.0, LEAST_SIDE / min(height, width)), LONGEST_SIDE / max(height, width))
         drawn = draw_marks(image, marks, scale)
-        with writing(out):  # not by cv2.imwrite, which a name that is no UTF-8 ends by a signal
-            unfinished.write_bytes(cv2.imencode(".jpg", drawn)[1].tobytes())
-            unfinished.replace(target)
+        # not by cv2.imwrite, which a name that is no UTF-8 ends by a signal
+        write_whole(target, cv2.imencode(".jpg", drawn)[1].tobytes())
         print(printable(f"{path}: {len(shown)} objects -> {target}"))
     if as_json:
         write_whole(out / "detections.json", json.dumps(results, indent=1) + "\n")

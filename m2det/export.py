@@ -20,6 +20,7 @@ from m2det.data.image import decode_bgr
 from m2det.detect_files import find_pictures
 from m2det.errors import InputError
 from m2det.files.model_file import load_trained
+from m2det.files.whole import replacing, write_whole
 from m2det.model import M2Det, prior_boxes
 from m2det.text import printable
 
@@ -74,26 +75,28 @@ def export_onnx(weights: Path, target: Path, pictures: list[Path]) -> None:
     model, _ = load_trained(weights)
     detector, size = ExportedDetector(model).eval(), model.config.size
     images = _read(find_pictures(pictures or photographs())[:MOST_PICTURES], size)
-    temporary = target.with_name(target.name + ".tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        detector,
-        (images[:2],),
-        temporary,
-        input_names=["images"],
-        output_names=["boxes", "scores"],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
-    difference = _difference(detector, temporary, images)
-    if not difference <= TOLERANCE:
-        temporary.unlink()
-        raise InputError(f"the exported network differs from PyTorch's by {difference:.2g}; {target} was not written")
-    os.replace(temporary, target)
     script = target.with_name(f"{target.stem}_atc.sh")
-    script.write_text(atc_script(target.stem, size))
+    for path in (target, script):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; move it, or give another --out")
+    with replacing(target) as temporary:
+        torch.onnx.export(
+            detector,
+            (images[:2],),
+            temporary,
+            input_names=["images"],
+            output_names=["boxes", "scores"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+        difference = _difference(detector, temporary, images)
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"the exported network differs from PyTorch's by {difference:.2g}; {target} was not written"
+            )
+        write_whole(script, os.fsencode(atc_script(target.stem, size)))  # first: no .onnx stands without it
     log.info("%s: the same as PyTorch's within %.1e on %d pictures", target, difference, len(images))
     log.info("%s: makes an .om of it where CANN is; it was not run on a device", script)
 
@@ -107,7 +110,8 @@ def _difference(detector: ExportedDetector, path: Path, images: Tensor) -> float
     """The largest over boxes and scores, one picture at a time and all in one batch."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    # the bytes: a name that is no UTF-8 is none for onnxruntime
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     worst = 0.0
     for batch in (*images.split(1), images):
         with torch.inference_mode():

@@ -11,6 +11,8 @@ from io import TextIOWrapper
 # what moves a cursor, ends a line, turns the direction of writing, shows nothing, or is no character
 UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\u200c\u200d"  # of Persian and Indic scripts and of emoji: format characters that names do have
+LONGEST = 2000  # characters of a sentence
+LEFT_OUT = " [...] "
 MARKUP = re.compile("[<>&]")
 
 
@@ -28,6 +30,14 @@ def printable(text: str) -> str:
 def page_safe(text: str) -> str:
     """`printable` for what pages are made of: no character that begins or ends markup, either."""
     return MARKUP.sub(lambda found: f"\\x{ord(found[0]):02x}", printable(text))
+
+
+def shortened(text: str) -> str:
+    """The text's beginning and end, at most 2,000 characters: what a sentence quotes from files may have millions."""
+    if len(text) <= LONGEST:
+        return text
+    half = (LONGEST - len(LEFT_OUT)) // 2
+    return text[:half] + LEFT_OUT + text[-half:]
 
 
 class PrintableFormatter(logging.Formatter):

@@ -14,6 +14,7 @@ import torch
 from m2det.cli import main
 from m2det.cost import forward_flops
 from m2det.model import build_model
+from m2det.text import printable
 from tests.conftest import ROOT
 from tests.tiny_model import write_tiny_model
 
@@ -80,6 +81,10 @@ def test_a_telephones_picture_is_seen_upright(tmp_path, model):
     ("words", "sentence"),
     [
         (["bench", "network", "--rounds", "0"], "'0' is no whole number above 0"),
+        (["bench", "network", "--rounds", "\u00b2"], "'\u00b2' is no whole number above 0"),
+        (["data", "show", "--epoch", "-1"], "'-1' is no whole number from 0"),
+        (["data", "show", "--epoch", "1_0"], "'1_0' is no whole number from 0"),
+        (["data", "show", "--epoch", "9" * 5000], "is no whole number from 0"),
         (["bench", "loader", "--size", "-5"], "'-5' is no whole number above 0"),
         (["detect", "x", "--weights", "y", "--out", "z", "--score", "-1"], "'-1' is no number from 0 to 1"),
     ],
@@ -88,6 +93,29 @@ def test_impossible_numbers_are_refused(words, sentence, capsys):
     with pytest.raises(SystemExit):
         main(words)
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("extra", [["p.jpg"], []], ids=["beside another", "alone"])
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("name", ["-\x1b]0;evil\x07a.jpg", "-rf.png", "--notes\n.jpg"])
+def test_a_name_that_begins_like_an_option_is_told_apart(tmp_path, monkeypatch, capsys, name, there, extra):
+    monkeypatch.chdir(tmp_path)
+    if there:
+        (tmp_path / name).touch()
+    with pytest.raises(SystemExit) as ended:
+        main(["detect", *extra, name, "--weights", "m.safetensors", "--out", "o"])
+    *_, sentence = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and sentence.isprintable()
+    if there or not name.startswith("--"):
+        assert f"{printable(name)} begins with -: put -- or ./ before it" in sentence
+
+
+@pytest.mark.parametrize("words", [["no\x1b[2J"], ["use", "digits", "\x9b2J"], ["data", "show", "--split", "\u202ex"]])
+def test_wrong_words_are_quoted_by_escapes(words, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    error = capsys.readouterr().err
+    assert printable(error) == error.replace("\n", "\\n") and "before it" not in error
 
 
 def test_a_batch_of_one_that_cannot_train_is_a_sentence(capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from m2det.cli import main
 from m2det.detect_files import SUFFIXES, detect_files
 from m2det.errors import InputError
+from m2det.text import printable
 from tests.conftest import ROOT
 from tests.test_text import is_plain
 from tests.tiny_model import write_tiny_model
@@ -80,38 +82,74 @@ def test_names_of_all_kinds_are_drawn_and_listed(model, folder, tmp_path):
     assert "".join(listed).encode("utf-8") and "\\xff.jpg" in listed
 
 
-@pytest.mark.parametrize("kind", ["folder", "nothing", "loop", "long"])
-def test_what_is_no_picture_is_named_before_any_is_drawn(model, folder, tmp_path, kind, capsys):
+ODD = {
+    "folder": lambda path: path.mkdir(),
+    "nothing": lambda path: path.symlink_to("nowhere"),
+    "loop": lambda path: path.symlink_to(path.name),
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", [*ODD, "long"])
+def test_what_was_given_and_is_no_picture_is_named_before_any_is_drawn(model, folder, tmp_path, kind, capsys):
     (folder / "a.jpg").write_bytes(PICTURE)
     odd = folder / ("z\x1b.jpg" if kind != "long" else "z" * 255)
-    {
-        "folder": lambda: odd.mkdir(),
-        "nothing": lambda: odd.symlink_to("nowhere"),
-        "loop": lambda: odd.symlink_to(odd.name),
-        "long": lambda: odd.write_bytes(PICTURE),
-    }[kind]()
-    given = [str(folder)] if kind != "long" else [str(folder), str(odd)]
+    ODD.get(kind, lambda path: path.write_bytes(PICTURE))(odd)
+    given = [str(folder / "a.jpg"), str(odd)]
     assert main(["detect", *given, "--weights", str(model), "--out", str(tmp_path / "out")]) == 1
     [sentence] = capsys.readouterr().err.splitlines()
-    assert sentence.startswith("error: ") and ("z\\x1b.jpg" in sentence or "longer than 255 bytes" in sentence)
+    words = ("z\\x1b.jpg", "longer than 255 bytes", f"{printable(str(odd))} holds no pictures")
+    assert sentence.startswith("error: ") and any(word in sentence for word in words)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_would_not_end_is_not_read(model, folder, tmp_path, kind):
-    odd = folder / "z\x1b.jpg"
-    os.mkfifo(odd) if kind == "pipe" else odd.symlink_to("/dev/zero")
+def test_what_is_no_picture_in_a_folder_is_left_out(model, folder, tmp_path, capsys):
+    for kind, make in ODD.items():
+        make(folder / f"{kind}\x1b.jpg")
+    command = ["detect", str(folder), "--weights", str(model), "--out", str(tmp_path / "out")]
+    assert main(command) == 1 and "holds no pictures" in capsys.readouterr().err
+    for name in ("a.jpg", "z.jpg"):
+        (folder / name).write_bytes(PICTURE)
+    assert main(command) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and all(line.isprintable() and line.startswith("left out: ") for line in lines)
+    for line, kind in zip(lines, sorted(set(ODD) - {"folder"}), strict=True):
+        assert f"{kind}\\x1b.jpg" in line
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "z.jpg"]
+
+
+def test_a_folder_where_a_picture_is_to_be_written_is_named(model, folder, tmp_path, capsys):
     (folder / "a.jpg").write_bytes(PICTURE)
-    done = detect(model, folder if kind == "pipe" else odd, out=tmp_path / "out")
+    (tmp_path / "out/a.jpg").mkdir(parents=True)
+    assert main(["detect", str(folder), "--weights", str(model), "--out", str(tmp_path / "out")]) == 1
+    [sentence] = capsys.readouterr().err.splitlines()
+    assert sentence == f"error: {tmp_path}/out/a.jpg: is a directory; move what is there, or write elsewhere"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jpg"]
+
+
+def test_a_full_disk_is_told_of_the_picture(model, folder, tmp_path):
+    (folder / "a.jpg").write_bytes(PICTURE)
+    command = [sys.executable, "-m", "m2det.cli", "detect", folder, "--weights", model, "--out", tmp_path / "out"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9)),
+    )
     [sentence] = done.stderr.splitlines()
-    assert done.returncode == 1 and "z\\x1b.jpg is no regular file" in sentence and not (tmp_path / "out").exists()
+    assert done.returncode == 1 and sentence.startswith(f"error: {tmp_path}/out/a.jpg: file too large; it takes ")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_link_where_a_picture_is_to_be_written_is_replaced_not_followed(model, folder, tmp_path):
     (folder / "a.png").write_bytes(PICTURE)
     (tmp_path / "kept").write_text("mine")
     (tmp_path / "out").mkdir()
-    for name in ("a.jpg", "detections.json"):
+    for name in ("a.jpg", "a.jpg.tmp", "detections.json", "detections.json.tmp"):
         (tmp_path / "out" / name).symlink_to(tmp_path / "kept")
     assert main(["detect", str(folder), "--weights", str(model), "--out", str(tmp_path / "out"), "--json"]) == 0
     assert (tmp_path / "kept").read_text() == "mine" and (tmp_path / "out/a.jpg").read_bytes().startswith(b"\xff\xd8")

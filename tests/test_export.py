@@ -54,6 +54,28 @@ def test_a_network_that_differs_is_not_written(exported, tmp_path, monkeypatch, 
     assert not (tmp_path / "bad.onnx").exists()
 
 
+def test_a_name_that_is_no_text_is_exported(exported, tmp_path):
+    target = tmp_path / os.fsdecode(b"\xff \xc3\xa9.onnx")
+    assert main(["export", str(exported[0]), "--out", str(target)]) == 0
+    script = os.fsdecode(b"\xff \xc3\xa9_atc.sh")
+    assert {path.name for path in tmp_path.iterdir()} == {target.name, script}
+    assert b"--model='\xff \xc3\xa9'.onnx" in (tmp_path / script).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["bad.onnx", "bad_atc.sh", "n" * 249])
+def test_a_failure_leaves_neither_half(exported, tmp_path, monkeypatch, capsys, name):
+    """Where a folder is in the place of one, or where only the script's name is longer than a name can be."""
+    monkeypatch.setattr(export.torch.onnx, "export", lambda _, __, path, **___: path.touch())
+    monkeypatch.setattr(export, "_difference", lambda *_: 0.0)
+    target = tmp_path / ("bad.onnx" if "bad" in name else f"{name}.onnx")
+    if "bad" in name:
+        (tmp_path / name).mkdir()
+    assert main(["export", str(exported[0]), "--out", str(target)]) == 1
+    sentence = capsys.readouterr().err
+    assert f"{name} is a folder" in sentence or "too long" in sentence
+    assert [path.name for path in tmp_path.iterdir()] == [name] * ("bad" in name)
+
+
 @pytest.mark.parametrize("stem", ["a b", "x$(touch made)", "x\ntouch made #", "';touch made;'", "-x"])
 def test_a_files_name_is_no_command_in_the_script(tmp_path, stem):
     (tmp_path / "bin").mkdir()

@@ -190,6 +190,32 @@ def test_metrics_are_named_so_that_dvc_can_print_them(project):
     assert list(metrics)[12:] == [f"AP/{name}" for name in SHOWN]
 
 
+LONG = {
+    "control characters": ("images", "file_name", "\x1b" * 10**6),
+    "a file's name": ("images", "file_name", "../" * 10**6),
+    "no id": ("images", "id", {"a": "x" * 10**6}),
+    "no width": ("images", "width", [1] * 10**6),
+    "a box": ("annotations", "bbox", [0.5] * 10**5),
+    "an image": ("annotations", "image_id", "\u202e" * 10**6),
+    "a class": ("categories", "name", {"x" * 10**6: "\U000e0001"}),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_a_sentence_has_a_beginning_and_an_end(tmp_path, what):
+    part, key, value = LONG[what]
+    write_annotations(tmp_path / "a.json", ["a.jpg"])
+    content = json.loads((tmp_path / "a.json").read_text())
+    content[part][0][key] = value
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(InputError) as refused:
+        read_split([(tmp_path / "a.json", tmp_path)])
+    sentence = str(refused.value)
+    assert len(sentence) <= 2000 and sentence.count(" [...] ") == 1 and sentence.isprintable()
+    assert sentence.startswith(f"{tmp_path}/a.json: ")
+    assert sentence.endswith(str(refused.value.args[0])[-15:])
+
+
 class Bad(Dataset):
     def __len__(self):
         return 1

@@ -17,7 +17,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from tqdm import tqdm
 
 from m2det.data.coco import check_annotations, read_annotations
-from m2det.data.files import require_regular
+from m2det.data.files import read_file, require_regular
 from m2det.download import fetch_files, parts_of
 from m2det.errors import InputError, writing
 from m2det.ordered import in_order
@@ -130,10 +130,34 @@ def download_coco2014(root: Path, mirror: str) -> None:
 
 
 def _read_record(root: Path) -> dict[str, Any]:
-    """By archive; of another version nothing, so that what is there counts as unpacked by hand."""
+    """By archive; of another version, or damaged, nothing, so that what is there counts as unpacked by hand."""
     path = root / RECORD
-    content = json.loads(path.read_text()) if path.exists() else {}
-    return content["archives"] if content.get("version") == RECORD_VERSION else {}
+    if not path.exists():
+        return {}
+    data = read_file(path)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict) and content.get("version") != RECORD_VERSION:
+        return {}
+    record = content.get("archives") if isinstance(content, dict) else None
+    wanted = {archive.name: archive for archive in ARCHIVES}
+    if not (isinstance(record, dict) and all(name in wanted and _is_of(record[name], wanted[name]) for name in record)):
+        log.warning("%s is damaged: what lies there is taken as if unpacked by hand, its CRC32s are not known", path)
+        return {}
+    return record
+
+
+def _is_of(entry: Any, archive: Archive) -> bool:
+    """Whether an archive's record is as _unpack makes it, as far as it is used: names, sizes and CRC32s."""
+    files = entry.get("files") if isinstance(entry, dict) else None
+    return (
+        isinstance(files, dict)
+        and len(files) == archive.number
+        and all(re.fullmatch(archive.wanted, name) for name in files)
+        and all(isinstance(pair, list) and list(map(type, pair)) == [int, int] for pair in files.values())
+    )
 
 
 def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) -> bool:

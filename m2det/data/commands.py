@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from m2det.arguments import from_zero
 from m2det.errors import InputError
 from m2det.text import printable
 
@@ -26,7 +27,7 @@ def add_commands(commands: Any) -> None:
     verify.set_defaults(run=_verify)
     show = parts.add_parser("show", help="a picture of samples as the network gets them")
     show.add_argument("--split", choices=("train", "val"), default="train", help="(default %(default)s)")
-    show.add_argument("--epoch", type=int, default=0, metavar="N", help="of train, from 0 (default %(default)s)")
+    show.add_argument("--epoch", type=from_zero, default=0, metavar="N", help="of train, from 0 (default %(default)s)")
     show.add_argument("--out", type=Path, default=Path("samples.png"), metavar="PNG", help="(default %(default)s)")
     show.set_defaults(run=_show)
 

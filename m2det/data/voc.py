@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from m2det.data.files import ImageFolder, read_file
+from m2det.data.files import ImageFolder
 from m2det.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -20,13 +21,16 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+NAME = re.compile(r"\d[\d_]{0,14}", re.ASCII)  # so that it is no path, and its annotations' ids fit into 64 bits
+WHOLE = re.compile(r"\d{1,9}", re.ASCII)  # int and float take 1_0, inf and other scripts' digits, too
+NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d*)?(e-\d+)?", re.ASCII | re.IGNORECASE)
 PARTS = {"train": [("VOC2007", "trainval"), ("VOC2012", "trainval")], "val": [("VOC2007", "test")]}
 
 
 def convert_voc(root: Path, target: Path, outside: bool = False) -> dict[str, list[tuple[str, str]]]:
     """Write target/annotations/{YEAR}_{SET}.json of what is under root, VOCdevkit: pixels from 0, images not copied.
 
-    outside: whether annotations may lie out of their folder, by links.
+    outside: whether annotations and lists of images may lie out of their folders, by links.
     Returns each split's (annotation file relative to target, image folder relative to root). A year that is not
     there is left out, aloud. Raises InputError for a split without any, and for what is no VOC annotation.
     """
@@ -39,7 +43,7 @@ def convert_voc(root: Path, target: Path, outside: bool = False) -> dict[str, li
             if not listing.exists():
                 log.warning("%s is not there: %s goes without it", listing, split)
                 continue
-            content = _read(root / year, read_file(listing).decode(errors="backslashreplace").split(), outside)
+            content = _read(root / year, _names(listing, outside), outside)
             (target / "annotations" / f"{year}_{name}.json").write_text(json.dumps(content))
             splits[split].append((f"annotations/{year}_{name}.json", f"{year}/JPEGImages"))
         if not splits[split]:
@@ -48,21 +52,26 @@ def convert_voc(root: Path, target: Path, outside: bool = False) -> dict[str, li
     return splits
 
 
+def _names(listing: Path, outside: bool) -> list[str]:
+    names = ImageFolder(listing.parent, outside).read(listing.name).decode(errors="backslashreplace").split()
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise InputError(f"{listing} lists {name!r}, no name of a VOC image (digits and _); unpack VOC again")
+    return names
+
+
 def _read(folder: Path, names: list[str], outside: bool) -> dict[str, Any]:
     """One year's annotations of the named images as a COCO dict. An image's id is its name's digits."""
     images, annotations = [], []
     inside = ImageFolder(folder / "Annotations", outside)
     for name in names:
         path = inside.path / f"{name}.xml"
+        image_id, text = int(name.replace("_", "")), inside.read(path.name)
         try:
-            image_id = int(name.replace("_", ""))  # so it is no path
-            text = inside.read(path.name)
-            if b"<!DOCTYPE" in text:  # VOC has none, and entities are what hostile XML is made of
-                raise ValueError("it declares a document type")
-            tree = ElementTree.fromstring(text)
-            width, height = (int(_text(tree, f"size/{side}")) for side in ("width", "height"))
+            tree = ElementTree.fromstring(text, ElementTree.XMLParser(target=_WithoutDocumentType()))
+            width, height = (int(_text(tree, f"size/{side}", WHOLE)) for side in ("width", "height"))
             objects = [_object(node) for node in tree.findall("object")]
-        except (ValueError, ElementTree.ParseError) as error:
+        except (ValueError, LookupError, ElementTree.ParseError) as error:  # LookupError: of an unknown encoding
             raise InputError(f"{path} is no VOC annotation of an image ({error}); unpack VOC again") from error
         images.append({"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height})
         annotations += [{"id": image_id * 1000 + i, "image_id": image_id, **each} for i, each in enumerate(objects)]
@@ -70,9 +79,16 @@ def _read(folder: Path, names: list[str], outside: bool) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+class _WithoutDocumentType(ElementTree.TreeBuilder):
+    """Refuses a document type, in any encoding: VOC has none, and entities are what hostile XML is made of."""
+
+    def doctype(self, *_: str | None) -> None:
+        raise ValueError("it declares a document type")
+
+
 def _object(node: ElementTree.Element) -> dict[str, Any]:
     # the first and the last pixel inside, counted from 1
-    x1, y1, x2, y2 = (float(_text(node, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    x1, y1, x2, y2 = (float(_text(node, f"bndbox/{side}", NUMBER)) for side in ("xmin", "ymin", "xmax", "ymax"))
     w, h = x2 - x1 + 1, y2 - y1 + 1
     name = _text(node, "name")
     if name not in CLASSES:
@@ -81,8 +97,10 @@ def _object(node: ElementTree.Element) -> dict[str, Any]:
     return {"category_id": CLASSES.index(name) + 1, "bbox": [x1 - 1, y1 - 1, w, h], "area": w * h, "iscrowd": crowd}
 
 
-def _text(node: ElementTree.Element, path: str) -> str:
+def _text(node: ElementTree.Element, path: str, pattern: re.Pattern[str] | None = None) -> str:
     text = node.findtext(path)
     if text is None:
         raise ValueError(f"it lacks {path}")
+    if pattern and not pattern.fullmatch(text.strip()):
+        raise ValueError(f"its {path} is {text.strip()!r}, no number of pixels")
     return text.strip()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from m2det.errors import InputError, writing
 
+LONGEST_NAME = 255  # bytes, of any file on Linux
+
 
 @contextmanager
 def replacing(path: Path, needed: int = 0) -> Iterator[Path]:
@@ -22,10 +24,13 @@ def replacing(path: Path, needed: int = 0) -> Iterator[Path]:
     Raises InputError for a disk that is full, read-only or closed to us.
     """
     temporary = path.with_name(f"{path.name}.tmp")
+    if len(os.fsencode(temporary.name)) > LONGEST_NAME:
+        temporary = path.with_name(f".{os.getpid()}.tmp")
     with writing(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(path.parent).free < needed:
             raise OSError(ENOSPC, os.strerror(ENOSPC))
+        temporary.unlink(missing_ok=True)  # a link would be followed
         try:
             yield temporary
             _sync(temporary)

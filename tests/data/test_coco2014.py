@@ -1,10 +1,12 @@
 """COCO 2014 from a real server of this machine, small: fetched, unpacked, split as the original does."""
 
 import hashlib
+import itertools
 import json
 import os
 import warnings
 import zipfile
+from functools import reduce
 from io import BytesIO
 
 import pytest
@@ -106,6 +108,34 @@ def test_what_was_unpacked_by_hand_is_not_fetched(server, tmp_path):
     (root / "images" / IMAGES[0]).write_text("")
     get(server, root)
     assert server.gets == [("/zips/train2014.zip", None)]
+    check(root)
+
+
+DAMAGED = (None, [], {}, "x", 1, {"val2014/x": [1, 2]}, {"val2014.zip": {"files": 1}})
+PARTS = ((), ("archives",), ("archives", "val2014.zip"), ("archives", "val2014.zip", "files"))
+
+
+def test_a_damaged_record_is_none(server, tmp_path, caplog):
+    root = tmp_path / "root"
+    get(server, root)
+    whole = (root / coco2014.RECORD).read_text()
+    texts = [b"", b"\xff", b"{", b"[" * 10**5]
+    for part, value in itertools.product(PARTS, DAMAGED):
+        content = {"record": json.loads(whole)}
+        *above, last = ["record", *part]
+        reduce(dict.__getitem__, above, content)[last] = value
+        texts.append(json.dumps(content["record"]).encode())
+    server.gets.clear()
+    for text in texts:
+        caplog.clear()
+        (root / coco2014.RECORD).write_bytes(text)
+        get(server, root)
+        assert server.gets == []
+        said = "is damaged: what lies there is taken as if unpacked by hand" in caplog.text
+        of_none = text.startswith((b"{}", b'{"val')) or text.endswith(b'"archives": {}}')  # or of another version
+        assert said != of_none, text
+    (root / "images" / IMAGES[0]).write_text("")  # a file that is empty counts as missing
+    get(server, root)
     check(root)
 
 

@@ -243,8 +243,9 @@ def voc(project) -> Path:
 
 
 VOC_WAYS = {
-    "a name": ("ImageSets/Main/trainval.txt", "../../../secret/key", "key.xml is no VOC annotation"),
-    "no text": ("ImageSets/Main/trainval.txt", b"\xff\xfe00\n", "is no VOC annotation"),
+    "a name": ("ImageSets/Main/trainval.txt", "../../../secret/key", "no name of a VOC image"),
+    "no text": ("ImageSets/Main/trainval.txt", b"\xff\xfe00\n", "no name of a VOC image"),
+    "a list": ("ImageSets/Main/trainval.txt", None, "trainval.txt leads to"),
     "an annotation": ("Annotations/000005.xml", None, "000005.xml leads to"),
     "an image": ("JPEGImages/000005.jpg", None, "000005.jpg leads to"),
 }

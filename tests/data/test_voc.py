@@ -1,7 +1,5 @@
 """Pascal VOC, as its development kit lays it out, becomes what the rest reads; hostile XML ends in a sentence."""
 
-import json
-
 import cv2
 import numpy as np
 import pytest
@@ -72,20 +70,54 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;&b;">]>' + IMAGE
         (IMAGE[:40], "no element found|unclosed"),
         (BOMB, "declares a document type"),
         ("<annotation/>", "lacks size/width"),
-        (IMAGE.replace("50", "many"), "invalid literal"),
+        (BOMB.encode("utf-16"), "declares a document type"),
+        (BOMB.encode("utf-16-be"), "declares a document type"),
+        ("<!DOCTYPE a SYSTEM 'file:///etc/passwd'>" + IMAGE, "declares a document type"),
+        ("<?xml version='1.0' encoding='cp9999'?>" + IMAGE, "unknown encoding"),
+        ("<?xml version='1.0' encoding='rot13'?>" + IMAGE, "not a text encoding"),
+        (IMAGE.replace("50", "many"), "size/width is 'many', no number"),
+        (IMAGE.replace("50", "1_0"), "size/width is '1_0', no number"),
+        *(
+            (IMAGE.format(OBJECT.format("dog", 0, 1, 1, odd, 2)), f"bndbox/xmax is '{odd}', no number")
+            for odd in ("nan", "inf", "-Infinity", "1_0", "1e999", "9" * 400)
+        ),
         (IMAGE.format(OBJECT.format("unicorn", 0, 1, 1, 2, 2)), "no class 'unicorn'"),
         (IMAGE.format("<object><name>dog</name></object>"), "lacks bndbox/xmin"),
     ],
 )
 def test_what_is_no_annotation_is_named(root, tmp_path, text, reason):
-    (root / "VOC2007/Annotations/000005.xml").write_text(text)
+    data = text if isinstance(text, bytes) else text.encode()
+    (root / "VOC2007/Annotations/000005.xml").write_bytes(data)
     with pytest.raises(InputError, match=rf"000005\.xml is no VOC annotation .*({reason})"):
         convert_voc(root, tmp_path)
 
 
-def test_boxes_beyond_numbers_are_found_when_read(root, tmp_path):
-    (root / "VOC2007/Annotations/000005.xml").write_text(IMAGE.format(OBJECT.format("dog", 0, "nan", 1, 2, 2)))
-    convert_voc(root, tmp_path)
-    assert json.loads((tmp_path / "annotations/VOC2007_trainval.json").read_text())
-    with pytest.raises(InputError, match=r"VOC2007_trainval\.json: annotation 5000 has bbox .nan"):
-        read_split([(tmp_path / "annotations/VOC2007_trainval.json", root)])
+def test_a_class_of_any_length_is_named_in_short(root, tmp_path):
+    (root / "VOC2007/Annotations/000005.xml").write_text(IMAGE.format(OBJECT.format("x" * 10**6, 0, 1, 1, 2, 2)))
+    sentence = r"000005\.xml is no VOC .* has no class 'x+ \[\.\.\.\] x+'\); unpack"
+    with pytest.raises(InputError, match=sentence) as refused:
+        convert_voc(root, tmp_path)
+    assert len(str(refused.value)) <= 2000
+
+
+def test_what_cannot_be_read_is_no_fault_of_voc(root, tmp_path):
+    (root / "VOC2007/Annotations/000005.xml").unlink()
+    with pytest.raises(InputError, match=r"000005\.xml cannot be read: no such file or directory$"):
+        convert_voc(root, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ImageSets/Main/trainval.txt", "Annotations/000005.xml"])
+def test_what_a_link_leads_to_is_not_quoted(root, tmp_path, name):
+    (tmp_path / "secret").write_text("password 000005")
+    (root / "VOC2007" / name).unlink()
+    (root / "VOC2007" / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="secret, out of the image folder") as refused:
+        convert_voc(root, tmp_path)
+    assert "password" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["../000005", "dog", "1" * 16, "\u0661", "_"])
+def test_a_list_names_images_by_digits(root, tmp_path, name):
+    (root / "VOC2007/ImageSets/Main/trainval.txt").write_text(f"000005\n{name}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"trainval\.txt lists '.*', no name of a VOC image"):
+        convert_voc(root, tmp_path)
