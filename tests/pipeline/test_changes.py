@@ -266,7 +266,8 @@ def test_a_recipe_that_is_none_is_refused_in_a_short_sentence(folder, recipe):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
-def test_what_the_disk_refuses_is_not_blamed_on_comments(folder, monkeypatch, number):
+@pytest.mark.usefixtures("folder")
+def test_what_the_disk_refuses_is_not_blamed_on_comments(monkeypatch, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number), "/tmp/other")
 
