@@ -13,13 +13,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from m2det.errors import InputError
 from m2det.plain_yaml import read_yaml
+from m2det.text import printable
 
 # Ranges are those that hold on any machine and that no honest setting leaves; what this machine bears, the stages say.
 MOST_SENTENCES = 5  # of one file's faults
 
 
 def _plain(text: str) -> str:
-    if not text.isprintable():
+    if printable(text) != text:
         raise ValueError(f"takes printable characters only, got {_shown(text)}")
     if "${" in text or text == "???":
         raise ValueError(f"takes no '${{' and no '???', for which DVC writes other values; got {_shown(text)}")
@@ -43,8 +44,13 @@ def _address(text: str) -> str:
     return text
 
 
+def file_of_address(url: str) -> str:
+    """The name under which the address's file is kept."""
+    return urlsplit(url).path.rpartition("/")[2]
+
+
 def _source_of_weights(text: str) -> str:
-    if "://" in text and urlsplit(_address(text)).path.rpartition("/")[2] in ("", ".", ".."):
+    if "://" in text and file_of_address(_address(text)) in ("", ".", ".."):
         raise ValueError(f"takes the address of a file, not {_shown(text)}")
     return text
 

@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlparse
 
+from m2det.config import file_of_address
 from m2det.errors import InputError
 from tasks.common import BACKBONE, main_root, params
 
@@ -60,6 +60,6 @@ def _download(url: str) -> Path:
     sha256 = params().weights.sha256
     if not sha256 and url != VGG16_REDUCEDFC:
         raise InputError("weights.sha256 is empty: a file from the network is used only when its sha256 is known")
-    path = main_root() / "models" / "downloads" / Path(urlparse(url).path).name
+    path = main_root() / "models" / "downloads" / file_of_address(url)
     print(f"training starts from {path.name}, sha256 {fetch(url, sha256, path)}")
     return path

@@ -1,5 +1,6 @@
 """Every setting, with every kind of value: refused in one line that names it, or seen to work where it is used."""
 
+import copy
 import datetime
 import json
 import math
@@ -27,6 +28,7 @@ from m2det.train.ema import Average
 from m2det.train.optimizer import base_rate, make_optimizer
 from m2det.train.precision import Precision
 from m2det.train.schedule import learning_rate
+from tasks.weights import _download
 from tests.conftest import ROOT
 
 SHIPPED_PARAMS = load_params(ROOT / "params.yaml")
@@ -223,3 +225,42 @@ def test_more_cores_bear_more(monkeypatch):
     with pytest.raises(InputError, match="processes is 65, but on a CPU with 16 usable cores more than 64"):
         count_processes(params.model_copy(update={"processes": 65}))
     check_workers(params.model_copy(update={"train": params.train.model_copy(update={"workers": 32})}), 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["\u3000", "a\u00a0b", "\u0645\u06cc\u200c\u062e", "\U0001f468\u200d\U0001f469", "\u2009"]
+)
+def test_folders_may_have_any_name_that_shows(name):
+    raw = copy.deepcopy(SHIPPED)
+    raw["data"]["root"] = f"/data/{name}"
+    assert check_params(raw, "params.yaml").data.root == f"/data/{name}"
+
+
+@pytest.mark.parametrize("name", ["\u202e", "\u200b", "\ufeff", "\x85", "\u2028", "\x1b", "\udcff"])
+def test_names_that_change_what_is_shown_are_refused(name):
+    raw = copy.deepcopy(SHIPPED)
+    raw["data"]["root"] = f"/data/{name}"
+    with pytest.raises(InputError, match=r"data\.root: ") as error:
+        check_params(raw, "params.yaml")
+    assert str(error.value).isascii()
+
+
+@pytest.mark.parametrize("end", ["", ".", "..", "..?a", "..#a", "a/", "a/..?x=/b"])
+def test_an_address_of_weights_names_a_file(end):
+    raw = copy.deepcopy(SHIPPED)
+    raw["weights"]["source"] = f"https://host/a/{end}"
+    with pytest.raises(InputError, match="takes the address of a file"):
+        check_params(raw, "params.yaml")
+
+
+@pytest.mark.parametrize("end", ["..;x", "b.pth;x", "b.pth?c=/d", ".;"])
+def test_weights_are_kept_under_the_name_that_was_checked(end, monkeypatch, tmp_path):
+    raw = copy.deepcopy(SHIPPED)
+    raw["weights"] |= {"source": f"https://host/a/{end}", "sha256": "0" * 64}
+    checked = check_params(raw, "params.yaml")
+    kept = []
+    monkeypatch.setattr("tasks.weights.params", lambda: checked)
+    monkeypatch.setattr("tasks.weights.main_root", lambda: tmp_path)
+    monkeypatch.setattr("m2det.pretrained.fetch", lambda _, sha256, path: kept.append(path) or sha256)
+    _download(checked.weights.source)
+    assert kept == [tmp_path / "models" / "downloads" / end.partition("?")[0]]

@@ -27,6 +27,7 @@ NAMED = {
     "torch device",
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",  # of newer types
     "torch._utils _rebuild_parameter",
     "torch.storage TypedStorage",
     "torch.storage UntypedStorage",
@@ -117,7 +118,7 @@ class _Reader:
             case "GLOBAL":
                 stack.append(_Named(argument))
                 if argument not in NAMED and not TYPES.fullmatch(argument):
-                    raise ValueError(f"it names {argument[:80]!r}, which is no tensor: save the state dict alone")
+                    raise ValueError(f"it names {argument[:80]!r}, which no plain state dict has: save that alone")
             case "REDUCE":
                 arguments = stack.pop()
                 stack[-1] = self._call(stack[-1], arguments)

@@ -13,7 +13,7 @@ from m2det.errors import InputError
 
 MOST_CLASSES = 2**15 - 1  # as in the packed data, whose labels are int16
 # what a network may be: far beyond what anybody trains, and small enough that a description costs nothing to check
-BOUNDS = {"size": (16, 4096), "planes": (2, 2048), "levels": (2, 32), "scales": (3, 12)}
+BOUNDS = {"size": (16, 4096), "planes": (2, 2048), "levels": (2, 32), "scales": (3, 9)}  # 9: what works out at 4096 px
 MOST_CHANNELS = 8192  # of `fused`
 ANCHORS_PER_CELL = 6  # two squares and the ratios 2, 1/2, 3, 1/3 (SSD, section 2.2)
 
@@ -109,7 +109,8 @@ class M2DetConfig:
         if not 0 < self.bn_momentum <= 1:
             raise InputError(f"{self.name}: bn_momentum is {self.bn_momentum}, but it takes one above 0, 1 at most")
         if not self._works_at(self.size):
-            around = (range(self.size - 1, 0, -1), range(self.size + 1, self.size + 4096))
+            least, most = BOUNDS["size"]
+            around = (range(self.size - 1, least - 1, -1), range(self.size + 1, most + 1))
             nearest = [str(next(filter(self._works_at, sizes), "")) for sizes in around]
             raise InputError(
                 f"{self.name}: a pyramid of {self.scales} scales does not work out at {self.size} px (maps "

@@ -1,6 +1,7 @@
 """The network computes the original's numbers from the original's parameters."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -103,6 +104,14 @@ def test_wrong_names_and_sizes_end_in_a_sentence():
         InputError, match=r"does not work out at 330 px .*41, 21, .* nearest size that does is 323 or 332"
     ):
         get_config("m2det330-vgg16")
+    with pytest.raises(InputError, match="scales is 10, but it takes 3 to 9"):
+        get_config("m2det4096-vgg16", scales=10)
+    for size in (16, 330, 512):  # the most scales: some size has room for them, none beyond the bound is advised
+        with pytest.raises(InputError, match=r"the nearest size that does is \d+( or \d+)?$") as error:
+            get_config(f"m2det{size}-vgg16", scales=9)
+        advised = re.search(r"does is (\d+)(?: or (\d+))?$", str(error.value)).groups()
+        for side in filter(None, advised):
+            get_config(f"m2det{side}-vgg16", scales=9)
     with pytest.raises(InputError, match="no setting of a model is called 'sfan'"):
         get_config("m2det320-vgg16", sfan=True)
     with pytest.raises(InputError, match="levels is 1, but it takes 2 to 32"):
