@@ -28,7 +28,7 @@ def read_recipe(name: str) -> tuple[str, dict[str, Any]]:
     """
     if name not in recipe_names():
         raise InputError(f"no recipe is called {name!r}; there are {', '.join(recipe_names())}")
-    text = (files(__name__) / f"{name}.yaml").read_text()
+    text = (files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
     header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     return header, YAML(typ="safe").load(text)
 
@@ -47,7 +47,7 @@ def use_recipe(name: str, path: Path) -> list[str]:
     yaml.dump(content, out)
     text = header + END_OF_HEADER + _without_header(out.getvalue())
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     assert read_yaml(temporary) == YAML(typ="safe").load(out.getvalue())
     os.replace(temporary, path)
     return changes
