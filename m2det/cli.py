@@ -36,10 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"m2det {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     detect = commands.add_parser("detect", help="draw boxes on pictures, and write COCO results")
-    detect.add_argument("images", nargs="+", type=Path, metavar="IMAGE|DIR", help="pictures, or folders of them")
+    names = "pictures, or folders of them; a name that begins with - wants -- or ./ before it"
+    detect.add_argument("images", nargs="+", type=Path, metavar="IMAGE|DIR", help=names)
     detect.add_argument("--weights", required=True, type=Path, metavar="FILE", help="a model.safetensors")
     detect.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for what is written")
-    detect.add_argument("--json", action="store_true", help="write DIR/detections.json too, in COCO's results format")
+    results = "write DIR/detections.json too, in COCO's results format; bytes of a name that are no UTF-8 as \\xff"
+    detect.add_argument("--json", action="store_true", help=results)
     detect.add_argument("--score", type=fraction, default=0.5, help="least score that is drawn (default %(default)s)")
     detect.add_argument("--device", choices=("auto", "cpu", "cuda", "npu"), default="auto")
     detect.set_defaults(run=_detect)

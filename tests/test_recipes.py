@@ -1,9 +1,13 @@
 """Recipes are complete, valid, honest about themselves, and written into params.yaml without harm."""
 
 import errno
+import os
 import re
 import shutil
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
@@ -20,7 +24,7 @@ OWN = {"root": "/data/coco", "outside": True, "mirror": "http://localhost"}  # w
 @pytest.fixture
 def params(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
 
 
 def test_these_are_the_recipes_and_each_says_what_it_promises(capsys):
@@ -41,6 +45,15 @@ def test_the_shipped_params_are_the_recipe_digits():
     assert shipped["data"].pop("mirror").startswith("http://images.coco")
     assert values == shipped
     assert (ROOT / "params.yaml").read_text().startswith(header + "#\n")
+
+
+def test_comments_stay_in_any_locale(params):
+    params.write_text(params.read_text() + "# caf\u00e9 \u65e5\n", encoding="utf-8")
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "m2det.cli", "use", "coco512-8p"]
+    done = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert params.read_text(encoding="utf-8").endswith("# caf\u00e9 \u65e5\n")
 
 
 @pytest.mark.parametrize("name", NAMES.split())

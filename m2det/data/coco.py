@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ TOO_THIN = "1 px or less in width or height"
 LONGEST_SIDE = 65_535  # px, the most that a JPEG can have
 MOST_CATEGORIES = 2**15 - 1  # labels are int16
 LONGEST_NAME = 1000  # of a category, in characters: what a model's file takes
+SURROGATES = re.compile("[\ud800-\udfff]")
 SLACK = 0.01  # COCO rounds to hundredths of a pixel: what exceeds the image by less was not clipped
 
 
@@ -313,7 +315,7 @@ def _name(entry: Any, index: int) -> str:
 
 def _is_text(value: Any) -> bool:
     """Half of a surrogate pair, which JSON can hold, is none: no file and no terminal takes it."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, str) and (value.isascii() or not SURROGATES.search(value))
 
 
 def _whole(value: Any) -> bool:

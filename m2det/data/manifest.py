@@ -51,7 +51,7 @@ def write_manifest(
         for split, pairs in splits.items()
     }
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
@@ -64,7 +64,7 @@ def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, l
     if not path.is_file():
         raise InputError(f"{path} is missing, the list of source files; run `dvc repro data`")
     sources: dict[str, list[tuple[Path, Path]]] = {}
-    for split, entries in json.loads(path.read_text()).items():
+    for split, entries in json.loads(path.read_bytes()).items():
         for entry in entries:
             _check(roots, entry, outside)
         sources[split] = [(roots[0] / e["annotations"], roots[1] / e["images"]) for e in entries]

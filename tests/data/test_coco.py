@@ -107,6 +107,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "crowd": ({"annotations": [{"iscrowd": None}]}, "annotation 5 has iscrowd None"),
     "width": ({"images": [{"width": 0}, {}]}, "image 20 has width 0 and height 50"),
     "height": ({"images": [{"height": "50"}, {}]}, "image 20 has width 100 and height '50'"),
+    "half a pair": ({"images": [{"file_name": "\u00e9\ud83d.jpg"}, {}]}, "image 20 has file_name .*, no text"),
+    "half a pair's end": ({"categories": [{"name": "\udc08"}, {}]}, r"category \d+ has name .*, no text"),
     "text id": ({"images": [{"id": "x"}, {}]}, "image id 'x' must be a whole number"),
     "twice": ({"images": [{}, {"id": 20}]}, "image id 20 occurs twice"),
     "category twice": ({"categories": [{"id": 7}, {}]}, "category id 7 occurs twice"),
