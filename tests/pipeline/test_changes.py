@@ -273,7 +273,9 @@ def test_what_the_disk_refuses_is_not_blamed_on_comments(monkeypatch, number):
         raise OSError(number, os.strerror(number), "/tmp/other")
 
     monkeypatch.setattr("dvc.utils.hydra.apply_overrides", refuse)
-    with pytest.raises(InputError, match=f"^params.yaml: {os.strerror(number).lower()}; (make room|see to its permissions)"):
+    with pytest.raises(
+        InputError, match=f"^params.yaml: {os.strerror(number).lower()}; (make room|see to its permissions)"
+    ):
         checked_changes(None, {"epochs": 2})
 
 
