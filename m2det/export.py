@@ -97,8 +97,8 @@ def export_onnx(weights: Path, target: Path, pictures: list[Path]) -> None:
                 f"the exported network differs from PyTorch's by {difference:.2g}; {target} was not written"
             )
         write_whole(script, os.fsencode(atc_script(target.stem, size)))  # first: no .onnx stands without it
-    log.info("%s: the same as PyTorch's within %.1e on %d pictures", target, difference, len(images))
-    log.info("%s: makes an .om of it where CANN is; it was not run on a device", script)
+    log.info("%s: the same as PyTorch's within %.1e on %d pictures", printable(str(target)), difference, len(images))
+    log.info("%s: makes an .om of it where CANN is; it was not run on a device", printable(str(script)))
 
 
 def atc_script(stem: str, size: int) -> str:
