@@ -1,8 +1,9 @@
-"""Where material that is not part of the project lies, when it is there at all; one thread a process."""
+"""Where material that is not part of the project lies, when it is there at all; how processes of tests begin."""
 
 import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 
 # before torch reads it: two threads add up in another order than one, and tests run side by side
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# as in a terminal: under nohup, or as a shell's background job, processes that tests start would ignore these
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 

@@ -78,8 +78,6 @@ def disturb(folder: Path, kind: signal.Signals, moment: float, commits: int = 0)
 
     Returns whether it was hit before its end. Asserts that nothing is left of it.
     """
-    # a shell's background job ignores Ctrl-C, and so would the pack that it starts
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = stage(folder)
     time.sleep(moment)
     while (

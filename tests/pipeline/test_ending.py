@@ -1,6 +1,7 @@
 """A stage that is told to stop ends: by itself, or when its grace is over; and as well without a terminal."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -102,6 +103,7 @@ def test_a_closed_terminal_is_an_exit(tmp_path):
 @pytest.mark.parametrize("way", ["nohup", "setsid"])
 def test_what_is_to_outlive_the_terminal_does(tmp_path, way):
     """With SIGHUP ignored, or in a session of its own, whose output goes to a terminal that is gone."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     begin = ["setsid", "--fork"] if way == "setsid" else ["nohup"]
     command = [*begin, *python(STAGE.format(step=LINES)), str(tmp_path)]
     shell = ["sh", "-c", '"$@" & cat', "sh", *command]  # the leader of the session, which SIGHUP ends
