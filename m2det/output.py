@@ -1,4 +1,4 @@
-"""What is printed when nobody reads it any more."""
+"""Output that outlives its reader: a terminal that was closed, a pipe whose other end is gone."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def main(params_file: str, cache: str, backbone: str, unfinished: str) -> None:
     params, folder = load_params(params_file), Path(unfinished)
 
     def work(group: Group) -> None:
-        # nobody reads a checkpoint before rank 0 has the folder: joining comes first
+        # the process group is joined before any rank reads a checkpoint, so rank 0 has the folder by then
         with writing(folder), only_writer(folder) if group.leads else nullcontext():
             outcome = train(params, Path(cache), Path(backbone), folder, folder / "log.txt", group)
         if group.leads:
