@@ -195,7 +195,7 @@ from m2det.config import TrainParams
 odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, mirror=True)
 samples = TrainingSamples(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
 loader = training_loader(samples, TrainingOrder(12, 4, 0, 10**9), 2, False)
-next(loader)
+next(loader), next(loader)  # one of each worker: both have begun
 print(*(p.pid for p in multiprocessing.active_children()), flush=True)
 if sys.argv[2] == "raise": raise KeyError("the trainer failed")
 for batch in loader: pass
