@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from m2det.config import check_params, dotted, parameter_keys
+from m2det.config.recipes import read_recipe
 from m2det.errors import InputError, cann_explained, writing
 from m2det.files.whole import temporary_folder
-from m2det.plain_yaml import read_yaml
-from m2det.recipes import read_recipe
+from m2det.files.yaml_file import read_yaml
 
 PARAMS = Path("params.yaml")
 MOST_BYTES = 100_000  # of a value on DVC's command line; Linux takes 131,072

@@ -22,8 +22,8 @@ from prefect.states import Failed, State
 
 from flows.changes import checked_changes, set_params
 from flows.stage import PARENT_TASK_RUN
+from m2det.distributed.children import relay_child
 from m2det.errors import InputError
-from tasks.process import relay_child
 
 STAGES = ("data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance")
 

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from m2det.ending import ENDING
+from m2det.distributed.children import stage_process
+from m2det.distributed.grace import ENDING
 from m2det.errors import InputError, cann_explained
-from m2det.output import outlive_reader
-from m2det.text import PrintableFormatter, any_text_prints
+from m2det.text import PrintableFormatter, any_text_prints, outlive_reader
 from tasks.common import params
 from tasks.inputs import conclude, inputs_of
 from tasks.last_results import how_to_restore
-from tasks.process import stage_process
 
 if TYPE_CHECKING:
     from prefect.states import State

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -111,25 +112,6 @@ def synchronise_norms(model: torch.nn.Module, device: torch.device) -> None:
     torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def normalise(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """uint8 [B,3,S,S] BGR on the device -> float32 minus the mean, in the device's memory format."""
-    return in_format_of(images.float() - _mean_on(device), device)
-
-
-@cache
-def _mean_on(device: torch.device) -> torch.Tensor:
-    """Once: a copy from memory that is not pinned waits for the device."""
-    from m2det.data.augment import MEAN_BGR
-
-    with torch.inference_mode(False):
-        return torch.tensor(MEAN_BGR, dtype=torch.float32)[:, None, None].to(device)
-
-
-def in_format_of(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The images in the memory format that suits the device."""
-    return images.contiguous(memory_format=torch.channels_last) if TRAITS[device.type].channels_last else images
-
-
 def fuses(device: torch.device, optimizer: Literal["sgd", "adamw"]) -> tuple[bool, str]:
     """Whether to use torch's fused kernel of the optimizer, rather than one over lists of tensors, and why."""
     if device.type != "npu":
@@ -175,3 +157,19 @@ def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Begin anew what peak_memory says; on a CPU it is the whole process's life."""
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had: of the device's memory, or of the CPU's."""
+    if device.type != "cpu":
+        return torch.accelerator.max_memory_allocated(device)
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB

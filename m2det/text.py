@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
 import unicodedata
+from errno import EIO, EPIPE
 from io import TextIOWrapper
+from typing import Any
 
 # what moves a cursor, ends a line, turns the direction of writing, shows nothing, or is no character
 UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -57,3 +60,24 @@ def _escape(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # how Python holds a byte of a name that is not in the system's encoding
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+class _Unread(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (EIO, EPIPE):
+                raise
+            return len(data)
+
+
+def outlive_reader() -> None:
+    """What is printed after the terminal was closed, or the reader of a pipe has ended, is lost from now on, and
+    nothing else: the work goes on, or ends as it would. Lines are written as they end, into a pipe, too."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.flush()
+        buffer = io.BufferedWriter(_Unread(stream.fileno(), "wb", closefd=False))
+        setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=True))

@@ -11,10 +11,10 @@ from tasks.common import CACHE, MODEL, RESULTS, params
 
 def benchmark() -> None:
     """Write results/perf.json. A measurement: DVC repeats it only when asked (`dvc repro -f -s benchmark`)."""
-    from m2det.benchmark import benchmark as measure
-    from m2det.cores import check_workers
+    from m2det.bench.parts import benchmark as measure
     from m2det.device import choose_device
-    from m2det.files.model_file import load_trained
+    from m2det.distributed.cores import check_workers
+    from m2det.model.model_file import load_trained
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     check_workers(params(), 1)

@@ -9,8 +9,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
-from m2det.data.manifest import Roots, roots_of
-from m2det.ending import ENDING
+from m2det.data.sources.manifest import Roots, roots_of
+from m2det.distributed.grace import ENDING
 
 PARAMS = Path("params.yaml")
 CACHE = Path("data/cache")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from m2det.data.coco2014 import ADVICE, SPLITS, derive_minival, download_coco2014
-from m2det.data.manifest import RAW, may_lie_outside, write_manifest
+from m2det.data.sources.coco2014 import ADVICE, SPLITS, derive_minival, download_coco2014
+from m2det.data.sources.manifest import RAW, may_lie_outside, write_manifest
 from m2det.errors import InputError, writing
 from tasks.common import params, roots
 
@@ -19,12 +19,12 @@ def data() -> None:
         if source.source != "coco2014-download" and not root.is_dir():
             raise InputError(f"data.root: {root} is no folder; give the one with your annotations and images")
         if source.source == "digits":
-            from m2det.data.digits import make_digits
+            from m2det.data.sources.digits import make_digits
 
             make_digits(RAW)
             splits = SPLITS
         elif source.source == "voc":
-            from m2det.data.voc import convert_voc
+            from m2det.data.sources.voc import convert_voc
 
             splits = convert_voc(root, RAW, source.outside)
         elif source.source == "coco":

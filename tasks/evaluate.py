@@ -6,13 +6,13 @@ import json
 import logging
 import sys
 
-from m2det.data.store import cache_digest
+from m2det.data.packed.reader import cache_digest
+from m2det.distributed.children import run_child
+from m2det.files.inputs import FOLDER
 from m2det.files.whole import write_whole
-from m2det.inputs import FOLDER
 from m2det.text import printable
 from tasks.common import CACHE, MODEL, RESULTS, params
 from tasks.inputs import inputs_of
-from tasks.process import run_child
 
 DETECTIONS = RESULTS / "detections.json"
 PICTURES = RESULTS / "pictures"
@@ -20,26 +20,26 @@ PICTURES = RESULTS / "pictures"
 
 def detect() -> None:
     """Write results/detections.json: COCO results on the validation images, by as many processes as training has."""
-    from m2det.evaluate.__main__ import detect_val
-    from m2det.group import Group
-    from m2det.torchrun import count_processes, kept_if_failed, needs_torchrun, run_together
+    from m2det.distributed.group import Group
+    from m2det.distributed.launch import count_processes, kept_if_failed, needs_torchrun, run_together
+    from m2det.evaluate.rank import detect_val
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
     if needs_torchrun(params(), processes):
         with kept_if_failed("evaluate") as folder:
             arguments = (inputs_of("evaluate").keep(folder / FOLDER), CACHE, MODEL, DETECTIONS, folder)
-            run_together("m2det.evaluate", arguments, params(), processes, folder, run_child)
+            run_together("m2det.evaluate.rank", arguments, params(), processes, folder, run_child)
     else:
         detect_val(params(), CACHE, MODEL, DETECTIONS, Group())
 
 
 def score() -> None:
     """Write results/metrics.json, the precision-recall curves, and results/evaluation.json: what was scored by what."""
-    from m2det.data.store import PackedSplit
+    from m2det.data.packed.reader import PackedSplit
     from m2det.evaluate.metrics import coco_scores
-    from m2det.evaluate.plots import draw_precision_recall, precision_by_recall, write_precision_recall
     from m2det.evaluate.record import write_record
+    from m2det.viz.curves import draw_precision_recall, precision_by_recall, write_precision_recall
 
     scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, DETECTIONS, params().evaluate.scorer)
     # `dvc metrics show` prints the names as they are
@@ -57,11 +57,11 @@ def draw() -> None:
     import cv2
     import numpy as np
 
-    from m2det.data.store import PackedSplit
-    from m2det.evaluate.labels import write_labels
-    from m2det.evaluate.plots import draw_learning_curve
-    from m2det.evaluate.review import SHOWN_SCORE, draw_review, review
+    from m2det.data.packed.reader import PackedSplit
     from m2det.model import get_config
+    from m2det.viz.curves import draw_learning_curve
+    from m2det.viz.detections import SHOWN_SCORE, draw_review, review
+    from m2det.viz.labels import write_labels
 
     split = PackedSplit(CACHE, "val")
     label_of = {category_id: label for label, category_id in enumerate(split.category_ids, 1)}

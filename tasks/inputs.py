@@ -11,8 +11,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from m2det.errors import InputError
-from m2det.inputs import FOLDER, Inputs
-from m2det.unfinished import locked
+from m2det.files.inputs import FOLDER, Inputs
+from m2det.files.locks import locked
 from tasks.common import PARAMS
 
 _finished: dict[str, Path] = {}  # stage -> the folder where its finished state waits until its inputs were compared

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from m2det.data.coco import ImageRecord, Split, read_split
-from m2det.data.image import check_header, check_size, jpeg_decoder
-from m2det.data.manifest import RAW, load_sources, may_lie_outside
-from m2det.data.packing import ORIGINAL, finish_cache, require_room, write_split
-from m2det.data.storage import Storage
-from m2det.data.store import FORMAT, is_finished, read_manifest
+from m2det.data.jpeg import jpeg_decoder
+from m2det.data.packed.encoding import Storage
+from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
+from m2det.data.packed.writer import CHECKS, MEANING, ORIGINAL, finish_cache, require_room, write_split
+from m2det.data.sources.coco import Split, read_split
+from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside
+from m2det.distributed.lifetime import keep_freed_memory, usable_cores
 from m2det.errors import InputError, writing
-from m2det.inputs import FOLDER
-from m2det.process import keep_freed_memory, usable_cores
+from m2det.files.hashing import digest, digest_files
+from m2det.files.inputs import FOLDER
+from m2det.files.locks import LOCK, locked
 from m2det.text import printable
-from m2det.unfinished import LOCK, digest, digest_files, locked
 from tasks.common import CACHE, main_root, params, roots, sources
 from tasks.inputs import finished_in, inputs_of, require_unchanged
 
@@ -111,22 +112,3 @@ def _publish(unfinished: Path) -> None:
             os.link(path, CACHE / path.name)
         except OSError:  # another disk
             shutil.copy2(path, CACHE / path.name)
-
-
-def _is_whole(data: bytes, record: ImageRecord) -> None:
-    check_header(data, _name(record), record.width, record.height)
-
-
-def _decodes(data: bytes, record: ImageRecord) -> None:
-    check_size(data, _name(record), record.width, record.height)
-
-
-def _name(record: ImageRecord) -> str:
-    return f"image {record.image_id} ({record.path})"
-
-
-CHECKS = {"decode": _decodes, "header": _is_whole}
-MEANING = {
-    "decode": "decoding each",
-    "header": "markers and size alone (pack.verify: decode finds those of which a part is lost, too)",
-}

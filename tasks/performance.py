@@ -6,18 +6,18 @@ import json
 import logging
 import sys
 
-from m2det.inputs import FOLDER
+from m2det.distributed.children import run_child
+from m2det.files.inputs import FOLDER
 from tasks.common import BACKBONE, CACHE, RESULTS, params
 from tasks.inputs import inputs_of
-from tasks.process import run_child
 
 
 def performance() -> None:
     """Write results/performance.json. A measurement: DVC repeats it only when asked (`dvc repro -f -s performance`)."""
-    from m2det.cores import check_workers
-    from m2det.group import Group
-    from m2det.performance import RESULT, compare, measure
-    from m2det.torchrun import count_processes, kept_if_failed, needs_torchrun, run_together
+    from m2det.bench.throughput import RESULT, compare, measure
+    from m2det.distributed.cores import check_workers
+    from m2det.distributed.group import Group
+    from m2det.distributed.launch import count_processes, kept_if_failed, needs_torchrun, run_together
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
@@ -25,7 +25,7 @@ def performance() -> None:
     if needs_torchrun(params(), processes):
         with kept_if_failed("performance") as folder:
             arguments = (inputs_of("performance").keep(folder / FOLDER), CACHE, BACKBONE, folder)
-            run_together("m2det.performance", arguments, params(), processes, folder, run_child)
+            run_together("m2det.bench.throughput", arguments, params(), processes, folder, run_child)
             found = json.loads((folder / RESULT).read_text())
     else:
         found = measure(params(), CACHE, BACKBONE, Group())

@@ -9,16 +9,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2det.data.store import cache_digest
+from m2det.data.packed.reader import cache_digest
+from m2det.distributed.children import run_child
 from m2det.errors import writing
+from m2det.files.hashing import digest, digest_files
+from m2det.files.locks import locked
 from m2det.files.whole import write_whole
-from m2det.unfinished import digest, digest_files, locked
 from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, main_root, params, sources
 from tasks.inputs import finished_in, require_unchanged
-from tasks.process import run_child
 
 if TYPE_CHECKING:
-    from m2det.train.run import Outcome
+    from m2det.train.state import Outcome
 
 SHAPING = ("epochs", "seed", "model", "train", "precision")
 # of section train, what a run may be continued with other values of: see Run.how for those that change bits
@@ -32,11 +33,11 @@ def train() -> None:
     deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it. The folder
     also keeps the inputs; where they have changed by the end, the finished state stays there, to be published later.
     """
-    from m2det.cores import check_workers
-    from m2det.torchrun import count_processes, needs_torchrun
-    from m2det.train.launch import train_together
-    from m2det.train.loop import train as train_alone
-    from m2det.train.unfinished import introduce
+    from m2det.distributed.cores import check_workers
+    from m2det.distributed.launch import count_processes, needs_torchrun
+    from m2det.train.rank import train_together
+    from m2det.train.run_dir import introduce
+    from m2det.train.trainer import train as train_alone
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
@@ -74,8 +75,8 @@ def _hashes() -> dict[str, str]:
 
 def _publish(outcome: Outcome, hashes: dict[str, str], unfinished: Path) -> None:
     """Write the outputs, the model last."""
-    from m2det.files.model_file import save_trained
-    from m2det.train.log import write_curves
+    from m2det.model.model_file import save_trained
+    from m2det.train.logger import write_curves
 
     evaluated = [row for row in outcome.rows if "AP" in row]
     best = max(evaluated, key=lambda row: row["AP"])

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def weights() -> None:
     """Write models/backbone.safetensors from what weights.source names: a backbone, or a whole model."""
-    from m2det.files.foreign import read_tensors
     from m2det.files.tensors import save_tensors
-    from m2det.pretrained import VGG16_REDUCEDFC, load_backbone, random_backbone
+    from m2det.files.untrusted import read_tensors
+    from m2det.model.pretrained import VGG16_REDUCEDFC, load_backbone, random_backbone
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     settings, name = params().weights, params().model.name
@@ -43,7 +43,7 @@ def _named(backbone: nn.Module) -> dict[str, Tensor]:
 
 def _local_file(name: str) -> Path:
     """A file of the user's, its sha256 printed, and verified where weights.sha256 is set."""
-    from m2det.pretrained import verify
+    from m2det.model.pretrained import verify
 
     path = main_root() / os.path.expanduser(name)  # noqa: PTH111 - Path's raises where there is no such user
     if not path.is_file():
@@ -55,7 +55,7 @@ def _local_file(name: str) -> Path:
 
 def _download(url: str) -> Path:
     """Kept across runs and experiments, outside what DVC deletes."""
-    from m2det.pretrained import VGG16_REDUCEDFC, fetch
+    from m2det.model.pretrained import VGG16_REDUCEDFC, fetch
 
     sha256 = params().weights.sha256
     if not sha256 and url != VGG16_REDUCEDFC:

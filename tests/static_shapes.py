@@ -5,8 +5,8 @@ from contextlib import ExitStack
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m2det.train import loop
-from m2det.train.run import Run
+from m2det.train import trainer as loop
+from m2det.train.state import Run
 
 DYNAMIC = {"nonzero", "masked_select", "_local_scalar_dense", "unique", "_unique2", "unique_dim", "bincount"}
 ON_THE_HOST = {"scatter_reduce", "scatter_reduce_", "argsort"}  # kernels of torch_npu that compute on the CPU

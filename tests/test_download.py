@@ -165,7 +165,7 @@ def test_a_full_disk_leaves_nothing_that_stops_the_next_try(server, tmp_path):
 def test_killed_in_the_middle_it_continues_where_it_was(server, tmp_path, which):
     server.files["/a.zip"] = content = CONTENT * 20
     server.pace = 0.02
-    program = f"from tasks.process import stage_process; stage_process();{FETCH}"
+    program = f"from m2det.distributed.children import stage_process; stage_process();{FETCH}"
     command = [sys.executable, "-c", program, f"{server.url}/a.zip", str(tmp_path / "a.zip")]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     part = tmp_path / "a.zip.part"

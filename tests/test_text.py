@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 
-from m2det.cli import main
-from m2det.data.coco import read_split
-from m2det.data.packing import finish_cache, write_split
-from m2det.data.store import PackedSplit
+from m2det.cli.main import main
+from m2det.data.packed.reader import PackedSplit
+from m2det.data.packed.writer import finish_cache, write_split
+from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
-from m2det.evaluate.draw import GREEN, Mark, draw_marks, sheet, tile
-from m2det.evaluate.labels import write_labels
 from m2det.text import printable
+from m2det.viz.draw import GREEN, Mark, draw_marks, sheet, tile
+from m2det.viz.labels import write_labels
 from tests.data.project import Project, jpeg, write_annotations
 from tests.tiny_model import write_tiny_model
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import torch
 
-from m2det.files.model_file import save_trained
 from m2det.model import build_model
+from m2det.model.model_file import save_trained
 
 CLASSES = [str(digit) for digit in range(10)]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from m2det.data.store import cache_digest
+from m2det.data.packed.reader import cache_digest
+from m2det.files.hashing import file_sha256
 from m2det.files.whole import write_whole
-from m2det.unfinished import file_sha256
 
 NAME, VERSION = "evaluation.json", 1
 WRITTEN = ("detections.json", "metrics.json")  # in the same folder

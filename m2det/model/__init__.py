@@ -2,8 +2,8 @@
 
 from m2det.model.config import M2DetConfig, get_config
 from m2det.model.m2det import M2Det, build_backbone, build_model, first_names
+from m2det.model.original import LoadReport, load_reference_state_dict
 from m2det.model.priors import prior_boxes
-from m2det.model.reference import LoadReport, load_reference_state_dict
 
 __all__ = [
     "LoadReport",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from m2det.config import PrecisionParams
 from m2det.errors import InputError
-from m2det.train.precision import Precision
+from m2det.train.amp import Precision
 
 log = logging.getLogger(__name__)
 

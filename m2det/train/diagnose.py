@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from m2det.data.loader import collate
-from m2det.device import normalise
+from m2det.data.dataset import collate
 from m2det.errors import InputError
+from m2det.model.preprocess import normalise
 
 if TYPE_CHECKING:
-    from m2det.train.run import Run
+    from m2det.train.state import Run
 
 
 def explain(run: Run, bad_batch: int) -> str:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from m2det.data.coco import Category, ImageRecord, Split
-from m2det.data.files import ImageFolder
-from m2det.data.image import decode_bgr, jpeg_decoder, jpeg_size
-from m2det.data.packing import write_split
-from m2det.ordered import in_order
-from m2det.process import keep_freed_memory, usable_cores
-from tasks.pack import _decodes, _is_whole
+from m2det.data.image_checks import jpeg_size
+from m2det.data.jpeg import decode_bgr, jpeg_decoder
+from m2det.data.ordered_map import in_order
+from m2det.data.packed.writer import _decodes, _is_whole, write_split
+from m2det.data.sources.coco import Category, ImageRecord, Split
+from m2det.data.sources.image_folder import ImageFolder
+from m2det.distributed.lifetime import keep_freed_memory, usable_cores
 from tests.conftest import ROOT
 
 

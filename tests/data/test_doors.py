@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from m2det.cli import main
-from m2det.data.check import find_images
-from m2det.data.coco import read_annotations, read_split
-from m2det.data.files import ImageFolder, read_file
-from m2det.data.manifest import load_sources, write_manifest
-from m2det.data.packing import write_split
+from m2det.cli.main import main
+from m2det.data.packed.writer import write_split
+from m2det.data.sources.coco import read_annotations, read_split
+from m2det.data.sources.image_folder import ImageFolder
+from m2det.data.sources.manifest import load_sources, write_manifest
+from m2det.data.statistics import find_images
 from m2det.errors import InputError
+from m2det.files.regular_file import read_file
 from tests.data.project import SECRET, SIDE, Project, jpeg, write_annotations
 
 

@@ -16,13 +16,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from m2det.config import TrainParams
-from m2det.data.coco import read_split
-from m2det.data.image import decode_bgr
-from m2det.data.loader import TrainingOrder, TrainingSamples, training_loader
-from m2det.data.packing import finish_cache, write_split
-from m2det.data.store import PackedSplit
+from m2det.data.dataloader import training_loader
+from m2det.data.dataset import TrainingSamples
+from m2det.data.jpeg import decode_bgr
+from m2det.data.packed.reader import PackedSplit
+from m2det.data.packed.writer import _decodes, _is_whole, finish_cache, write_split
+from m2det.data.sampler import TrainingOrder
+from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
-from tasks.pack import _decodes, _is_whole
 from tests.conftest import ROOT
 
 # Python's own files, half written, would outlive the test

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from m2det.data.store import PackedSplit
+from m2det.data.packed.reader import PackedSplit
 from tests.conftest import ROOT
 from tests.pipeline.conftest import make_clone
 

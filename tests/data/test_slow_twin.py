@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from m2det.data.augment import UNCHANGED, distort, render, view_of
-from m2det.data.plan import draw_distortion, draw_plan
+from m2det.data.sampling import draw_distortion, draw_plan
+from m2det.data.transforms import UNCHANGED, distort, render, view_of
 from tests.data import slow_twin as twin
 
 SIZE = 128

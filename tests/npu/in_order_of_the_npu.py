@@ -1,11 +1,11 @@
-"""`-m tests.npu.in_order_of_the_npu`: m2det.train, but the CPU adds up in the NPU's order, channels first."""
+"""`-m tests.npu.in_order_of_the_npu`: m2det.train.rank, but the CPU adds up in the NPU's order, channels first."""
 
 import sys
 from dataclasses import replace
 
 from m2det.device import TRAITS
-from m2det.train import optimizer
-from m2det.train.__main__ import main
+from m2det.train import optim as optimizer
+from m2det.train.rank import main
 
 if __name__ == "__main__":
     TRAITS["cpu"] = replace(TRAITS["cpu"], channels_last=False)

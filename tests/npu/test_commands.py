@@ -32,7 +32,7 @@ def doctor(done):
 
 
 def test_doctor_finds_the_simulated_npus(python_with_torch_npu):
-    found = doctor(command(python_with_torch_npu, "m2det.cli", "doctor", **simulated_npu_environment()))
+    found = doctor(command(python_with_torch_npu, "m2det.cli.main", "doctor", **simulated_npu_environment()))
     assert found["CANN and torch_npu"] == "2 devices" and found["torch_npu"].startswith("2.13")
     assert found["device: auto"].startswith("npu: simulated NPU") and found["device: auto"].endswith("2 of them")
     assert found["opt_level: O1"] == "float16, loss scale 32" and found["joined by"] == "hccl"
@@ -42,8 +42,8 @@ def test_doctor_finds_the_simulated_npus(python_with_torch_npu):
 @pytest.mark.parametrize(
     "words",
     [
-        ["m2det.cli", "doctor"],
-        ["m2det.cli", "bench", "network", "--model", "m2det-tiny"],
+        ["m2det.cli.main", "doctor"],
+        ["m2det.cli.main", "bench", "network", "--model", "m2det-tiny"],
         ["flows.train"],
         ["flows.evaluate"],
     ],
@@ -66,11 +66,11 @@ def test_another_error_of_torch_is_not_explained_away():
 
 def test_without_cann_and_autoload_everything_runs_on_the_cpu(python_with_torch_npu, material, tmp_path):
     off = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
-    found = doctor(command(python_with_torch_npu, "m2det.cli", "doctor", **off))
+    found = doctor(command(python_with_torch_npu, "m2det.cli.main", "doctor", **off))
     assert found["device: auto"].startswith("cpu: ") and "set_env.sh" in found["CANN and torch_npu"]
     model = write_tiny_model(tmp_path)
     cv2.imwrite(str(tmp_path / "picture.png"), np.full((80, 80, 3), 99, np.uint8))
-    detect = ["m2det.cli", "detect", tmp_path / "picture.png", "--weights", model, "--out", tmp_path / "out"]
+    detect = ["m2det.cli.main", "detect", tmp_path / "picture.png", "--weights", model, "--out", tmp_path / "out"]
     for device in ("auto", "cpu"):
         done = command(python_with_torch_npu, *detect, "--device", device, **off)
         assert done.returncode == 0 and (tmp_path / "out/picture.jpg").exists(), done.stderr
@@ -78,6 +78,8 @@ def test_without_cann_and_autoload_everything_runs_on_the_cpu(python_with_torch_
     assert done.returncode == 1 and "set_env.sh" in done.stderr and "Traceback" not in done.stderr
     with (tmp_path / "params.yaml").open("w") as file:
         YAML().dump(settings("auto", steps=1).model_dump(), file)
-    done = command(python_with_torch_npu, "m2det.train", tmp_path / "params.yaml", *material, tmp_path / "run", **off)
+    done = command(
+        python_with_torch_npu, "m2det.train.rank", tmp_path / "params.yaml", *material, tmp_path / "run", **off
+    )
     assert done.returncode == 0 and "device: cpu" in done.stdout, done.stderr
     assert load_checked(tmp_path / "run/outcome.pt")["steps"] == 1

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from m2det.files.model_file import load_trained, save_trained
+from m2det.model.model_file import load_trained, save_trained
 from m2det.train.checkpoint import load_state
-from m2det.train.run import Run
+from m2det.train.state import Run
 from tests.npu.training import cpu_in_the_order_of_the_npu, settings, train  # noqa: F401
-from tests.train.test_loop import interrupt_at_5
+from tests.train.test_trainer import interrupt_at_5
 
 pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu"), pytest.mark.usefixtures("cpu_in_the_order_of_the_npu")]
 

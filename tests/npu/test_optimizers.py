@@ -10,8 +10,8 @@ import torch
 
 from m2det.config import PrecisionParams
 from m2det.device import fuses
-from m2det.train.optimizer import make_optimizer
-from m2det.train.precision import Precision
+from m2det.train.amp import Precision
+from m2det.train.optim import make_optimizer
 from tests.npu.training import settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu")]

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2det.device import choose_device, describe, import_torch_npu, synchronise
-from m2det.torchrun import count_processes
-from m2det.train.run import Run
+from m2det.distributed.launch import count_processes
+from m2det.train.state import Run
 from tests.npu.training import settings, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu")]

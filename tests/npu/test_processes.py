@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 HCCL = {"M2DET_SIMULATED_CHIP": "Ascend950DT", "TORCH_NPU_FALLBACK_CPU_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(python, material, folder, kind, program="m2det.train"):
+def torchrun(python, material, folder, kind, program="m2det.train.rank"):
     folder.mkdir(parents=True, exist_ok=True)
     params = settings(kind, steps=9, batch_size=2, ema=0.9).model_dump() | {"processes": 2}
     with (folder / "params.yaml").open("w") as file:

@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from m2det.config import EvaluateParams, PrecisionParams
-from m2det.data.store import PackedSplit
-from m2det.device import choose_device, normalise, place_model
-from m2det.evaluate.detect import detect_images
-from m2det.files.model_file import load_trained
+from m2det.data.packed.reader import PackedSplit
+from m2det.device import choose_device, place_model
+from m2det.evaluate.inference import detect_images
 from m2det.loss import MultiBoxLoss
 from m2det.model import prior_boxes
-from m2det.train.precision import Precision
-from m2det.train.run import Run
+from m2det.model.model_file import load_trained
+from m2det.model.preprocess import normalise
+from m2det.train.amp import Precision
+from m2det.train.state import Run
 from tests.npu.training import cpu_in_the_order_of_the_npu, settings, train  # noqa: F401
 from tests.static_shapes import watched_steps
 from tests.tiny_model import write_tiny_model

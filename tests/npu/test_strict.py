@@ -7,9 +7,9 @@ import torch
 
 from m2det.config import EvaluateParams
 from m2det.device import choose_device, place_model
-from m2det.evaluate.detect import detect_images
-from m2det.files.model_file import load_trained
+from m2det.evaluate.inference import detect_images
 from m2det.model import prior_boxes
+from m2det.model.model_file import load_trained
 from tests.npu.training import cpu_in_the_order_of_the_npu, settings, train  # noqa: F401
 from tests.tiny_model import write_tiny_model
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from m2det.config import PrecisionParams
 from m2det.model import build_model
 from m2det.model.mlfpn import upsample_nearest_to
-from m2det.train.precision import Precision
+from m2det.train.amp import Precision
 
 pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu")]
 

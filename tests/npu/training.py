@@ -7,7 +7,7 @@ import torch
 
 from m2det import device
 from m2det.config import Params, load_params
-from m2det.train import loop
+from m2det.train import trainer as loop
 from tests.conftest import ROOT
 
 
@@ -32,5 +32,5 @@ def train(material, folder, params: Params):
 def cpu_in_the_order_of_the_npu(monkeypatch):
     """The CPU prefers channels last, which adds up in another order; in the NPU's the same bits come out."""
     traits, fuses = device.TRAITS["cpu"], device.fuses
-    monkeypatch.setattr("m2det.train.optimizer.fuses", lambda _, name: fuses(torch.device("npu"), name))
+    monkeypatch.setattr("m2det.train.optim.fuses", lambda _, name: fuses(torch.device("npu"), name))
     monkeypatch.setitem(device.TRAITS, "cpu", replace(traits, channels_last=False))

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 
 from flows.changes import set_params
 from m2det.config import dotted
+from m2det.config.recipes import read_recipe
 from m2det.evaluate.metrics import NAMES
-from m2det.recipes import read_recipe
 from tests.pipeline.conftest import SHORT
 from tests.tiny_model import write_tiny_model
 
@@ -68,9 +68,9 @@ def test_again_there_is_nothing_to_do(short_run):
         ("params.yaml", "epochs: 1", "epochs: 2", {"train"}),
         ("m2det/loss.py", "", "\n# changed\n", {"train"}),
         ("m2det/ops/nms.pyx", "", "\n# changed\n", {"ops"}),
-        ("m2det/data/coco2014.py", "", "\n# changed\n", {"data"}),
-        ("m2det/data/store.py", "", "\n# changed\n", {"pack", "train", "evaluate"}),
-        ("m2det/evaluate/draw.py", "", "\n# changed\n", {"evaluate"}),
+        ("m2det/data/sources/coco2014.py", "", "\n# changed\n", {"data"}),
+        ("m2det/data/packed/reader.py", "", "\n# changed\n", {"pack", "train", "evaluate"}),
+        ("m2det/viz/draw.py", "", "\n# changed\n", {"evaluate"}),
     ],
 )
 def test_what_a_change_reruns(short_run, path, old, new, stages):
@@ -246,7 +246,7 @@ def test_finetuning_starts_from_a_model_of_other_classes(clone):
     assert "training starts from model.safetensors, sha256 " in done.stdout
     assert "starts fresh: conf.0.weight (12, 128, 3, 3) (the checkpoint has (66, 128, 3, 3))" in done.stdout
     assert "starts fresh: unet1" not in done.stdout
-    card = clone.run("m2det.cli", "info", "models/m2det.safetensors").stdout
+    card = clone.run("m2det.cli.main", "info", "models/m2det.safetensors").stdout
     assert "1: cat" in card and "sha256 of backbone" in card
     clone.edit({"  checkpoint: ": "  checkpoint: models/none.pth"})
     done = clone.run("dvc", "repro", "train", ok=False)

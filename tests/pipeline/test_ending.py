@@ -142,7 +142,9 @@ def test_whoever_waits_for_others_ends_later(tmp_path):
         "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         f"pathlib.Path({str(tmp_path)!r}, 'ready').touch(); time.sleep(60)"
     )
-    step = f"from tasks.process import run_child\n    run_child([sys.executable, '-c', {code!r}], grace=2.0)"
+    step = (
+        f"from m2det.distributed.children import run_child\n    run_child([sys.executable, '-c', {code!r}], grace=2.0)"
+    )
     process = stage(step, tmp_path, stdout=subprocess.DEVNULL)
     pid = started(tmp_path)
     while not (tmp_path / "ready").exists():

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tasks.process import relay_child, run_child
+from m2det.distributed.children import relay_child, run_child
 from tests.conftest import ROOT
 
 CHILD = "import time; time.sleep(60)"
@@ -34,7 +34,7 @@ def gone(pid: int, within: float = 5.0) -> bool:
 PARENT = f"""
 import os, subprocess, sys
 from functools import partial
-from tasks.process import die_with_parent
+from m2det.distributed.children import die_with_parent
 child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], preexec_fn=partial(die_with_parent, os.getpid()))
 print(child.pid, flush=True)
 child.wait()
@@ -53,7 +53,7 @@ def test_a_child_ends_with_its_parent(number):
 def test_sigterm_to_a_stage_is_an_exit_that_ends_its_child():
     code = """
 import sys
-from tasks.process import run_child, stage_process
+from m2det.distributed.children import run_child, stage_process
 stage_process()
 print("ready", flush=True)
 run_child([sys.executable, "-c", 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'])

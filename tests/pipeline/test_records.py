@@ -217,7 +217,7 @@ def test_what_verify_advises_heals_a_damaged_cache(ready, link):
     damage(lmdb)
     if link == "reflink,copy":  # DVC's own copy, too, as on a failing disk
         damage(ready.folder / ".dvc/cache/files/md5" / lmdb_object(ready))
-    verify = ready.run("m2det.cli", "data", "verify", ok=False)
+    verify = ready.run("m2det.cli.main", "data", "verify", ok=False)
     assert verify.returncode == 1
     advice = re.search(r"run `(find .+?)`", verify.stdout)[1]
     trained = ready.run("flows.train", ok=False)
@@ -229,7 +229,7 @@ def test_what_verify_advises_heals_a_damaged_cache(ready, link):
 
     ready.shell(advice)
     assert lmdb.read_bytes() == sound
-    ready.run("m2det.cli", "data", "verify")
+    ready.run("m2det.cli.main", "data", "verify")
     ready.shell("rm -r data/cache && dvc checkout data/cache")
     assert lmdb.read_bytes() == sound
     assert "pack" not in json.loads(ready.run("dvc", "status", "--json").stdout)
@@ -246,7 +246,7 @@ def lmdb_object(clone: Clone) -> str:
 def test_info_tells_whether_the_metrics_are_the_models(ready):
     ready.run("dvc", "repro", "-s", "train")
     ready.run("dvc", "repro", "-s", "evaluate")
-    info = ["m2det.cli", "info", "models/m2det.safetensors"]
+    info = ["m2det.cli.main", "info", "models/m2det.safetensors"]
     record = json.loads((ready.folder / "results/evaluation.json").read_text())
     assert (
         record["sha256"]["model"]

@@ -14,7 +14,7 @@ import logging, os, sys
 from pathlib import Path
 from ruamel.yaml import YAML
 from m2det.errors import InputError
-from tasks.process import run_child
+from m2det.distributed.children import run_child
 
 CHILD = "import os, pathlib, time; pathlib.Path('child').write_text(str(os.getpid())); time.sleep(600)"
 
@@ -46,7 +46,7 @@ class Toy:
             "tasks/common.py",
             "tasks/inputs.py",
             "tasks/last_results.py",
-            "tasks/process.py",
+            "m2det/distributed/children.py",
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from m2det.data.coco import read_split
-from m2det.data.packing import finish_cache, write_split
+from m2det.data.packed.writer import finish_cache, write_split
+from m2det.data.sources.coco import read_split
 from m2det.files.tensors import save_tensors
-from m2det.pretrained import random_backbone
+from m2det.model.pretrained import random_backbone
 
 
 @pytest.fixture(scope="module")

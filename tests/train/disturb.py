@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 from m2det.files.torch_file import verify
 from tests.conftest import ROOT
 from tests.train.conftest import make_material
-from tests.train.test_loop import settings
+from tests.train.test_trainer import settings
 
 VICTIMS = ("stage", "launcher", "rank", "alone")  # the last is a stage that trains in one process
 KINDS = [f"{victim} {name}" for victim in VICTIMS for name in ("SIGTERM", "SIGKILL", "SIGHUP")]
@@ -86,11 +86,11 @@ def find(folder: Path, victim: str, process: subprocess.Popen) -> int | None:
     """The victim's pid, as soon as there is one; None where the stage has ended before."""
     if victim in ("stage", "alone"):
         return process.pid if process.poll() is None else None
-    part = {"launcher": "m2det.launcher", "rank": " -m m2det.train"}[victim]
+    part = {"launcher": "m2det.distributed.quiet_torchrun", "rank": " -m m2det.train.rank"}[victim]
     while process.poll() is None:
         lines = [(pid, line) for pid, line in processes_in(folder) if part in line]
         if victim == "rank":
-            lines = [(pid, line) for pid, line in lines if "m2det.launcher" not in line]
+            lines = [(pid, line) for pid, line in lines if "m2det.distributed.quiet_torchrun" not in line]
         if lines:
             return lines[-1][0]
         time.sleep(0.05)

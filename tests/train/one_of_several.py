@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 
 from m2det.config import load_params
-from m2det.data.loader import collate
-from m2det.group import Group
-from m2det.torchrun import as_one_of_several
-from m2det.train.__main__ import main
+from m2det.data.dataset import collate
+from m2det.distributed.group import Group
+from m2det.distributed.launch import as_one_of_several
 from m2det.train.ema import Average
-from m2det.train.loop import ALONE, train_step
-from m2det.train.run import Run
+from m2det.train.rank import main
+from m2det.train.state import Run
+from m2det.train.trainer import ALONE, train_step
 
 
 def first_gradients(params, cache, backbone, folder, group=ALONE):

@@ -6,16 +6,16 @@ import shutil
 import pytest
 import torch
 
-from m2det.data.coco import read_split
-from m2det.data.packing import finish_cache, write_split
+from m2det.data.packed.writer import finish_cache, write_split
+from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
 from m2det.files.torch_file import save_checked
 from m2det.model import build_model
-from m2det.pretrained import load_initial
+from m2det.model.pretrained import load_initial
 from m2det.train.checkpoint import checkpoints, load_state, save_state
-from m2det.train.launch import OUTCOME, train_together
-from m2det.train.run import Run
-from tests.train.test_loop import interrupt_at_5, run, settings
+from m2det.train.rank import OUTCOME, train_together
+from m2det.train.state import Run
+from tests.train.test_trainer import interrupt_at_5, run, settings
 
 
 def flip(path, where=0.6):
@@ -120,7 +120,7 @@ def average_precisions(monkeypatch):
     end_epoch = Run.end_epoch
 
     def remember(self, rate):
-        monkeypatch.setattr("m2det.train.run.validate", lambda *_: {"AP": values[self.step // 3], "AP50": 0.0})
+        monkeypatch.setattr("m2det.train.state.validate", lambda *_: {"AP": values[self.step // 3], "AP50": 0.0})
         return end_epoch(self, rate)
 
     monkeypatch.setattr(Run, "end_epoch", remember)

@@ -14,15 +14,15 @@ import torch
 from ruamel.yaml import YAML
 
 from m2det.errors import InputError
-from m2det.evaluate.plots import new_figure, save_figure, write_precision_recall
-from m2det.files.model_file import save_trained
 from m2det.files.torch_file import save_plain
 from m2det.files.whole import replacing, temporary_folder, write_whole
 from m2det.model import build_model
-from m2det.train.log import write_curves
-from m2det.train.run import Run
+from m2det.model.model_file import save_trained
+from m2det.train.logger import write_curves
+from m2det.train.state import Run
+from m2det.viz.curves import new_figure, save_figure, write_precision_recall
 from tests.train.disturb import MODEL, UNFINISHED, finished, stage, working_copy
-from tests.train.test_loop import run, settings
+from tests.train.test_trainer import run, settings
 
 WORDS = r"(file too large|no space left on device); it takes [\d,]+ bytes, the disk has [\d,]+; make room, then give"
 

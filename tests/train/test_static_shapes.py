@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from m2det.train.run import Run
+from m2det.train.state import Run
 from tests.static_shapes import StaticShapes, watched_steps
-from tests.train.test_loop import settings
+from tests.train.test_trainer import settings
 
 STALLING = {
     "nonzero": lambda x: x.nonzero(),

@@ -70,7 +70,7 @@ def test_a_training_under_nohup_outlives_the_terminal(material, tmp_path):
 
 
 def test_stopped_workers_neither_outlive_their_training_nor_block_the_next(material, tmp_path):
-    """However they are started: see tests/data/test_loader.py."""
+    """However they are started: see tests/data/test_dataloader.py."""
     undisturbed = finished(working_copy(tmp_path.resolve() / "undisturbed", material, **SHORT))
     folder = working_copy(tmp_path.resolve() / "copy", material, **SHORT)
     trainer = subprocess.Popen(TRAIN, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)

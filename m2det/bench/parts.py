@@ -1,0 +1,85 @@
+"""Images per second of each part of a training, and which part binds."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from m2det.bench.step import images_per_second, training_step
+from m2det.config import Params
+from m2det.data.dataloader import plain_loader, training_loader
+from m2det.data.dataset import PlainSamples, TrainingSamples
+from m2det.data.packed.reader import PackedSplit
+from m2det.data.sampler import TrainingOrder
+from m2det.device import describe, place_model
+from m2det.evaluate.inference import detect_images
+from m2det.model import M2Det, prior_boxes
+from m2det.train.amp import Precision
+from m2det.train.optim import check_training_batch
+
+
+def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -> dict[str, Any]:
+    """The loader alone, a training step alone (one batch, over and over), detection alone (decoding included).
+
+    The model's weights are trained on for the purpose: hand in a copy.
+    """
+    settings = params.benchmark
+    split = PackedSplit(cache, "train")
+    batch_size = min(settings.batch_size, len(split))
+    check_training_batch(model.config, batch_size, "benchmark.batch_size")
+    size = model.config.size
+    priors = prior_boxes(model.config)
+    samples = TrainingSamples(split, size, params.seed, params.train)
+    # a buffer of prefetched batches would be measured instead of the loader: time a run that is long enough
+    loader_steps = settings.steps + 8 * params.train.workers
+    order = TrainingOrder(len(split), batch_size, params.seed, settings.warmup + loader_steps)
+    batches = iter(training_loader(samples, order, params.train.workers, device.type != "cpu"))
+
+    def load() -> int:
+        return len(next(batches).images)
+
+    rates = {"loader": _mean_rate(load, settings.warmup, loader_steps)}
+    batch = next(iter(training_loader(samples, order, 0, False)))
+    place_model(model, device)
+    precision = Precision(params.precision, device)
+    train = training_step(model, model, batch, precision, device, params.train.clip_norm)
+    rates["training"] = images_per_second(train, settings.warmup, settings.steps)
+    model.eval()
+    plain = _forever(lambda: plain_loader(PlainSamples(split, size), batch_size, 0))
+
+    def detect() -> int:
+        images = next(plain).images
+        detect_images(model, priors, images, [(size, size)] * len(images), device, params.evaluate)
+        return len(images)
+
+    rates["detection"] = images_per_second(detect, settings.warmup, settings.steps)
+    slower = "loader" if rates["loader"] < rates["training"] else "training"
+    return {
+        "img_per_s": {name: round(rate, 1) for name, rate in rates.items()},
+        "training_is_bound_by": "the loader" if slower == "loader" else "the network",
+        "model": params.model.name,
+        "batch_size": batch_size,
+        "precision": str(precision.dtype)[6:],
+        "workers": params.train.workers,
+        "device": device.type,
+        "device_name": describe(device),
+        "torch": torch.__version__,
+    }
+
+
+def _mean_rate(step: Callable[[], int], warmup: int, steps: int) -> float:
+    """Over all steps together: with workers, single steps find their batch ready or wait for several."""
+    for _ in range(warmup):
+        step()
+    start = time.perf_counter()
+    images = sum(step() for _ in range(steps))
+    return images / (time.perf_counter() - start)
+
+
+def _forever(make: Callable[[], Any]) -> Iterator[Any]:
+    return itertools.chain.from_iterable(make() for _ in itertools.count())

@@ -1,0 +1,43 @@
+"""What a model file is: its card, and what its network costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from m2det.evaluate.record import describe_record
+from m2det.model import prior_boxes
+from m2det.model.flops import forward_flops
+from m2det.model.model_file import load_trained
+from m2det.text import printable
+
+
+def describe_model(path: Path, results: Path = Path("results"), cache: Path = Path("data/cache")) -> str:
+    """The file's card as text, and whether the metrics in the folder `results`, if any, are of it and of the cache.
+
+    Raises InputError for a file that is not one of ours.
+    """
+    model, card = load_trained(path)
+    config = model.config
+    lines = [
+        ("model", card["model"] + "".join(f", {key} {value}" for key, value in sorted(card["overrides"].items()))),
+        ("input", f"{config.size} x {config.size} px, BGR"),
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+        ("forward", f"{forward_flops(model) / 1e9:,.1f} GFLOP per image"),
+        ("priors", f"{len(prior_boxes(config)):,} on maps of {', '.join(map(str, config.feature_sizes))} cells"),
+        ("classes", f"{len(card['classes'])}: {', '.join(map(str, card['classes']))}"),
+        ("trained", _trained(card)),
+        *((f"sha256 of {name}", str(value)) for name, value in sorted(card["hashes"].items())),
+    ]
+    if evaluation := describe_record(results, path, cache):
+        lines.append(("evaluation", evaluation))
+    lines = [(printable(name), printable(value)) for name, value in lines]  # a card may say anything
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _trained(card: dict[str, Any]) -> str:
+    if "trained" not in card:
+        return "elsewhere: converted from an original checkpoint"
+    trained = card["trained"]
+    return f"{trained['epoch']} epochs, {trained['step']} steps; AP {trained['AP']}, AP50 {trained['AP50']} in training"

@@ -1,0 +1,181 @@
+"""The packed cache: images in LMDB, annotations in Arrow, the manifest as commit marker. Written by packing.py.
+
+{split}.lmdb     key = 8-byte big-endian index, value = the image file's own bytes, or what Storage makes of them
+{split}.arrow    one row per image, in the same order (SCHEMA)
+{split}.json     ground truth in COCO's format with the boxes as annotated, for scoring
+manifest.json    counts, drops by reason, class names and COCO category ids, CRC32s of the other two; written last
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pyarrow as pa
+
+from m2det.data.packed.encoding import Storage
+from m2det.errors import CHECK_COPIES, InputError
+from m2det.files.hashing import digest_files
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("boxes", pa.list_(pa.list_(pa.float32(), 4))),  # xyxy, pixels
+        ("labels", pa.list_(pa.int16())),  # from 1, in the order of the manifest's classes
+        ("iscrowd", pa.list_(pa.bool_())),
+        ("area", pa.list_(pa.float32())),
+        ("crc32", pa.uint32()),  # of the LMDB value
+    ]
+)
+REPACK = f"run `{CHECK_COPIES} && dvc repro -f -s pack`, which packs anew and has DVC check its own copies"
+FORMAT = 3
+
+
+def key_of(index: int) -> bytes:
+    """Sorts as the index does."""
+    return struct.pack(">Q", index)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises InputError where there is no finished cache."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise InputError(f"{folder} is no finished cache (no manifest.json); run `dvc repro pack`")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); {REPACK}") from error
+    if manifest["format"] != FORMAT:
+        raise InputError(f"{folder} has format {manifest['format']}, this code reads {FORMAT}; {REPACK}")
+    return manifest
+
+
+def read_checked(path: Path, crc32: Mapping[str, int]) -> bytes:
+    """A cache's file beside its images. Raises InputError where it is not as the manifest's CRC32, by name, says."""
+    content = path.read_bytes() if path.is_file() else b""
+    if zlib.crc32(content) != crc32[path.name]:
+        raise InputError(f"{path} is missing or damaged; {REPACK}")
+    return content
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The objects of one image that training uses or evaluation counts; arrays share the table's memory."""
+
+    boxes: np.ndarray  # float32 [N,4] xyxy pixels
+    labels: np.ndarray  # int16 [N]
+    iscrowd: np.ndarray  # bool [N]
+
+
+class PackedSplit:
+    """One split, read-only. Picklable and safe to hand to workers: each process opens LMDB by itself."""
+
+    def __init__(self, folder: str | Path, name: str) -> None:
+        self.folder, self.name = Path(folder), name
+        self._lmdb = (self.folder / f"{name}.lmdb").resolve()
+        self.manifest = read_manifest(self.folder)
+        self.storage = Storage(**self.manifest["splits"][name]["stored"])
+        self._lmdb_bytes: int = self.manifest["splits"][name]["lmdb_bytes"]
+        # not mapped: a file that is truncated later would be SIGBUS; nor parsed before it is known to be whole
+        content = read_checked(self.folder / f"{name}.arrow", self.manifest["splits"][name]["crc32"])
+        table = pa.ipc.open_file(content).read_all().combine_chunks()
+        # plain NumPy from here on: Arrow's thread pools do not survive a fork
+        self.image_ids = table["image_id"].to_numpy()
+        self.file_names = table["file_name"].to_pylist()
+        self.sizes = np.stack([table["width"].to_numpy(), table["height"].to_numpy()], 1)
+        self.crc32 = table["crc32"].to_numpy()
+        boxes = _only_chunk(table["boxes"])
+        self._offsets = boxes.offsets.to_numpy()
+        self._boxes = boxes.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
+        self._labels = _only_chunk(table["labels"]).values.to_numpy(zero_copy_only=False)
+        self._iscrowd = _only_chunk(table["iscrowd"]).values.to_numpy(zero_copy_only=False)
+        self._check_lmdb_size()
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def classes(self) -> list[str]:
+        classes: list[str] = self.manifest["classes"]
+        return classes
+
+    @property
+    def category_ids(self) -> list[int]:
+        ids: list[int] = self.manifest["category_ids"]
+        return ids
+
+    @property
+    def ground_truth(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    def annotations(self, index: int) -> Annotations:
+        rows = slice(self._offsets[index], self._offsets[index + 1])
+        return Annotations(self._boxes[rows], self._labels[rows], self._iscrowd[rows])
+
+    def record(self, index: int) -> bytes:
+        """The image as stored, for decode_bgr. Raises InputError where it was damaged since: LMDB has no checksums."""
+        self._check_lmdb_size()
+        try:
+            with _environment(self._lmdb).begin() as transaction:
+                value: bytes | None = transaction.get(key_of(index))
+        except lmdb.Error:  # its pages are damaged
+            value = None
+        if value is None or zlib.crc32(value) != self.crc32[index]:
+            raise InputError(f"{self.folder}/{self.name}.lmdb is damaged at image {self.file_names[index]}; {REPACK}")
+        return value
+
+    def _check_lmdb_size(self) -> None:
+        # reading past the end of a truncated file is SIGBUS, not an exception: compare with what was written
+        try:
+            actual = self._lmdb.stat().st_size
+        except FileNotFoundError:
+            actual = 0
+        if actual != self._lmdb_bytes:
+            path = self.folder / f"{self.name}.lmdb"
+            raise InputError(f"{path} is missing or truncated: it has {actual} bytes, not {self._lmdb_bytes}; {REPACK}")
+
+
+def cache_digest(folder: Path) -> str:
+    """sha256 over the cache's tables, which hold the CRC32 of each image."""
+    return digest_files([*folder.glob("*.arrow"), *folder.glob("*.json")], folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the manifest and all files that it names are there and whole, without a look at each image."""
+    try:
+        for name, entry in read_manifest(folder)["splits"].items():
+            read_checked(PackedSplit(folder, name).ground_truth, entry["crc32"])
+    except InputError:
+        return False
+    return True
+
+
+_open: dict[Path, tuple[int, Any]] = {}  # file -> (process that opened it, environment)
+
+
+def _environment(path: Path) -> Any:
+    """The process's one environment of a file: LMDB refuses a second, and one from before a fork is not ours."""
+    pid = os.getpid()
+    if path in _open and _open[path][0] != pid:
+        _open.pop(path)[1].close()  # the parent's, inherited; without a lock file closing it touches only us
+    if path not in _open:
+        env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
+        _open[path] = (pid, env)
+    return _open[path][1]
+
+
+def _only_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """The table was written as one record batch; an empty one reads as no chunk at all."""
+    assert column.num_chunks == 1
+    return column.chunk(0)

@@ -1,0 +1,278 @@
+"""COCO 2014 as the original trains on it: where its parts lie under a root, fetched and derived where missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from pathlib import Path
+from stat import S_IFMT, S_IFREG
+from typing import Any, NamedTuple
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+from tqdm import tqdm
+
+from m2det.data.ordered_map import in_order
+from m2det.data.sources.coco import check_annotations, read_annotations
+from m2det.download import fetch_files, parts_of
+from m2det.errors import InputError, writing
+from m2det.files.regular_file import read_file, require_regular
+
+log = logging.getLogger(__name__)
+
+# minival2014 is COCO's validation set of 2017, taken out of val2014; the rest of it joins the training set
+SPLITS = {
+    "train": [
+        ("annotations/instances_train2014.json", "images/train2014"),
+        ("annotations/instances_valminusminival2014.json", "images/val2014"),
+    ],
+    "val": [("annotations/instances_minival2014.json", "images/val2014")],
+}
+DERIVED = {"minival2014": 5_000, "valminusminival2014": 35_504}  # images
+ADVICE = (
+    "data.source coco2014-download fetches it; or get train2014.zip and val2014.zip (unpack them in the root's folder "
+    "images), annotations_trainval2014.zip and, for instances_val2017.json, annotations_trainval2017.zip (unpack both "
+    "in the root) from https://cocodataset.org/#download: minival and valminusminival are then made of them"
+)
+RECORD = "coco2014-download.json"  # in the root: what each zip was and what came of it
+RECORD_VERSION = 1
+ENCRYPTED = 1  # among a zip member's flags
+
+
+class Archive(NamedTuple):
+    """Its path on the host, bytes and sha256, the pattern and number of the files wanted, where they go."""
+
+    path: str
+    size: int
+    sha256: str
+    wanted: str
+    number: int
+    folder: str
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+
+# COCO publishes no sums: these are tensorflow/datasets' (tensorflow_datasets/url_checksums/coco.txt), of what the
+# official host served
+ARCHIVES = (
+    Archive(
+        "zips/train2014.zip",
+        13_510_573_713,
+        "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+        r"train2014/COCO_train2014_\d{12}\.jpg",
+        82_783,
+        "images",
+    ),
+    Archive(
+        "zips/val2014.zip",
+        6_645_013_297,
+        "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+        r"val2014/COCO_val2014_\d{12}\.jpg",
+        40_504,
+        "images",
+    ),
+    Archive(
+        "annotations/annotations_trainval2014.zip",
+        252_872_794,
+        "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+        r"annotations/instances_(train|val)2014\.json",
+        2,
+        ".",
+    ),
+    Archive(
+        "annotations/annotations_trainval2017.zip",
+        252_907_541,
+        "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+        r"annotations/instances_val2017\.json",
+        1,
+        ".",
+    ),
+)
+MOST_UNPACKED = 4  # times a zip's own size: JPEGs stay as large, COCO's instances become twice as large
+READERS = 8  # threads that read unpacked files again
+
+
+def download_coco2014(root: Path, mirror: str) -> None:
+    """Fetch and unpack what is not under the root yet. The mirror is laid out as http://images.cocodataset.org.
+
+    What was unpacked here is read again and stays where its CRC32s are right; what was by hand, where names and
+    number are. Zips go when unpacked; interrupted, it continues.
+    Raises InputError for what cannot be fetched, is damaged, is not COCO's, or has no room.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    record = _read_record(root)
+    derived = all(_instances(root, name).exists() for name in DERIVED)
+    wanted = ARCHIVES[:-1] if derived else ARCHIVES  # the last one serves only to derive
+    missing = [archive for archive in wanted if not _is_unpacked(archive, root, record.get(archive.name))]
+    to_fetch = [archive for archive in missing if not (root / archive.name).exists()]
+    names = ", ".join(archive.name for archive in to_fetch)
+    if to_fetch:
+        parts = [parts_of(root / archive.name)[0] for archive in to_fetch]
+        there = sum(part.stat().st_size for part in parts if part.exists())
+        need = sum(2 * archive.size for archive in to_fetch) - there  # as they come, and unpacked
+        if (free := shutil.disk_usage(root).free) < need:
+            raise InputError(f"{root} has {free / 1e9:.1f} GB free, but {names} take {need / 1e9:.1f} GB; make room")
+        advice = f"or get {names} elsewhere (https://cocodataset.org/#download), put them into {root}, and run it again"
+        files = [(f"{mirror.rstrip('/')}/{archive.path}", root / archive.name) for archive in to_fetch]
+        fetch_files(files, advice, {root / archive.name: archive.size for archive in to_fetch})
+    for archive in missing:
+        record[archive.name] = _unpack(archive, root)
+        _write_json(root / RECORD, {"version": RECORD_VERSION, "archives": record})
+        # with what had come of one that was then put there by hand
+        for path in (root / archive.name, *parts_of(root / archive.name)):
+            path.unlink(missing_ok=True)
+
+
+def _read_record(root: Path) -> dict[str, Any]:
+    """By archive; of another version, or damaged, nothing, so that what is there counts as unpacked by hand."""
+    path = root / RECORD
+    if not path.exists():
+        return {}
+    data = read_file(path)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict) and content.get("version") != RECORD_VERSION:
+        return {}
+    record = content.get("archives") if isinstance(content, dict) else None
+    wanted = {archive.name: archive for archive in ARCHIVES}
+    if not (isinstance(record, dict) and all(name in wanted and _is_of(record[name], wanted[name]) for name in record)):
+        log.warning("%s is damaged: what lies there is taken as if unpacked by hand, its CRC32s are not known", path)
+        return {}
+    return record
+
+
+def _is_of(entry: Any, archive: Archive) -> bool:
+    """Whether an archive's record is as _unpack makes it, as far as it is used: names, sizes and CRC32s."""
+    files = entry.get("files") if isinstance(entry, dict) else None
+    return (
+        isinstance(files, dict)
+        and len(files) == archive.number
+        and all(re.fullmatch(archive.wanted, name) for name in files)
+        and all(isinstance(pair, list) and list(map(type, pair)) == [int, int] for pair in files.values())
+    )
+
+
+def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) -> bool:
+    """As recorded; without a record (unpacked by hand) by names and number."""
+    folder = root / archive.folder
+    if record is None:
+        inner = folder / archive.wanted.partition("/")[0]
+        entries = list(os.scandir(inner)) if inner.is_dir() else []
+        there = [f"{inner.name}/{entry.name}" for entry in entries if entry.is_file() and entry.stat().st_size]
+        return sum(bool(re.fullmatch(archive.wanted, name)) for name in there) >= archive.number
+    files: dict[str, tuple[int, int]] = record["files"]
+    changed = [name for name, (size, _) in files.items() if not _has_size(folder / name, size)]
+    if not changed:
+        checked = in_order(files, lambda name: _is_as(folder / name, *files[name]), READERS, lambda _: 1, 4 * READERS)
+        whole = tqdm(checked, f"verifying what came of {archive.name}", len(files), unit="file")
+        changed = [name for name, same in zip(files, whole, strict=True) if not same]
+    if changed:
+        log.info("%s is not as it was in %s, which is fetched again", folder / changed[0], archive.name)
+    return not changed
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _is_as(path: Path, size: int, crc: int) -> bool:
+    return _has_size(path, size) and zlib.crc32(path.read_bytes()) == crc
+
+
+def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
+    """Unpack what is missing, each file complete or not at all, its CRC32 checked; returns what to record."""
+    path, folder = root / archive.name, root / archive.folder
+    log.info("%s: computing its sha256", path)
+    require_regular(path, path.stat())
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != archive.sha256:
+        raise InputError(
+            f"{path} is not COCO's: its sha256 is {sha256}, not {archive.sha256}; delete it, and run this again to "
+            f"fetch it, or see to data.mirror; what you unpack in {folder} yourself is taken as it is"
+        )
+    try:
+        with ZipFile(path) as source, writing(folder):
+            members = [info for info in source.infolist() if re.fullmatch(archive.wanted, info.filename)]
+            _check_members(members, archive, path)
+            files = {info.filename: (info.file_size, info.CRC) for info in members}
+            for info in tqdm(members, f"unpacking {archive.name}", unit="file"):
+                target = folder / info.filename
+                if not _is_as(target, *files[info.filename]):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    temporary = target.with_name(target.name + ".part")
+                    with source.open(info) as packed, temporary.open("wb") as file:
+                        shutil.copyfileobj(packed, file, 1 << 20)  # it ends at the size that is declared
+                    if (size := temporary.stat().st_size) != info.file_size:
+                        raise BadZipFile(f"{info.filename} has {size} bytes, not {info.file_size} as it says")
+                    temporary.replace(target)
+    except (BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise InputError(f"{path} cannot be unpacked ({error}); see to its disk, and run this again") from error
+    log.info("%s: %d files unpacked and checked", archive.name, len(files))
+    return {"bytes": path.stat().st_size, "sha256": sha256, "files": files}
+
+
+def _check_members(members: list[ZipInfo], archive: Archive, path: Path) -> None:
+    """Raises InputError unless they are as many as they should be, plain files, and together of no absurd size.
+
+    Their names are no paths: the archive's pattern has matched them.
+    """
+    names = {info.filename for info in members}
+    if not len(names) == len(members) == archive.number:
+        faults = f"it has {len(members)} of the wanted files under {len(names)} names, not {archive.number}"
+    elif odd := [info.filename for info in members if not _is_plain(info)]:
+        faults = f"{odd[0]} is a link, a device, encrypted, or packed by a method that COCO does not use"
+    elif (size := sum(info.file_size for info in members)) > MOST_UNPACKED * archive.size:
+        faults = f"unpacked it would be {size:,} bytes"
+    else:
+        return
+    raise InputError(f"{path} is not COCO's: {faults}; delete it, and run this again to fetch it")
+
+
+def _is_plain(info: ZipInfo) -> bool:
+    kind = S_IFMT(info.external_attr >> 16)  # nothing where it was not packed on Unix
+    return kind in (0, S_IFREG) and not info.flag_bits & ENCRYPTED and info.compress_type in (ZIP_STORED, ZIP_DEFLATED)
+
+
+def derive_minival(root: Path) -> None:
+    """Write instances_{minival,valminusminival}2014.json where they lack and instances_val{2014,2017}.json are there.
+
+    Raises InputError where they turn out to have other numbers of images than COCO's 5,000 and 35,504.
+    """
+    whole, ids_from = (_instances(root, name) for name in ("val2014", "val2017"))
+    missing = {name: count for name, count in DERIVED.items() if not _instances(root, name).exists()}
+    if not missing or not whole.exists() or not ids_from.exists():
+        return
+    minival = {image["id"] for image in read_annotations(ids_from)["images"]}
+    content = read_annotations(whole, outlines=True)  # others may want them of the files made here
+    check_annotations(content, whole)
+    for name, count in missing.items():
+        images = [image for image in content["images"] if (image["id"] in minival) == (name == "minival2014")]
+        if len(images) != count:
+            raise InputError(
+                f"{whole} and {ids_from} give {len(images)} images for {name}, but COCO's have {count}; one of them "
+                "is not COCO's own: get annotations_trainval2014.zip and annotations_trainval2017.zip again"
+            )
+        ids = {image["id"] for image in images}
+        annotations = [entry for entry in content["annotations"] if entry["image_id"] in ids]
+        _write_json(_instances(root, name), content | {"images": images, "annotations": annotations})
+        log.info("%s: %d images, %d objects", _instances(root, name), len(images), len(annotations))
+
+
+def _instances(root: Path, name: str) -> Path:
+    return root / "annotations" / f"instances_{name}.json"
+
+
+def _write_json(path: Path, content: Any) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(temporary):
+        temporary.write_text(json.dumps(content))
+        temporary.replace(path)

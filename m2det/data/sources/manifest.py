@@ -1,0 +1,107 @@
+"""Which source files a data set consists of: names and sizes, relative to a root, without a copy of any.
+
+The stage `data` writes it, `pack` checks it: so DVC follows 123,000 images through one small file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from m2det.config import DataParams
+from m2det.data.sources.coco import check_names, read_annotations
+from m2det.data.sources.image_folder import ImageFolder
+from m2det.errors import InputError
+from m2det.files.hashing import file_sha256
+
+RAW = Path("data/coco")  # what the stage `data` makes, under the project's folder
+AGAIN = "put it back as it was, or run `dvc repro -f data`"
+
+
+Roots = tuple[Path, Path]  # the folders that annotation files and image folders are given relative to
+
+
+def roots_of(data: DataParams, base: Path = Path()) -> Roots:
+    """Where a source's files lie: what the stage made, else data.root; base: what a relative one starts from."""
+    root = base / os.path.expanduser(data.root)  # noqa: PTH111 - Path's raises where there is no such user
+    return RAW if data.source in ("digits", "voc") else root, RAW if data.source == "digits" else root
+
+
+def may_lie_outside(data: DataParams) -> bool:
+    """Whether images may lie out of their folder; those of `digits` are ours, and DVC may link them to its cache."""
+    return data.outside or data.source == "digits"
+
+
+def write_manifest(
+    path: Path,
+    roots: Roots,
+    splits: Mapping[str, Sequence[tuple[str, str]]],
+    advice: str = "check names and the data root",
+    outside: bool = False,
+) -> None:
+    """List the files of each split's (annotation file, image folder) pairs, given relative to the roots.
+
+    outside: whether images may lie out of their folder. Raises InputError for one that does where it may not, and
+    for an annotation file, folder or image that is not there, ending in the advice.
+    """
+    content = {
+        split: [_describe(roots, annotations, images, advice, outside) for annotations, images in pairs]
+        for split, pairs in splits.items()
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, list[tuple[Path, Path]]]:
+    """Each split's (annotation file, image folder) pairs, as `read_split` takes them.
+
+    outside: whether images may lie out of their folder.
+    Raises InputError naming the first file that is not as it was when the manifest was written.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing, the list of source files; run `dvc repro data`")
+    sources: dict[str, list[tuple[Path, Path]]] = {}
+    for split, entries in json.loads(path.read_bytes()).items():
+        for entry in entries:
+            _check(roots, entry, outside)
+        sources[split] = [(roots[0] / e["annotations"], roots[1] / e["images"]) for e in entries]
+    return sources
+
+
+def _describe(roots: Roots, annotations: str, images: str, advice: str, outside: bool) -> dict[str, object]:
+    file, folder = roots[0] / annotations, roots[1] / images
+    if not file.exists():
+        raise InputError(f"annotation file {file} is missing; {advice}")
+    if not folder.is_dir():
+        raise InputError(f"image folder {folder} is missing; {advice}")
+    content = read_annotations(file)
+    if not outside:
+        check_names(content, file)
+    names = sorted({image["file_name"] for image in content["images"]})
+    sizes = ImageFolder(folder, outside).sizes(names)
+    missing = [name for name in names if name not in sizes]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {len(names)} images that {file} names are not in {folder}, "
+            f"the first is {missing[0]}; {advice}"
+        )
+    return {"annotations": annotations, "sha256": file_sha256(file), "images": images, "files": sizes}
+
+
+def _check(roots: Roots, entry: dict, outside: bool) -> None:
+    file, folder = roots[0] / entry["annotations"], roots[1] / entry["images"]
+    if not file.is_file():
+        raise InputError(f"annotation file {file} is gone since the stage `data` ran; {AGAIN}")
+    if file_sha256(file) != entry["sha256"]:
+        raise InputError(f"annotation file {file} has changed since the stage `data` ran; {AGAIN}")
+    sizes = ImageFolder(folder, outside).sizes(entry["files"])
+    for name, size in entry["files"].items():
+        if name not in sizes:
+            raise InputError(f"image {folder / name} is gone since the stage `data` ran; {AGAIN}")
+        if sizes[name] != size:
+            raise InputError(
+                f"image {folder / name} has {sizes[name]} bytes, not {size} as for the stage `data`; {AGAIN}"
+            )

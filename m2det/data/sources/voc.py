@@ -1,0 +1,106 @@
+"""Pascal VOC as the original trains on it: trainval of 2007 and 2012, tested on 2007's test; written as COCO JSON.
+
+Objects marked `difficult` become crowds: training leaves them out and evaluation counts nothing on them, as VOC's does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from m2det.data.sources.image_folder import ImageFolder
+from m2det.errors import InputError
+
+log = logging.getLogger(__name__)
+
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+NAME = re.compile(r"\d[\d_]{0,14}", re.ASCII)  # so that it is no path, and its annotations' ids fit into 64 bits
+WHOLE = re.compile(r"\d{1,9}", re.ASCII)  # int and float take 1_0, inf and other scripts' digits, too
+NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d*)?(e-\d+)?", re.ASCII | re.IGNORECASE)
+PARTS = {"train": [("VOC2007", "trainval"), ("VOC2012", "trainval")], "val": [("VOC2007", "test")]}
+
+
+def convert_voc(root: Path, target: Path, outside: bool = False) -> dict[str, list[tuple[str, str]]]:
+    """Write target/annotations/{YEAR}_{SET}.json of what is under root, VOCdevkit: pixels from 0, images not copied.
+
+    outside: whether annotations and lists of images may lie out of their folders, by links.
+    Returns each split's (annotation file relative to target, image folder relative to root). A year that is not
+    there is left out, aloud. Raises InputError for a split without any, and for what is no VOC annotation.
+    """
+    splits: dict[str, list[tuple[str, str]]] = {}
+    (target / "annotations").mkdir(parents=True, exist_ok=True)
+    for split, parts in PARTS.items():
+        splits[split] = []
+        for year, name in parts:
+            listing = root / year / "ImageSets" / "Main" / f"{name}.txt"
+            if not listing.exists():
+                log.warning("%s is not there: %s goes without it", listing, split)
+                continue
+            content = _read(root / year, _names(listing, outside), outside)
+            (target / "annotations" / f"{year}_{name}.json").write_text(json.dumps(content))
+            splits[split].append((f"annotations/{year}_{name}.json", f"{year}/JPEGImages"))
+        if not splits[split]:
+            wanted = " or ".join(f"{year}/ImageSets/Main/{name}.txt" for year, name in parts)
+            raise InputError(f"{root} has no {wanted}; data.root must be VOCdevkit, where VOC2007 and VOC2012 are")
+    return splits
+
+
+def _names(listing: Path, outside: bool) -> list[str]:
+    names = ImageFolder(listing.parent, outside).read(listing.name).decode(errors="backslashreplace").split()
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise InputError(f"{listing} lists {name!r}, no name of a VOC image (digits and _); unpack VOC again")
+    return names
+
+
+def _read(folder: Path, names: list[str], outside: bool) -> dict[str, Any]:
+    """One year's annotations of the named images as a COCO dict. An image's id is its name's digits."""
+    images, annotations = [], []
+    inside = ImageFolder(folder / "Annotations", outside)
+    for name in names:
+        path = inside.path / f"{name}.xml"
+        image_id, text = int(name.replace("_", "")), inside.read(path.name)
+        try:
+            tree = ElementTree.fromstring(text, ElementTree.XMLParser(target=_WithoutDocumentType()))
+            width, height = (int(_text(tree, f"size/{side}", WHOLE)) for side in ("width", "height"))
+            objects = [_object(node) for node in tree.findall("object")]
+        except (ValueError, LookupError, ElementTree.ParseError) as error:  # LookupError: of an unknown encoding
+            raise InputError(f"{path} is no VOC annotation of an image ({error}); unpack VOC again") from error
+        images.append({"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height})
+        annotations += [{"id": image_id * 1000 + i, "image_id": image_id, **each} for i, each in enumerate(objects)]
+    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+class _WithoutDocumentType(ElementTree.TreeBuilder):
+    """Refuses a document type, in any encoding: VOC has none, and entities are what hostile XML is made of."""
+
+    def doctype(self, *_: str | None) -> None:
+        raise ValueError("it declares a document type")
+
+
+def _object(node: ElementTree.Element) -> dict[str, Any]:
+    # the first and the last pixel inside, counted from 1
+    x1, y1, x2, y2 = (float(_text(node, f"bndbox/{side}", NUMBER)) for side in ("xmin", "ymin", "xmax", "ymax"))
+    w, h = x2 - x1 + 1, y2 - y1 + 1
+    name = _text(node, "name")
+    if name not in CLASSES:
+        raise ValueError(f"VOC has no class {name!r}")
+    crowd = int((node.findtext("difficult") or "0").strip() == "1")
+    return {"category_id": CLASSES.index(name) + 1, "bbox": [x1 - 1, y1 - 1, w, h], "area": w * h, "iscrowd": crowd}
+
+
+def _text(node: ElementTree.Element, path: str, pattern: re.Pattern[str] | None = None) -> str:
+    text = node.findtext(path)
+    if text is None:
+        raise ValueError(f"it lacks {path}")
+    if pattern and not pattern.fullmatch(text.strip()):
+        raise ValueError(f"its {path} is {text.strip()!r}, no number of pixels")
+    return text.strip()

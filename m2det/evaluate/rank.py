@@ -1,0 +1,50 @@
+"""One of several processes that detect together, as torchrun starts them: PARAMS CACHE MODEL OUT FOLDER."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from m2det.config import Params, load_params
+from m2det.data.packed.reader import PackedSplit
+from m2det.device import choose_device, place_model
+from m2det.distributed.group import Group
+from m2det.distributed.launch import as_one_of_several
+from m2det.evaluate.inference import coco_results_together
+from m2det.files.whole import write_whole
+from m2det.model import prior_boxes
+from m2det.model.model_file import load_trained
+
+
+def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: Group) -> None:
+    """Write the COCO results of the split `val` to `out`; every process of the group calls it, rank 0 writes.
+
+    Every image once, in order, by any number of processes.
+    """
+    device = group.own_device(choose_device(params.device))
+    group.connect(device)
+    model, _ = load_trained(model_file)
+    place_model(model, device)
+    split, priors = PackedSplit(cache, "val"), prior_boxes(model.config)
+    found = coco_results_together(
+        model, priors, split, model.config.size, device, params.evaluate, group, title="detecting"
+    )
+    results: list[dict[str, Any]] = [entry for image in found for entry in image]
+    if group.leads:
+        write_whole(out, json.dumps(results, separators=(",", ":")) + "\n")
+        print(f"{len(results)} detections on {len(split)} images", flush=True)
+
+
+def main(params_file: str, cache: str, model_file: str, out: str, folder: str) -> None:
+    params = load_params(params_file)
+
+    def work(group: Group) -> None:
+        detect_val(params, Path(cache), Path(model_file), Path(out), group)
+
+    as_one_of_several(work, Path(folder), params.train.stop_grace)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

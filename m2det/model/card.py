@@ -1,0 +1,62 @@
+"""What a model file says of itself, within bounds."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from m2det.errors import InputError
+from m2det.model.config import MOST_CLASSES
+
+Text = Annotated[str, Field(min_length=1, max_length=200)]
+ClassName = Annotated[str, Field(min_length=1, max_length=1000)]  # as m2det.data.sources.coco lets in
+Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Number = Annotated[int, Field(ge=0, lt=2**63)]
+AveragePrecision = Annotated[float, Field(ge=-1, le=1)]  # -1: no box to find
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Trained(_Part):
+    """The epoch whose weights were kept."""
+
+    epoch: Number
+    step: Number
+    AP: AveragePrecision
+    AP50: AveragePrecision
+
+
+class Card(_Part):
+    """model, overrides: what get_config takes. category_ids: of the classes, in their order. trained is absent where
+    the weights were converted. hashes: sha256 of what the weights were made from."""
+
+    model: Text
+    overrides: Annotated[dict[Text, Any], Field(max_length=50)]
+    classes: Annotated[list[ClassName], Field(min_length=1, max_length=MOST_CLASSES)]
+    category_ids: list[Id]
+    trained: Trained | None = None
+    hashes: Annotated[dict[Text, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(max_length=50)] = {}
+
+    @model_validator(mode="after")
+    def _classes_have_ids(self) -> Card:
+        for name, values in (("classes", self.classes), ("category_ids", self.category_ids)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} has a value twice")
+        if len(self.classes) != len(self.category_ids):
+            raise ValueError(f"{len(self.classes)} classes have {len(self.category_ids)} category_ids")
+        return self
+
+
+def check_card(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """The card as it was given. Raises InputError naming `where` it stands and its first mistake."""
+    try:
+        return Card.model_validate(content).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = reprlib.repr(".".join(map(str, first["loc"])))
+        wrong = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}" if first["loc"] else str(first["ctx"]["error"])
+        raise InputError(f"{where} has a card that m2det does not write ({wrong})") from error

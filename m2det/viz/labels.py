@@ -1,0 +1,50 @@
+"""What there was to learn: boxes by class and by size, as CSV for DVC and as PNG."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+
+from m2det.data.packed.reader import PackedSplit
+from m2det.files.whole import write_whole
+from m2det.text import page_safe, printable
+from m2det.viz.curves import new_figure, save_figure
+
+LONGEST_NAME = 40  # characters that are drawn of a class's name: more leave no room for its bar
+
+
+def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prior_sizes: Sequence[float]) -> None:
+    """The table: a row per class with its boxes in each split. The picture: also their sizes, and the priors' sizes.
+
+    prior_sizes: fractions of the image's side. Crowd regions are not counted.
+    """
+    classes, counts = splits[0].classes, []
+    figure, (left, right) = new_figure((10, max(4.5, 0.17 * len(classes))), 2)
+    rows = np.arange(len(classes))
+    for k, split in enumerate(splits):
+        objects = [split.annotations(i) for i in range(len(split))]
+        labels = np.concatenate([o.labels[~o.iscrowd] for o in objects])
+        extents = [
+            (o.boxes[:, 2:] - o.boxes[:, :2] + 1)[~o.iscrowd] / wh for o, wh in zip(objects, split.sizes, strict=True)
+        ]
+        sides = np.sqrt(np.concatenate(extents).prod(1))
+        counts.append(np.bincount(labels, minlength=len(classes) + 1)[1:])
+        left.barh(rows + 0.4 * k - 0.2, counts[-1], 0.4, label=f"{split.name}: {len(labels)} boxes")
+        right.hist(sides, np.linspace(0, 1, 41), weights=np.full(len(sides), 1 / max(1, len(sides))), alpha=0.5)
+    left.set(title="Boxes by class", xlabel="boxes", ylim=(len(classes) - 0.4, -0.6))
+    left.set_yticks(rows, [printable(name)[:LONGEST_NAME] for name in classes], parse_math=False)  # "$" is a character
+    figure.legend(loc="outside lower center", ncols=2)
+    for size in prior_sizes:
+        right.axvline(size, color="black", linestyle=":", linewidth=1)
+    right.set(title="Boxes by size (dotted: the priors' sizes)", xlabel="side over the image's side", xlim=(0, 1.08))
+    right.set_ylabel("share of the boxes")
+    save_figure(figure, picture)
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *(split.name for split in splits)])
+    writer.writerows(zip(map(page_safe, classes), *counts, strict=True))  # `dvc plots` makes a page of it
+    write_whole(table, text.getvalue())

@@ -1,0 +1,68 @@
+"""The seed's measure: what it says, on what it was measured, and that no model comes of it."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+from m2det.bench.throughput import RESULT, compare, measure
+from m2det.config import Params
+from m2det.device import choose_device
+from m2det.distributed.children import run_child
+from m2det.distributed.group import Group
+from m2det.distributed.launch import run_together
+from m2det.model.flops import peak_flops
+from tests.train.test_distributed import write_params
+from tests.train.test_trainer import settings
+
+KEYS = ["img_per_s", "step_s_p50", "tflop_per_s", "mfu", "processes", "images_per_step", "model", "precision"]
+KEYS += ["device", "device_name", "torch"]
+
+
+def few(**changes) -> Params:
+    params = settings(batch_size=2, **changes)
+    return params.model_copy(update={"benchmark": params.benchmark.model_copy(update={"warmup": 1, "steps": 3})})
+
+
+def test_a_measurement_has_these_keys_and_fits_itself(material):
+    found = measure(few(accumulate=2), *material, Group())
+    assert list(found) == KEYS
+    assert (found["processes"], found["images_per_step"], found["mfu"]) == (1, 4, None)
+    assert found["img_per_s"] == pytest.approx(4 / found["step_s_p50"], rel=0.8)
+
+
+def test_it_stands_next_to_what_the_seed_published_and_says_what_it_ran_on():
+    found = {"img_per_s": 12.5, "step_s_p50": 1.28, "processes": 1, "images_per_step": 16, "precision": "float16"}
+    found |= {"model": "m2det512-vgg16", "device": "cpu", "device_name": "a CPU"}
+    text = compare(found)
+    assert "4.638 img/s with 1, 60.997 img/s with 8 processes" in text and "Ascend 910" in text
+    assert "on 1 x a CPU (cpu: NOT an NPU)" in text and text.endswith("the same model and batch")
+    assert "NOT" not in compare(found | {"device": "npu", "device_name": "Ascend910B3"})
+    assert compare(found | {"model": "m2det-tiny"}).endswith("not comparable: this is m2det-tiny")
+
+
+def test_peaks_are_found_by_name_and_unknown_ones_are_not_guessed(monkeypatch):
+    names = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "Ascend910B3": 313e12, "Ascend910_9391": 0.0}
+    names |= {"NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA RTX A1000": 0.0, "NVIDIA L40": 0.0, "NVIDIA L4": 121e12}
+    for name, peak in names.items():
+        module = type("module", (), {"get_device_name": staticmethod(lambda _, name=name: name)})
+        monkeypatch.setattr(torch, "get_device_module", lambda _, module=module: module)
+        assert peak_flops(torch.device("cuda")) == peak
+    assert peak_flops(torch.device("cpu")) == 0.0
+
+
+def test_a_device_is_chosen_once_and_logged_once(caplog):
+    caplog.set_level(logging.INFO)
+    choose_device.cache_clear()
+    choose_device("cpu"), choose_device("cpu")
+    assert caplog.text.count("device: cpu, as asked for") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_measure_together(material, tmp_path):
+    params_file = write_params(tmp_path, device="cpu")
+    params = few(processes=2)
+    run_together("m2det.bench.throughput", (params_file, *material, tmp_path), params, 2, tmp_path, run_child)
+    found = json.loads((tmp_path / RESULT).read_text())
+    assert (found["processes"], found["images_per_step"]) == (2, 4)

@@ -1,0 +1,94 @@
+"""An exported network computes what PyTorch does, for any batch, and its script names the exact shapes."""
+
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from m2det.boxes import decode_offsets_to_xyxy
+from m2det.cli import export
+from m2det.cli.main import main
+from m2det.model import prior_boxes
+from m2det.model.model_file import load_trained
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    weights = write_tiny_model(folder)
+    assert main(["export", str(weights), "--format", "onnx", "--out", str(folder / "tiny.onnx")]) == 0
+    return weights, folder / "tiny.onnx"
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_boxes_and_scores_are_pytorchs(exported, batch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    weights, file = exported
+    model, _ = load_trained(weights)
+    images = torch.randint(0, 256, (batch, 3, 96, 96), generator=torch.Generator().manual_seed(0)).float()
+    session = onnxruntime.InferenceSession(str(file))
+    boxes, scores = session.run(["boxes", "scores"], {"images": images.numpy()})
+    with torch.inference_mode():
+        out = model(images - torch.tensor([104.0, 117.0, 123.0])[:, None, None])
+    wanted = decode_offsets_to_xyxy(out["loc"], prior_boxes("m2det-tiny")).numpy()
+    assert np.abs(boxes - wanted).max() <= 1e-4
+    assert np.abs(scores - out["conf"].softmax(-1).numpy()).max() <= 1e-4
+
+
+def test_the_script_for_ascend_has_the_shapes_and_asks_for_the_chip(exported):
+    script = exported[1].with_name("tiny_atc.sh")
+    text = script.read_text()
+    assert '--input_shape="images:$BATCH,3,96,96"' in text and "not run on a device" in text
+    subprocess.run(["sh", "-n", str(script)], check=True)
+    done = subprocess.run(["sh", str(script)], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert done.returncode != 0 and "SOC_VERSION" in done.stderr
+
+
+def test_a_network_that_differs_is_not_written(exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "_difference", lambda *_: 0.5)
+    assert main(["export", str(exported[0]), "--out", str(tmp_path / "bad.onnx")]) == 1
+    assert "differs from PyTorch's by 0.5" in capsys.readouterr().err
+    assert not (tmp_path / "bad.onnx").exists()
+
+
+def test_a_name_that_is_no_text_is_exported(exported, tmp_path):
+    target = tmp_path / os.fsdecode(b"\xff \xc3\xa9.onnx")
+    assert main(["export", str(exported[0]), "--out", str(target)]) == 0
+    script = os.fsdecode(b"\xff \xc3\xa9_atc.sh")
+    assert {path.name for path in tmp_path.iterdir()} == {target.name, script}
+    assert b"--model='\xff \xc3\xa9'.onnx" in (tmp_path / script).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["bad.onnx", "bad_atc.sh", "n" * 249])
+def test_a_failure_leaves_neither_half(exported, tmp_path, monkeypatch, capsys, name):
+    """Where a folder is in the place of one, or where only the script's name is longer than a name can be."""
+    monkeypatch.setattr(export.torch.onnx, "export", lambda _, __, path, **___: path.touch())
+    monkeypatch.setattr(export, "_difference", lambda *_: 0.0)
+    target = tmp_path / ("bad.onnx" if "bad" in name else f"{name}.onnx")
+    if "bad" in name:
+        (tmp_path / name).mkdir()
+    assert main(["export", str(exported[0]), "--out", str(target)]) == 1
+    sentence = capsys.readouterr().err
+    assert f"{name} is a folder" in sentence or "too long" in sentence
+    assert [path.name for path in tmp_path.iterdir()] == [name] * ("bad" in name)
+
+
+@pytest.mark.parametrize("stem", ["a b", "x$(touch made)", "x\ntouch made #", "';touch made;'", "-x"])
+def test_a_files_name_is_no_command_in_the_script(tmp_path, stem):
+    (tmp_path / "bin").mkdir()
+    atc = tmp_path / "bin/atc"
+    atc.write_text('#!/bin/sh\nprintf "%s\\0" "$@" > "$OUT"\n')
+    atc.chmod(0o755)
+    (tmp_path / "script.sh").write_text(export.atc_script(stem, 96))
+    environment = {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "SOC_VERSION": "Ascend910B3",
+        "OUT": f"{tmp_path}/out",
+    }
+    subprocess.run(["sh", tmp_path / "script.sh"], env=environment, check=True)
+    arguments = (tmp_path / "out").read_text().split("\0")
+    assert f"--model={stem}.onnx" in arguments and f"--output={stem}_bs1" in arguments
+    assert not (tmp_path / "made").exists()

@@ -1,0 +1,181 @@
+"""Recipes are complete, valid, honest about themselves, and written into params.yaml without harm."""
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from m2det.cli.main import main
+from m2det.config import Params, load_params
+from m2det.config.recipes import read_recipe, recipe_names
+from tests.conftest import ROOT
+
+NAMES = "coco320-8p coco512-1p coco512-8p coco512-original coco800-8p digits finetune-1p"
+OWN = {"root": "/data/coco", "outside": True, "mirror": "http://localhost"}  # what a user has set
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
+
+
+def test_these_are_the_recipes_and_each_says_what_it_promises(capsys):
+    assert main(["recipes"]) == 0
+    printed = capsys.readouterr().out
+    assert recipe_names() == NAMES.split()
+    for name in recipe_names():
+        header, _ = read_recipe(name)
+        assert header in printed and header.startswith(f"# The recipe `{name}`: ")
+        assert all(word in header for word in ("Source: ", "Hardware: ", "Expected: "))
+        assert "measured here" in header
+
+
+def test_the_shipped_params_are_the_recipe_digits():
+    header, values = read_recipe("digits")
+    shipped = YAML(typ="safe").load(ROOT / "params.yaml")
+    assert shipped["data"].pop("root") == "" and shipped["data"].pop("outside") is False
+    assert shipped["data"].pop("mirror").startswith("http://images.coco")
+    assert values == shipped
+    assert (ROOT / "params.yaml").read_text().startswith(header + "#\n")
+
+
+def test_comments_stay_in_any_locale(params):
+    params.write_text(params.read_text() + "# caf\u00e9 \u65e5\n", encoding="utf-8")
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "m2det.cli.main", "use", "coco512-8p"]
+    done = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert params.read_text(encoding="utf-8").endswith("# caf\u00e9 \u65e5\n")
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_a_recipe_sets_every_key_but_where_the_data_lies(params, name, capsys):
+    yaml = YAML()
+    before = yaml.load(params)
+    before["data"] |= OWN
+    yaml.dump(before, params)
+    assert main(["use", name]) == 0
+    text = params.read_text()
+    header, values = read_recipe(name)
+    after = YAML(typ="safe").load(params)
+    assert {key: after["data"][key] for key in OWN} == OWN
+    assert text.startswith(header + "#\n# Every key is required")
+    assert text.count("The recipe `") == 1
+    assert "epochs: " in capsys.readouterr().out or name == "digits"
+    for key, value in values.items():
+        for inner, wanted in value.items() if isinstance(value, dict) else []:
+            assert after[key][inner] == wanted
+    assert set(values) | {"data"} == set(after)
+    Params.model_validate(after)
+
+
+def test_there_and_back_is_the_same_file(params):
+    original = params.read_text()
+    for name in (*NAMES.split(), "digits"):
+        main(["use", name])
+    assert params.read_text() == original
+
+
+def test_lists_and_comments_of_the_users_come_through(params):
+    """Data as the README shows it, with comments where they break a line when a list is replaced."""
+    own = "# my notes\n#\n# more of them\n"
+    block = (
+        "  train:   # mine\n  # the first\n  - {annotations: a.json, images: i}   # one\n"
+        "  val:\n  - {annotations: b.json, images: j}\n"
+    )
+    text = params.read_text()
+    text = text.replace(text[text.index("  train: []") : text.index("\npack:")], block)
+    params.write_text(own + text[text.index("epochs:") :])
+    assert main(["use", "coco512-8p"]) == 0
+    after = params.read_text()
+    assert after.startswith(read_recipe("coco512-8p")[0] + "#\n" + own)
+    values = YAML(typ="safe").load(after)
+    assert (values["data"]["train"], values["data"]["val"], values["epochs"]) == ([], [], 160)
+    assert main(["use", "finetune-1p"]) == 0
+    assert params.read_text().count("The recipe `") == 1 and own in params.read_text()
+
+
+@pytest.mark.parametrize("text", ["epochs: [", "", "a: 1\na: 2\n"])
+def test_a_broken_params_yaml_is_left_alone(params, text, capsys):
+    params.write_text(text)
+    assert main(["use", "digits"]) == 1
+    assert capsys.readouterr().err.startswith("error: params.yaml ") and params.read_text() == text
+
+
+@pytest.mark.parametrize("section", ["precision:", "train: 3", "train: [1]", "data: x"])
+def test_a_section_without_keys_ends_in_a_sentence(params, section, capsys):
+    params.write_text(re.sub(rf"(?ms)^{section.split(':')[0]}:.*?(?=^\w|\Z)", f"{section}\n", params.read_text()))
+    before = params.read_text()
+    assert section in before
+    assert main(["use", "digits"]) == 1
+    assert f"{section.split(':')[0]} must hold keys and values" in capsys.readouterr().err
+    assert params.read_text() == before and [path.name for path in params.parent.iterdir()] == [params.name]
+
+
+def test_a_linked_params_yaml_stays_a_link(params, tmp_path):
+    real = tmp_path / "real" / "mine.yaml"
+    real.parent.mkdir()
+    params.rename(real)
+    params.symlink_to(real)
+    assert main(["use", "coco512-8p"]) == 0
+    assert params.is_symlink() and "The recipe `coco512-8p`" in real.read_text()
+    assert [path.name for path in real.parent.iterdir()] == [real.name]
+
+
+def test_a_failure_leaves_no_temporary_file(params, monkeypatch, capsys):
+    monkeypatch.setattr("os.replace", partial(_raise, OSError(errno.EROFS, "Read-only file system")))
+    before = params.read_text()
+    assert main(["use", "coco512-8p"]) == 1
+    assert "read-only file system" in capsys.readouterr().err
+    assert params.read_text() == before and [path.name for path in params.parent.iterdir()] == [params.name]
+
+
+def _raise(error, *_):
+    raise error
+
+
+@pytest.mark.parametrize("keys", ["outside", "root|outside|mirror|oversubscribe"])
+@pytest.mark.parametrize("name", NAMES.split())
+def test_a_params_yaml_of_an_earlier_version_becomes_whole(params, keys, name):
+    params.write_text(re.sub(rf"(?m)^ *({keys}): .*\n", "", params.read_text(), count=keys.count("|") + 1))
+    assert main(["use", name]) == 0
+    values = YAML(typ="safe").load(params)
+    assert values["data"]["outside"] is False and values["oversubscribe"] is False
+    if values["data"]["source"] == "digits":
+        load_params(params)
+    assert set(values["data"]) == set(Params.model_fields["data"].annotation.model_fields)
+
+
+def test_what_an_editor_leaves_is_no_recipe(tmp_path, monkeypatch):
+    for name in ("digits.yaml", "digits.yaml~", ".digits.yaml.swp"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("m2det.config.recipes.files", lambda _: tmp_path)
+    assert recipe_names() == ["digits"]
+
+
+def test_the_eight_npu_recipe_is_the_seeds():
+    _, values = read_recipe("coco512-8p")
+    train, precision = values["train"], values["precision"]
+    assert (values["epochs"], values["seed"], values["processes"]) == (160, 49, 8)
+    assert (train["batch_size"], train["lr"], train["lr_batch"], train["clip_norm"]) == (16, 0.001, 128, 0.0)
+    assert (precision["opt_level"], precision["loss_scale"]) == ("O1", 32.0)
+    off = {"ema": 0.0, "label_smoothing": 0.0, "sync_norms": False, "decay_norms": True, "schedule": "steps"}
+    assert {key: train[key] for key in off} == off
+
+
+@pytest.mark.usefixtures("params")
+def test_a_wrong_name_or_folder_ends_in_a_sentence(tmp_path, monkeypatch, capsys):
+    assert main(["use", "coco"]) == 1
+    assert "no recipe is called 'coco'; there are coco320-8p" in capsys.readouterr().err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["use", "digits"]) == 1
+    assert "run this in the project's folder" in capsys.readouterr().err

@@ -1,0 +1,205 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m2det.data.sources.coco import NOT_POSITIVE, OUTSIDE, TOO_THIN, Split, read_annotations, read_split
+from m2det.errors import InputError
+
+
+def content() -> dict[str, Any]:
+    return {
+        "images": [
+            {"id": 20, "file_name": "b.jpg", "width": 100, "height": 50},
+            {"id": 10, "file_name": "a.jpg", "width": 100, "height": 50},
+        ],
+        "annotations": [
+            {"id": 5, "image_id": 10, "category_id": 7, "bbox": [10, 20, 30, 10], "area": 250.0, "iscrowd": 0}
+        ],
+        "categories": [{"id": 9, "name": "dog"}, {"id": 7, "name": "cat"}],
+    }
+
+
+def read(tmp_path: Path, *contents: dict[str, Any]) -> Split:
+    sources = []
+    for number, each in enumerate(contents):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(each))
+        sources.append((path, tmp_path / f"images{number}"))
+    return read_split(sources)
+
+
+def test_files_join_into_one_split_sorted_by_id(tmp_path: Path) -> None:
+    first, second = content(), content()
+    for image, image_id in zip(second["images"], (5, 15), strict=True):
+        image["id"] = image_id
+    second["annotations"] = [
+        {"id": 5, "image_id": 15, "category_id": 9, "bbox": [0, 0, 5, 5]},
+        {"id": 6, "image_id": 15, "category_id": 7, "bbox": [1, 1, 5, 5], "area": 20, "iscrowd": 1},
+    ]
+    split = read(tmp_path, first, second)
+    assert [(r.image_id, r.file_name, r.path.parent.name, len(r.boxes)) for r in split.records] == [
+        (5, "b.jpg", "images1", 0),
+        (10, "a.jpg", "images0", 1),
+        (15, "a.jpg", "images1", 2),
+        (20, "b.jpg", "images0", 0),
+    ]
+    assert [(c.id, c.name) for c in split.categories] == [(7, "cat"), (9, "dog")]
+    one, two = split.records[1], split.records[2]
+    assert one.boxes.tolist() == [[10, 20, 39, 29]]
+    assert (one.labels.tolist(), one.iscrowd.tolist(), one.area.tolist()) == ([1], [False], [250])
+    assert (two.labels.tolist(), two.iscrowd.tolist(), two.area.tolist()) == ([2, 1], [False, True], [25, 20])
+    for record in split.records:
+        assert record.boxes.dtype == np.float32 and record.boxes.shape == (len(record.labels), 4)
+        assert (record.labels.dtype, record.iscrowd.dtype, record.area.dtype) == (np.int16, bool, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("bbox", "area", "kept", "reason"),
+    [
+        ([10, 20, 30, 10], 300, [10, 20, 39, 29], None),
+        ([0, 0, 100, 50], 5000, [0, 0, 99, 49], None),
+        ([-5, -5, 30, 10], 300, [0, 0, 29, 9], "clipped"),
+        ([90, 45, 30, 10], 300, [90, 45, 99, 49], "clipped"),
+        ([10, 20, 1.5, 10], 15, [10, 20, 10.5, 29], None),
+        ([10, 20, 30, 10], 0, None, NOT_POSITIVE),
+        ([10, 20, 30, 10], -3, None, NOT_POSITIVE),
+        ([100, 20, 30, 10], 300, None, OUTSIDE),
+        ([10, 60, 30, 10], 300, None, OUTSIDE),
+        ([-40, 20, 30, 10], 300, None, OUTSIDE),
+        ([10, 20, 1, 10], 10, None, TOO_THIN),
+        ([10, 20, 30, 0.4], 12, None, TOO_THIN),
+        ([99, 20, 30, 10], 300, None, TOO_THIN),
+    ],
+)
+def test_boxes_are_cleaned_as_the_original_does(
+    tmp_path: Path, bbox: list[float], area: float, kept: list[float] | None, reason: str | None
+) -> None:
+    one = content()
+    one["annotations"][0] |= {"bbox": bbox, "area": area}
+    split = read(tmp_path, one)
+    assert split.records[0].boxes.tolist() == ([] if kept is None else [kept])
+    assert split.clipped == (reason == "clipped")
+    assert {name for name, count in split.dropped.items() if count} == {reason} - {None, "clipped"}
+    # scoring is against what the annotators drew
+    [truth] = split.ground_truth["annotations"]
+    assert truth == {"id": 1, "image_id": 10, "category_id": 7, "bbox": bbox, "area": area, "iscrowd": 0}
+
+
+def test_images_without_any_annotation_are_allowed(tmp_path: Path) -> None:
+    split = read(tmp_path, content() | {"annotations": []})
+    assert [len(record.boxes) for record in split.records] == [0, 0]
+    assert [image["id"] for image in split.ground_truth["images"]] == [10, 20]
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no images": ({"images": []}, "has no images"),
+    "no categories": ({"categories": []}, "has no categories"),
+    "no list": ({"images": {}}, "'images' must be a list"),
+    "category id": ({"annotations": [{"category_id": 8}]}, "annotation 5 has category id 8, which is not in"),
+    "image id": ({"annotations": [{"image_id": 11}]}, "annotation 5 names image id 11"),
+    "three numbers": ({"annotations": [{"bbox": [1, 2, 3]}]}, "annotation 5 has bbox .1, 2, 3.; .* four"),
+    "not finite": ({"annotations": [{"bbox": [1, 2, float("nan"), 4]}]}, "annotation 5 has bbox .* finite"),
+    "text": ({"annotations": [{"bbox": [1, 2, "3", 4]}]}, "annotation 5 has bbox .* four finite"),
+    "area": ({"annotations": [{"area": float("inf")}]}, "annotation 5 has area inf"),
+    "crowd": ({"annotations": [{"iscrowd": None}]}, "annotation 5 has iscrowd None"),
+    "width": ({"images": [{"width": 0}, {}]}, "image 20 has width 0 and height 50"),
+    "height": ({"images": [{"height": "50"}, {}]}, "image 20 has width 100 and height '50'"),
+    "half a pair": ({"images": [{"file_name": "\u00e9\ud83d.jpg"}, {}]}, "image 20 has file_name .*, no text"),
+    "half a pair's end": ({"categories": [{"name": "\udc08"}, {}]}, r"category \d+ has name .*, no text"),
+    "text id": ({"images": [{"id": "x"}, {}]}, "image id 'x' must be a whole number"),
+    "twice": ({"images": [{}, {"id": 20}]}, "image id 20 occurs twice"),
+    "category twice": ({"categories": [{"id": 7}, {}]}, "category id 7 occurs twice"),
+    "name twice": ({"categories": [{"name": "cat"}, {}]}, "category name 'cat' occurs twice"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named_with_file_and_id(tmp_path: Path, case: str) -> None:
+    changes, sentence = WRONG[case]
+    wrong = content()
+    for key, value in changes.items():
+        merge = isinstance(value, list) and value
+        wrong[key] = [old | new for old, new in zip(wrong[key], value, strict=True)] if merge else value
+    with pytest.raises(InputError, match=rf"0\.json.*{sentence}"):
+        read(tmp_path, wrong)
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [
+        *[(None, key) for key in ("images", "annotations", "categories")],
+        *[("images", key) for key in ("id", "file_name", "width", "height")],
+        *[("annotations", key) for key in ("image_id", "category_id", "bbox")],
+        *[("categories", key) for key in ("id", "name")],
+    ],
+)
+def test_a_missing_key_is_named(tmp_path: Path, where: str | None, key: str) -> None:
+    wrong = content()
+    del (wrong[where][0] if where else wrong)[key]
+    with pytest.raises(InputError, match=rf"0\.json.* lacks the key '{key}'"):
+        read(tmp_path, wrong)
+
+
+def test_files_that_are_no_annotations(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(InputError, match=r"a\.json: no such annotation file"):
+        read_split([(path, tmp_path)])
+    for data in (b"", json.dumps(content()).encode()[:-20], b"\xff\xd8\xff\xe0"):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"a\.json is no valid JSON .* truncated"):
+            read_split([(path, tmp_path)])
+    path.write_text('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
+    with pytest.raises(InputError, match=r"a\.json must be an object with the keys images, annotations"):
+        read_split([(path, tmp_path)])
+
+
+def test_files_of_one_split_must_agree(tmp_path: Path) -> None:
+    other = content()
+    other["categories"][0]["name"] = "horse"
+    with pytest.raises(InputError, match=r"1\.json has other categories .* than .*0\.json"):
+        read(tmp_path, content(), other)
+    with pytest.raises(InputError, match=r"1\.json: image id 20 occurs twice"):
+        read(tmp_path, content(), content())
+
+
+def test_real_coco(shared: Path) -> None:
+    root = shared / "coco2014-mini"
+    names = (("train", "train"), ("valminusminival", "val"))
+    split = read_split([(root / f"annotations/instances_{a}2014.json", root / f"images/{b}2014") for a, b in names])
+    assert len(split.records) == 126 and len(split.categories) == 80
+    assert all(record.path.is_file() for record in split.records)
+    assert split.categories[-1].id == 90 and max(int(r.labels.max(initial=0)) for r in split.records) <= 80
+    boxes = sum(len(record.boxes) for record in split.records)
+    assert boxes + sum(split.dropped.values()) == len(split.ground_truth["annotations"]) > 500
+    for record in split.records:
+        x1, y1, x2, y2 = record.boxes.T
+        assert (x1 >= 0).all() and (y1 >= 0).all() and (x2 > x1).all() and (y2 > y1).all()
+        assert (x2 <= record.width - 1).all() and (y2 <= record.height - 1).all()
+
+
+def test_more_categories_than_labels_are_named(tmp_path: Path) -> None:
+    one = content()
+    one["categories"] += [{"id": 100 + i, "name": f"more {i}"} for i in range(2**15)]
+    with pytest.raises(InputError, match=r"0\.json has 32770 categories; 32767 are the most"):
+        read(tmp_path, one)
+
+
+def test_outlines_are_dropped_where_nobody_asks_for_them(tmp_path: Path) -> None:
+    one = content()
+    one["annotations"][0]["segmentation"] = [[10, 20, 40, 20, 40, 30]]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(one))
+    assert read_annotations(path, outlines=True)["annotations"] == one["annotations"]
+    one["annotations"][0].pop("segmentation")
+    assert read_annotations(path)["annotations"] == one["annotations"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 1001])
+def test_a_category_whose_name_no_model_file_takes_is_named_before_the_training(tmp_path: Path, name: str) -> None:
+    one = content()
+    one["categories"][0]["name"] = name
+    with pytest.raises(InputError, match=r"the name of category \d+ must have 1 to 1000 characters"):
+        read(tmp_path, one)

@@ -1,0 +1,79 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from m2det.data.sources.manifest import load_sources, write_manifest
+from m2det.errors import InputError
+
+SPLITS = {"train": [("train.json", "images")], "val": [("val.json", "images/more")]}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    (root / "images" / "more").mkdir(parents=True)
+    for name in ("b.jpg", "a.jpg", "more/c.jpg", "never_named.jpg"):
+        (root / "images" / name).write_bytes(name.encode())
+    write_annotations(root / "train.json", ["b.jpg", "a.jpg", "more/c.jpg"])
+    write_annotations(root / "val.json", ["c.jpg"])
+    return root
+
+
+def write_annotations(path: Path, names: list[str]) -> None:
+    images = [{"id": i, "file_name": name, "width": 4, "height": 3} for i, name in enumerate(names)]
+    categories = [{"id": 1, "name": "cat"}]
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
+
+
+def test_it_lists_the_named_images_and_their_sizes_and_no_place(root: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    write_manifest(manifest, (root, root), SPLITS)
+    content = json.loads(manifest.read_text())
+    assert content["train"][0]["files"] == {"a.jpg": 5, "b.jpg": 5, "more/c.jpg": 10}
+    assert content["val"][0]["files"] == {"c.jpg": 10}
+    assert str(tmp_path) not in manifest.read_text()
+
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(root, elsewhere)
+    write_manifest(tmp_path / "again.json", (elsewhere, elsewhere), SPLITS)
+    assert (tmp_path / "again.json").read_bytes() == manifest.read_bytes()
+    assert load_sources(manifest, (elsewhere, elsewhere)) == {
+        "train": [(elsewhere / "train.json", elsewhere / "images")],
+        "val": [(elsewhere / "val.json", elsewhere / "images/more")],
+    }
+
+
+def test_what_is_missing_is_named_with_the_advice(root: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    (root / "images" / "b.jpg").unlink()
+    with pytest.raises(InputError, match=r"1 of the 3 images .*train\.json .* first is b\.jpg; buy it"):
+        write_manifest(manifest, (root, root), SPLITS, "buy it")
+    with pytest.raises(InputError, match=r"annotation file .*nowhere\.json is missing; buy it"):
+        write_manifest(manifest, (root, root), {"train": [("nowhere.json", "images")]}, "buy it")
+    with pytest.raises(InputError, match=r"image folder .*nowhere is missing; buy it"):
+        write_manifest(manifest, (root, root), {"train": [("train.json", "nowhere")]}, "buy it")
+    assert not manifest.exists()
+    with pytest.raises(InputError, match=r"manifest\.json is missing.*dvc repro data"):
+        load_sources(manifest, (root, root))
+
+
+def test_what_has_changed_since_is_named(root: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    write_manifest(manifest, (root, root), SPLITS)
+    image, annotations = root / "images" / "b.jpg", root / "val.json"
+
+    image.write_bytes(b"longer")
+    with pytest.raises(InputError, match=r"b\.jpg has 6 bytes, not 5 .*dvc repro -f data"):
+        load_sources(manifest, (root, root))
+    image.unlink()
+    with pytest.raises(InputError, match=r"b\.jpg is gone.*dvc repro -f data"):
+        load_sources(manifest, (root, root))
+    image.write_bytes(b"b.jpg")
+    annotations.write_text(annotations.read_text() + "\n")
+    with pytest.raises(InputError, match=r"val\.json has changed.*dvc repro -f data"):
+        load_sources(manifest, (root, root))
+    annotations.unlink()
+    with pytest.raises(InputError, match=r"val\.json is gone.*dvc repro -f data"):
+        load_sources(manifest, (root, root))

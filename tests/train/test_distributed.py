@@ -1,0 +1,290 @@
+"""Several processes train as one: through torchrun itself, with gloo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from m2det.config import load_params
+from m2det.data.packed.reader import PackedSplit
+from m2det.data.sampler import TrainingOrder
+from m2det.distributed.children import run_child
+from m2det.distributed.group import Group
+from m2det.distributed.launch import count_processes, run_together
+from m2det.errors import InputError
+from m2det.model import prior_boxes
+from m2det.model.model_file import save_trained
+from m2det.train.checkpoint import checkpoints, step_of
+from m2det.train.evaluator import validate
+from m2det.train.rank import train_together
+from tests.conftest import ROOT
+from tests.train.one_of_several import assert_close, first_gradients
+from tests.train.test_trainer import settings
+
+pytestmark = pytest.mark.slow
+
+
+def write_params(folder: Path, **changes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(settings(**{"batch_size": 2, "processes": 2} | changes).model_dump(), file)
+    return folder / "params.yaml"
+
+
+def torchrun(case: str, *arguments: object, processes: int = 2, options: Sequence[str] = ()) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options]
+    command += ["-m", "tests.train.one_of_several", case, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def together(material, folder: Path, params_file: Path, processes: int = 2):
+    return train_together(load_params(params_file), params_file, *material, folder / "state", processes, run_child)
+
+
+def rank_zero(launcher: int) -> int:
+    """Its pid, by the environment that torchrun gave it."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    [found] = [int(pid) for pid in children if b"\0RANK=0\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+    return found
+
+
+def left_over(folder: Path) -> list[str]:
+    """Command lines of processes that still work on the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(folder) in line and int(path.parent.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+def none_left(folder: Path, within: float = 40.0) -> bool:
+    deadline = time.monotonic() + within
+    while left_over(folder):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+@pytest.fixture(scope="module")
+def undisturbed(material, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return together(material, folder, write_params(folder))
+
+
+def gradients(material, folder: Path, processes: int, **changes):
+    params_file = write_params(folder, processes=processes, opt_level="O0", clip_norm=0.0, **changes)
+    process = torchrun("gradients", params_file, *material, folder, processes=processes)
+    assert process.wait(240) == 0, process.stdout.read()
+    return torch.load(folder / "gradients.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(2, 1), (4, 1), (2, 2)])
+def test_processes_have_the_gradients_of_one_with_the_whole_batch(material, tmp_path, processes, accumulate):
+    """With batch normalisation fixed and the loss normalised over all of them."""
+    options = {"freeze_norms": True, "normalize": "global"}
+    single = settings(**options, batch_size=12, opt_level="O0", clip_norm=0.0)
+    wanted = first_gradients(single, *material, tmp_path / "single")
+    own = {"batch_size": 12 // processes // accumulate, "accumulate": accumulate}
+    assert_close(gradients(material, tmp_path, processes, **options, **own), wanted)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_in_training_mode_the_gradient_is_the_mean_of_the_replicas(material, tmp_path, processes):
+    own = {"batch_size": 12 // processes}
+    found = gradients(material, tmp_path, processes, **own)
+    alone = settings(**own, opt_level="O0", clip_norm=0.0)
+    replicas, seen = [], []
+    for rank in range(processes):
+        place = Replica(rank, processes)
+        replicas.append(first_gradients(alone, *material, tmp_path / "single", place))
+        seen += TrainingOrder(14, own["batch_size"], alone.seed, 1, rank=rank, processes=processes).batch(0)
+    assert seen == TrainingOrder(14, 12, alone.seed, 1).batch(0), "the same images as one process would take"
+    assert_close(found, {name: sum(r[name] for r in replicas) / processes for name in found})
+
+
+@dataclass(frozen=True)
+class Replica(Group):
+    """One process's images, alone."""
+
+    def connect(self, device):
+        pass
+
+    def wrap(self, model, device):  # noqa: ARG002
+        return model
+
+    def any(self, flag):
+        return flag
+
+    def gather(self, value):
+        return [value]
+
+
+def test_every_image_is_evaluated_once(material, undisturbed):
+    """AP of two processes, 7 images each, is that of one process with the same weights."""
+    split = PackedSplit(material[0], "val")
+    model = undisturbed.model.eval()
+    alone = validate(model, prior_boxes(model.config), split, 96, torch.device("cpu"), Group())
+    assert undisturbed.rows[-1]["AP"] == pytest.approx(alone["AP"], abs=1e-4)
+    assert undisturbed.steps == 9
+
+
+def test_processes_leave_each_other_before_they_end(tmp_path):
+    """gloo's threads are not to outlive the interpreter: that aborted a finished evaluation once in some hundred."""
+    process = torchrun("leaving", tmp_path)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and out.count("connected: False") == 2, out
+
+
+def test_detections_of_two_processes_are_the_bytes_of_one(material, undisturbed, tmp_path):
+    """Of 14 images: every one once, whatever the remainder."""
+    params_file = write_params(tmp_path)
+    model = tmp_path / "model.safetensors"
+    card = {"model": "m2det-tiny", "overrides": {"sfam": True}, "classes": ["square"], "category_ids": [1]}
+    save_trained(model, undisturbed.model, card)
+    for name, processes in (("one", 1), ("two", 2), ("three", 3)):
+        arguments = (params_file, material[0], model, tmp_path / name, tmp_path)
+        run_together("m2det.evaluate.rank", arguments, load_params(params_file), processes, tmp_path, run_child)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes() == (tmp_path / "three").read_bytes()
+    assert len(json.loads((tmp_path / "one").read_text())) > 14
+
+
+def test_three_processes_continue_to_the_same_bits(material, tmp_path):
+    """With more than two, the order in which gradients are added up counts: it must never change."""
+    whole = together(material, tmp_path / "whole", write_params(tmp_path / "whole", processes=3), 3)
+    params_file = write_params(tmp_path / "parts", processes=3, save_every=1)
+    process = torchrun("train", params_file, *material, tmp_path / "parts/state", processes=3)
+    while not checkpoints(tmp_path / "parts/state"):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    process.terminate()
+    process.wait(60)
+    assert none_left(tmp_path)
+    resumed = together(material, tmp_path / "parts", params_file, 3)
+    assert resumed.rows == whole.rows
+    wanted, found = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_another_number_of_processes_goes_on_with_the_same_images(material, tmp_path, capfd):
+    """Two processes with 2 images, then one with 4: other bits, and it says so; no image is lost or repeated."""
+    params_file = write_params(tmp_path, save_every=1)
+    process = torchrun("train", params_file, *material, tmp_path / "state")
+    while not checkpoints(tmp_path / "state"):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    process.terminate()
+    process.wait(60)
+    assert none_left(tmp_path)
+    done = step_of(checkpoints(tmp_path / "state")[-1])
+    params_file = write_params(tmp_path, batch_size=2, accumulate=2, processes=1)
+    outcome = together(material, tmp_path, params_file, 1)
+    assert outcome.steps == 9 and [row["epoch"] for row in outcome.rows] == [1, 2, 3]
+    said = capfd.readouterr().out
+    assert f"resuming at step {done} of 9" in said
+    assert "so far this run had processes 2, train.accumulate 1: the same images follow in the same order" in said
+
+
+@pytest.mark.parametrize("victim", ["launcher SIGTERM", "launcher SIGKILL", "rank SIGKILL"])
+def test_a_rank_that_is_stuck_ends_when_the_grace_is_over(material, tmp_path, victim):
+    """Not after torchrun's own 30 s, which count where another rank was killed."""
+    params_file = write_params(tmp_path, stop_grace=3, save_every=1)
+    command = ["--shutdown-timeout=3"]
+    process = torchrun("stuck", params_file, *material, tmp_path / "state", options=command)
+    while not (tmp_path / "state/stuck").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    pid = process.pid if victim.startswith("launcher") else rank_zero(process.pid)
+    os.kill(pid, getattr(signal, victim.split()[1]))
+    assert none_left(tmp_path, within=15)
+
+
+def run_case(case: str):
+    """run_child, of which processes run a case of one_of_several instead of m2det.train."""
+
+    def run(cmd, **options):
+        command = [part.replace("m2det.train.rank", "tests.train.one_of_several") for part in cmd[:-4]]
+        run_child([*command, case, *cmd[-4:]], **options)
+
+    return run
+
+
+def test_the_first_mistake_is_the_sentence_and_its_traceback_is_in_the_log(material, tmp_path, capfd):
+    """A mistake in one process ends all at once, with its own words and not a timeout's."""
+    params_file = write_params(tmp_path)
+    start = time.monotonic()
+    sentence = r"^process 1 failed \(KeyError: 'a mistake in step 3'\); .*processes.log says more; the same"
+    arguments = (load_params(params_file), params_file, *material, tmp_path / "state", 2, run_case("crashing"))
+    with pytest.raises(InputError, match=sentence):
+        train_together(*arguments)
+    assert time.monotonic() - start < 60
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err + said.out and said.err == ""
+    assert "in crash" in (tmp_path / "state/processes.log").read_text()
+    assert none_left(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_stage_above_a_step_that_never_ends_leaves_nothing_after_the_grace(material, tmp_path, name):
+    """Told to stop, or killed, when only the kernel tells torchrun; one sentence where anyone is left to say it."""
+    params_file = write_params(tmp_path, stop_grace=3, save_every=1)
+    code = f"""
+from pathlib import Path
+from flows.stage import run_stage
+from m2det.config import load_params
+from m2det.train.launch import train_together
+from tests.train.test_distributed import run_case
+def train():
+    file, cache, backbone = {[str(params_file), *map(str, material)]}
+    train_together(load_params(file), file, cache, backbone, Path({str(tmp_path / "state")!r}), 2, run_case("stuck"))
+run_stage("train", train)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": "/nonexistent"}
+    stage = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while not (tmp_path / "state/stuck").exists():
+        assert stage.poll() is None, stage.stderr.read()
+        time.sleep(0.05)
+    stage.send_signal(getattr(signal, name))
+    assert none_left(tmp_path, within=15)
+    said = stage.communicate(timeout=5)[1].decode()
+    if name == "SIGTERM":
+        assert stage.returncode == 143
+        assert said.startswith("error: the step did not end within train.stop_grace = 3 s; the same command continues")
+        assert len(said.splitlines()) == 1
+    assert "in wait" in (tmp_path / "state/processes.log").read_text()
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_it(material, tmp_path):
+    params_file = write_params(tmp_path)
+    process = torchrun("poisoned", params_file, *material, tmp_path / "state")
+    assert process.wait(120) != 0
+    sentence = (tmp_path / "state/error.txt").read_text()
+    third = {1 + i for _, i in TrainingOrder(14, 2, settings().seed, 9, rank=1, processes=2).batch(2)}
+    assert sentence.startswith("the loss of step 3 in process 1 is not finite; first: ")
+    assert {int(i) for i in sentence.split("[")[1].split("]")[0].split(",")} == third
+
+
+def test_wrong_input_is_one_sentence(material, tmp_path):
+    with pytest.raises(InputError, match="batch_size is 8 in each of 2 processes, but there are only 14"):
+        together(material, tmp_path, write_params(tmp_path, batch_size=8))
+
+
+def test_auto_is_one_process_per_accelerator_and_one_on_a_cpu():
+    assert count_processes(settings(processes="auto")) == 1
+    assert count_processes(settings(processes=2)) == 2

@@ -1,0 +1,81 @@
+"""Unfinished trainings: one process at a time, listed, compared, deleted."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from m2det.cli.main import main
+from m2det.errors import InputError
+from m2det.files.locks import locked
+from m2det.train.checkpoint import save_state
+from m2det.train.run_dir import introduce, unfinished_runs
+from tests.conftest import ROOT
+
+SHAPE = {"epochs": 3, "seed": 1, "model": {"name": "m2det-tiny"}, "train": {"lr": 0.1}, "hashes": {"cache": "a"}}
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from m2det.unfinished import locked
+with locked(Path(sys.argv[1])):
+    if os.fork() == 0:
+        sys.argv.append("child")  # which is stopped, say, and lives on
+    os.write(1, b"locked\\n" if len(sys.argv) == 2 else b"%d\\n" % os.getpid())  # in one piece, beside the other's
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_kept_out_until_the_first_ends_however_it_ends(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE)
+    [child] = {int(line) for line in (holder.stdout.readline(), holder.stdout.readline()) if line != b"locked\n"}
+    with pytest.raises(InputError, match=f"the process {holder.pid} works in .*run already"), locked(tmp_path / "run"):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run/lock").read_text() == str(os.getpid())
+    os.kill(child, signal.SIGKILL)
+
+
+def test_a_new_run_says_in_what_it_differs_from_the_nearest(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name, changes in (("a", {}), ("b", {"epochs": 9, "seed": 7, "train": {"lr": 0.3}})):
+        (tmp_path / name).mkdir()
+        introduce(tmp_path / name, SHAPE | changes)
+        save_state(tmp_path / name, {"step": 5})
+    caplog.clear()
+    (tmp_path / "c").mkdir()
+    introduce(tmp_path / "c", SHAPE | {"train": {"lr": 0.2}})
+    assert f"{tmp_path / 'a'}, unfinished at step 5, has other train.lr" in caplog.text
+    caplog.clear()
+    introduce(tmp_path / "c", SHAPE | {"train": {"lr": 0.2}})
+    assert caplog.text == "", "a run that goes on is nothing new"
+
+
+def test_they_are_listed_and_deleted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["unfinished"]) == 0 and capsys.readouterr().out == ""
+    folder = tmp_path / "models/unfinished/abc"
+    folder.mkdir(parents=True)
+    introduce(folder, SHAPE)
+    save_state(folder, {"step": 5})
+    assert main(["unfinished"]) == 0
+    assert capsys.readouterr().out.startswith("abc  m2det-tiny, 3 epochs, seed 1: step 5, 0.0 MB")
+    assert main(["unfinished", "--delete", "x"]) == 1
+    assert "no unfinished training; there are: abc" in capsys.readouterr().err
+    assert main(["unfinished", "--delete", "abc"]) == 0
+    assert unfinished_runs(tmp_path / "models/unfinished") == [] and not folder.exists()
+
+
+def test_a_damaged_description_is_left_out_and_can_be_deleted(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        introduce(tmp_path / "models/unfinished" / name, SHAPE)
+    (tmp_path / "models/unfinished/a/run.json").write_text('{"epochs": 3')
+    (tmp_path / "models/unfinished/b/run.json").write_text("[]")
+    assert main(["unfinished"]) == 0
+    assert capsys.readouterr().out.startswith("c ") and "unfinished --delete a" in caplog.text
+    assert main(["unfinished", "--delete", "a"]) == 0
+    assert not (tmp_path / "models/unfinished/a").exists()

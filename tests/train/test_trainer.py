@@ -1,0 +1,354 @@
+"""Training resumes bit for bit, learns, stops on a loss that is not finite, and can be asked to stop."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from m2det.config import Params, load_params
+from m2det.data.packed.reader import REPACK, PackedSplit
+from m2det.data.sampler import TrainingOrder
+from m2det.distributed.group import Group
+from m2det.errors import InputError
+from m2det.loss import MultiBoxLoss
+from m2det.model import build_model, prior_boxes
+from m2det.model.flops import forward_flops
+from m2det.train import trainer as loop
+from m2det.train.amp import Precision
+from m2det.train.checkpoint import checkpoints, load_state
+from m2det.train.evaluator import validate
+from m2det.train.logger import write_curves
+from m2det.train.state import Run
+from tests.conftest import ROOT
+from tests.train.one_of_several import assert_close, first_gradients
+
+
+def settings(**changes) -> Params:
+    base = load_params(ROOT / "params.yaml").model_dump()
+    base |= {"epochs": 3, "device": "cpu"}
+    base["train"] |= {"batch_size": 4, "workers": 0, "evaluate_every": 2, "log_every": 1, "max_steps": 0}
+    for key, value in changes.items():
+        target = next((base[name] for name in ("train", "precision") if key in base[name]), base)
+        target[key] = value
+    return Params.model_validate(base)
+
+
+def run(material, folder, params):
+    return loop.train(params, *material, folder / "state", folder / "log.txt")
+
+
+def interrupt_at_5(material, folder, params, monkeypatch):
+    """Train until SIGTERM arrives in the fifth step."""
+    did_step = Run.did_step
+
+    def stop_after_5(self):
+        did_step(self)
+        if self.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(Run, "did_step", stop_after_5)
+        run(material, folder, params)
+    assert stopped.value.code == 143
+    assert load_state(folder / "state")["step"] == 5
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"workers": 0},
+        {"workers": 2},
+        {"batch_size": 2, "accumulate": 2},
+        {"dtype": "bfloat16", "loss_scale": "dynamic"},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, monkeypatch, how):
+    whole = run(material, tmp_path / "whole", settings(**how | {"workers": 0}))
+    interrupt_at_5(material, tmp_path / "parts", settings(**how), monkeypatch)
+    resumed = run(material, tmp_path / "parts", settings(**how))
+    assert resumed.steps == whole.steps == 9
+    assert resumed.rows == whole.rows
+    for (name, a), (_, b) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_it_learns(material, tmp_path):
+    """120 steps bring AP50 to 1.0 on any number of threads."""
+    options = {"epochs": 40, "lr": 0.04, "ema": 0.0, "crop_probability": 0.0, "expand_probability": 0.0}
+    outcome = run(material, tmp_path, settings(**options))
+    first, last = outcome.rows[0], outcome.rows[-1]
+    # not the confidence: its negatives are mined anew at each step, always the hardest
+    assert last["loss_loc"] < 0.5 * first["loss_loc"]
+    assert last["AP50"] > 0.7
+
+
+def test_best_keeps_the_best_epoch(material, tmp_path):
+    outcome = run(material, tmp_path, settings(epochs=4, keep="best"))
+    best = max((row for row in outcome.rows if "AP" in row), key=lambda row: row["AP"])
+    assert outcome.kept_epoch == best["epoch"]
+    model, split = outcome.model.eval(), PackedSplit(material[0], "val")
+    found = validate(model, prior_boxes(model.config), split, 96, torch.device("cpu"), Group())
+    assert found["AP"] == pytest.approx(best["AP"], abs=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_images(material, tmp_path, monkeypatch):
+    order = TrainingOrder(14, 4, settings().seed, 9)
+    third = {1 + index for _, index in order.batch(2)}
+    compare = MultiBoxLoss.compare
+    calls = iter(range(100))
+
+    def poisoned(self, *arguments):
+        losses = compare(self, *arguments)
+        return {**losses, "loc": losses["loc"] * (float("nan") if next(calls) == 2 else 1)}
+
+    monkeypatch.setattr(MultiBoxLoss, "compare", poisoned)
+    with pytest.raises(InputError) as error:
+        run(material, tmp_path, settings())
+    assert "step 3 is not finite" in str(error.value)
+    assert {int(i) for i in str(error.value).split("[")[1].split("]")[0].split(",")} == third
+
+
+def test_the_first_layer_that_is_not_finite_is_named_and_no_update_follows(material, tmp_path, monkeypatch):
+    did_step, weights = Run.did_step, {}
+
+    def poison(self):
+        did_step(self)
+        if self.step == 3:  # in the fourth step this layer's output overflows
+            self.model.unet2.layers[0].conv.register_forward_hook(lambda *call: call[2] * float("inf"))
+            weights.update({k: v.clone() for k, v in self.model.named_parameters()})
+        if self.step == 6:
+            for name, parameter in self.model.named_parameters():
+                assert torch.equal(parameter, weights[name]), name
+
+    monkeypatch.setattr(Run, "did_step", poison)
+    with pytest.raises(InputError, match=r"the loss of step 4 .*first: the output of layer unet2\.layers\.0\.conv"):
+        run(material, tmp_path, settings(log_every=6))
+
+
+def test_infinite_weights_are_named(material, tmp_path, monkeypatch):
+    did_step = Run.did_step
+
+    def poison(self):
+        did_step(self)
+        if self.step == 2:
+            with torch.no_grad():
+                self.model.loc[1].bias[0] = float("nan")
+
+    monkeypatch.setattr(Run, "did_step", poison)
+    with pytest.raises(InputError, match=r"the loss of step 3 .*first: the weights loc\.1\.bias"):
+        run(material, tmp_path, settings())
+
+
+def test_infinite_weights_are_never_kept(material, tmp_path, monkeypatch):
+    """A finite loss with an infinite gradient at the last step: nothing later would see it."""
+    step = Precision.step
+
+    def poison(self, optimizer, clip_norm, skip):
+        step(self, optimizer, clip_norm, skip)
+        if next(calls) == 9:
+            with torch.no_grad():
+                optimizer.param_groups[0]["params"][0][0] = float("inf")
+
+    calls = iter(range(1, 100))
+    monkeypatch.setattr(Precision, "step", poison)
+    with pytest.raises(InputError, match=r"after step 9 the weights unet1.* are not finite"):
+        run(material, tmp_path, settings())
+
+
+def test_who_interrupts_an_evaluation_loses_no_epoch(material, tmp_path, monkeypatch):
+    whole = run(material, tmp_path / "whole", settings())
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("m2det.train.state.validate", interrupted)
+        run(material, tmp_path / "parts", settings())
+    assert load_state(tmp_path / "parts/state")["step"] == 6
+    resumed = run(material, tmp_path / "parts", settings())
+    assert resumed.rows == whole.rows
+
+
+def test_options_that_help_train_and_resume(material, tmp_path, monkeypatch):
+    """EMA, cosine, label smoothing and undecayed norms, interrupted and resumed: the same as undisturbed."""
+    options = {"ema": 0.9, "schedule": "cosine", "label_smoothing": 0.1, "decay_norms": False, "optimizer": "adamw"}
+    whole = run(material, tmp_path / "whole", settings(**options))
+    plain = run(material, tmp_path / "plain", settings(**(options | {"ema": 0.0})))
+    assert not torch.equal(whole.model.loc[0].weight, plain.model.loc[0].weight)
+    interrupt_at_5(material, tmp_path / "parts", settings(**options), monkeypatch)
+    resumed = run(material, tmp_path / "parts", settings(**options))
+    assert resumed.rows == whole.rows
+    for (name, a), (_, b) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_what_is_frozen_stays(material, tmp_path):
+    frozen = run(material, tmp_path, settings(freeze_backbone=True, freeze_norms=True, epochs=2))
+    state, given = frozen.model.state_dict(), load_file(str(material[1]))
+    assert all(torch.equal(state[key], value) for key, value in given.items())
+    assert all((v == 0).all() for k, v in state.items() if k.endswith("running_mean"))
+    assert state["Norm.weight"].ne(1).any()  # statistics only: its parameters are trained
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_record_is_one_sentence_that_names_it(material, tmp_path, workers):
+    """LMDB has no checksums: a flipped byte would train in silence."""
+    cache = shutil.copytree(material[0], tmp_path / "cache")
+    data = bytearray((cache / "train.lmdb").read_bytes())
+    jpeg = PackedSplit(material[0], "train").record(3)
+    data[data.index(jpeg) + len(jpeg) // 2] ^= 1
+    (cache / "train.lmdb").write_bytes(data)
+    with pytest.raises(InputError) as error:
+        loop.train(settings(workers=workers), cache, material[1], tmp_path / "state", tmp_path / "log.txt")
+    assert str(error.value) == f"{cache}/train.lmdb is damaged at image 4.jpg; {REPACK}"
+
+
+def test_batches_that_are_accumulated_are_one_larger_batch(material, tmp_path):
+    """With batch normalisation fixed and the loss per positive of the whole step."""
+    options = {"freeze_norms": True, "normalize": "global", "batch_size": 12, "opt_level": "O0", "clip_norm": 0.0}
+    whole = first_gradients(settings(**options), *material, tmp_path)
+    parts = first_gradients(settings(**options | {"batch_size": 3, "accumulate": 4}), *material, tmp_path)
+    assert_close(parts, whole)
+
+
+def test_a_step_may_have_batches_without_any_object(material, tmp_path, monkeypatch):
+    """Normalised over the step, an empty batch weighs nothing; by itself it is divided by one, not by zero."""
+    empty = PackedSplit.annotations
+
+    def without(self, index):
+        objects = empty(self, index)
+        return replace(objects, boxes=objects.boxes[:0], labels=objects.labels[:0], iscrowd=objects.iscrowd[:0])
+
+    monkeypatch.setattr(PackedSplit, "annotations", without)
+    for normalize in ("process", "global"):
+        folder = tmp_path / normalize
+        outcome = run(material, folder, settings(normalize=normalize, accumulate=2, batch_size=2, max_steps=2))
+        assert outcome.rows[-1]["loss_loc"] == outcome.rows[-1]["loss_conf"] == 0.0
+
+
+def test_checkpoints_within_an_epoch_and_the_last_two_are_kept(material, tmp_path, monkeypatch):
+    whole = run(material, tmp_path / "whole", settings())
+    interrupt_at_5(material, tmp_path / "parts", settings(save_every=1), monkeypatch)
+    state = tmp_path / "parts/state"
+    assert [path.name for path in checkpoints(state)] == ["step-000000004.pt", "step-000000005.pt"]
+    newest = checkpoints(state)[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])  # a failing disk
+    resumed = run(material, tmp_path / "parts", settings())
+    assert resumed.rows == whole.rows
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+
+
+def test_a_folder_of_damaged_checkpoints_is_one_sentence(material, tmp_path, monkeypatch):
+    interrupt_at_5(material, tmp_path, settings(), monkeypatch)
+    for path in checkpoints(tmp_path / "state"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"can be used \(.*does not end in a checksum.*\); delete the folder"):
+        run(material, tmp_path, settings())
+
+
+def test_the_best_epochs_weights_survive_an_interruption(material, tmp_path, monkeypatch):
+    """Whichever of the last two checkpoints it continues from, the weights that it names are there."""
+    folder, maps = tmp_path / "state", iter([0.5, 0.4, 0.6, 0.1, 0.2])
+    monkeypatch.setattr("m2det.train.state.validate", lambda *_: {"AP": next(maps), "AP50": 0.0})
+    outcome = run(material, tmp_path, settings(epochs=5, evaluate_every=1, keep="best"))
+    assert outcome.kept_epoch == 3
+    for checkpoint in checkpoints(folder):
+        best = torch.load(checkpoint, weights_only=True)["best"]
+        assert best == {"AP": 0.6, "epoch": 3, "file": "best-000003.pt"} and (folder / "best-000003.pt").exists()
+    assert len(list(folder.glob("best-*.pt"))) <= 2
+
+
+def test_a_log_line_says_what_a_step_cost(material, tmp_path):
+    run(material, tmp_path, settings(epochs=1, log_every=3))
+    line = (tmp_path / "log.txt").read_text().splitlines()[0]
+    number = r"[\d.e+-]+"
+    assert re.fullmatch(
+        rf"step 3/3 epoch 1.00/1 loc {number} conf {number} lr {number} scale {number} {number} img/s "
+        rf"waiting \d+% {number} TFLOP/s memory {number} GB left \d+:\d\d",
+        line,
+    ), line
+    rate, achieved = (float(re.search(rf"({number}) {unit}", line)[1]) for unit in ("img/s", "TFLOP/s"))
+    model = build_model("m2det-tiny", 1, sfam=True)
+    assert achieved == pytest.approx(3 * forward_flops(model) * rate / 1e12, rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_the_same(material, tmp_path):
+    eager, compiled = (
+        run(material, tmp_path / str(compile), settings(epochs=1, max_steps=2, opt_level="O0", compile=compile))
+        for compile in (False, True)
+    )
+    for name in ("loss_loc", "loss_conf"):
+        assert compiled.rows[0][name] == pytest.approx(eager.rows[0][name], rel=2e-3)
+
+
+def test_impossible_settings_are_refused(material, tmp_path):
+    with pytest.raises(InputError, match="a CPU has no synchronised"):
+        run(material, tmp_path, settings(sync_norms=True))
+    one = settings(batch_size=1).model_dump()
+    one["model"] = {"name": "m2det320-vgg16", "sfam": False, "overrides": {"planes": 16, "levels": 2}}
+    with pytest.raises(InputError, match=r"train\.batch_size is 1.* 1x1"):
+        run(material, tmp_path, Params.model_validate(one))
+    with pytest.raises(InputError, match="there are only 14 training images"):
+        run(material, tmp_path, settings(batch_size=15))
+
+
+def test_every_image_once_an_epoch_and_another_order_in_the_next():
+    order = TrainingOrder(12, 4, 1, 6)
+    steps = list(order)
+    first, second = ([index for batch in part for _, index in batch] for part in (steps[:3], steps[3:]))
+    assert sorted(first) == sorted(second) == list(range(12)) and first != second
+    assert list(TrainingOrder(12, 4, 1, 6, start=4)) == steps[4:]
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(2, 1), (4, 1), (1, 4), (2, 2)])
+def test_a_step_has_the_same_images_however_it_is_shared(processes, accumulate):
+    alone = TrainingOrder(30, 8, 1, 6)
+    size = 8 // processes // accumulate
+    shared = [TrainingOrder(30, size, 1, 6, 0, rank, processes, accumulate) for rank in range(processes)]
+    for step in range(6):
+        assert [key for order in shared for key in order.batch(step)] == alone.batch(step)
+        assert all(len(part) == size for order in shared for part in order.parts(step))
+    assert [key for part in shared[0] for key in part] == [key for s in range(6) for key in shared[0].batch(s)]
+
+
+def test_curves_have_their_columns(tmp_path):
+    write_curves(tmp_path / "c.csv", [{"epoch": 1, "step": 2, "lr": 0.1, "loss_loc": 1.0, "loss_conf": 2.0}])
+    with (tmp_path / "c.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["epoch", "step", "lr", "loss_loc", "loss_conf", "AP", "AP50"],
+        ["1", "2", "0.1", "1.0", "2.0", "", ""],
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes(material, tmp_path):
+    """SIGKILL anywhere leaves a checkpoint that loads."""
+    code = (
+        "import logging, sys; from pathlib import Path\n"
+        "logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
+        "from tests.train.test_trainer import settings; from m2det.train import loop\n"
+        "cache, backbone, folder = map(Path, sys.argv[1:])\n"
+        "out = loop.train(settings(epochs=6), cache, backbone, folder / 'state', folder / 'log.txt')\n"
+        "print('finished', out.steps)\n"
+    )
+    command = [sys.executable, "-c", code, *map(str, material), str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not any((tmp_path / "state").glob("step-*.pt")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "resuming at step" in done.stdout and "finished 18" in done.stdout
