@@ -69,8 +69,8 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     if found is None or found.type != wanted:
         raise InputError(
-            f"device is {wanted!r}, but this machine has {found.type if found else 'no accelerator'}; "
-            "set device: auto, or install the driver and the matching build of torch"
+            f"run.device is {wanted!r}, but this machine has {found.type if found else 'no accelerator'}; "
+            "set run.device: auto, or install the driver and the matching build of torch"
         )
     log.info("device: %s, as asked for", wanted)
     return found
@@ -82,12 +82,12 @@ def import_torch_npu() -> None:
         importlib.import_module("torch_npu")
     except ImportError as error:
         raise InputError(
-            f"device is 'npu', but torch_npu does not load ({error}); install the extra: pip install 'm2det[npu]', "
+            f"run.device is 'npu', but torch_npu does not load ({error}); install the extra: pip install 'm2det[npu]', "
             "and load CANN: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
         ) from error
 
 
-def half_type(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
+def autocast_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
     """The type that O1's autocast computes in, and why; float32 means that no half type pays on this device."""
     if wanted != "auto":
         return getattr(torch, wanted), "as asked for"
@@ -97,22 +97,22 @@ def half_type(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
     return TRAITS[device.type].half, reason
 
 
-def place_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+def to_device(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """To the device, in the memory format that suits it."""
     if TRAITS[device.type].channels_last:
         return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)
 
 
-def synchronise_norms(model: torch.nn.Module, device: torch.device) -> None:
+def convert_sync_bn(model: torch.nn.Module, device: torch.device) -> None:
     """Give the model batch normalisation over all processes' images. Raises InputError on a CPU."""
     if device.type == "cpu":
-        raise InputError("train.sync_norms is true, but a CPU has no synchronised batch normalisation; set it to false")
+        raise InputError("train.sync_bn is true, but a CPU has no synchronised batch normalisation; set it to false")
     log.info("batch normalisation: over the images of all processes")
     torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def fuses(device: torch.device, optimizer: Literal["sgd", "adamw"]) -> tuple[bool, str]:
+def use_fused_optimizer(device: torch.device, optimizer: Literal["sgd", "adamw"]) -> tuple[bool, str]:
     """Whether to use torch's fused kernel of the optimizer, rather than one over lists of tensors, and why."""
     if device.type != "npu":
         return True, f"{device.type} has it"
@@ -124,18 +124,18 @@ def fuses(device: torch.device, optimizer: Literal["sgd", "adamw"]) -> tuple[boo
     return False, f"its kernel aclnnFusedSgd is documented for Atlas A2 and A3, not for {name}"
 
 
-def compiled(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+def compile_model(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """The network by torch.compile, on fixed shapes; its parameters stay the same objects.
 
     Raises InputError where that does not work.
     """
     if not TRAITS[device.type].compiles:
-        raise InputError(f"train.compile is true, which this project does not support on {device.type}; set it false")
+        raise InputError(f"run.compile is true, which this project does not support on {device.type}; set it false")
     log.info("network: compiled by torch.compile; the first steps take minutes")
     return torch.compile(network, dynamic=False)  # type: ignore[return-value]
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for the device, so that a clock read next is true; nothing to wait for on a CPU."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
@@ -159,7 +159,7 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
-def forget_peak_memory(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Begin anew what peak_memory says; on a CPU it is the whole process's life."""
     if device.type != "cpu":
         torch.accelerator.reset_peak_memory_stats(device)

@@ -19,7 +19,7 @@ def benchmark() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     check_workers(params(), 1)
     model, _ = load_trained(MODEL)
-    report = measure(params(), model, CACHE, choose_device(params().device))
+    report = measure(params(), model, CACHE, choose_device(params().run.device))
     (RESULTS / "perf.json").write_text(json.dumps(report, indent=2) + "\n")
     rates = ", ".join(f"{name} {rate:g} img/s" for name, rate in report["img_per_s"].items())
     print(f"{rates}; training is bound by {report['training_is_bound_by']}")

@@ -24,7 +24,7 @@ RESULTS = Path("results")
 def params() -> Params:
     """params.yaml of the folder the stage runs in, checked; read once per process, which has its stop_grace to end."""
     read = load_params(PARAMS)
-    ENDING.grace = read.train.stop_grace
+    ENDING.grace = read.run.stop_grace
     return read
 
 

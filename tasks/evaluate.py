@@ -21,7 +21,7 @@ PICTURES = RESULTS / "pictures"
 def detect() -> None:
     """Write results/detections.json: COCO results on the validation images, by as many processes as training has."""
     from m2det.distributed.group import Group
-    from m2det.distributed.launch import count_processes, kept_if_failed, needs_torchrun, run_together
+    from m2det.distributed.launch import count_processes, kept_if_failed, launch, needs_torchrun
     from m2det.evaluate.rank import detect_val
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -29,7 +29,7 @@ def detect() -> None:
     if needs_torchrun(params(), processes):
         with kept_if_failed("evaluate") as folder:
             arguments = (inputs_of("evaluate").keep(folder / FOLDER), CACHE, MODEL, DETECTIONS, folder)
-            run_together("m2det.evaluate.rank", arguments, params(), processes, folder, run_child)
+            launch("m2det.evaluate.rank", arguments, params(), processes, folder, run_child)
     else:
         detect_val(params(), CACHE, MODEL, DETECTIONS, Group())
 

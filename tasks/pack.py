@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from m2det.data.jpeg import jpeg_decoder
-from m2det.data.packed.encoding import Storage
+from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
 from m2det.data.packed.writer import CHECKS, MEANING, ORIGINAL, finish_cache, require_room, write_split
 from m2det.data.sources.coco import Split, read_split
@@ -47,7 +47,7 @@ def pack() -> None:
     verify = {name: _verification(settings.verify, len(split.records)) for name, split in splits.items()}
     keep_freed_memory()
     jpeg_decoder()  # chosen here, before threads ask for it at once
-    storage = {"train": Storage(settings.images, settings.side, settings.quality), "val": ORIGINAL}
+    storage = {"train": ImageEncoding(settings.images, settings.side, settings.quality), "val": ORIGINAL}
     threads = min(usable_cores(), MOST_THREADS)
     unfinished = main_root() / "data" / "unfinished" / _fingerprint(splits.values())
     with writing(unfinished), locked(unfinished):

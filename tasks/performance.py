@@ -17,7 +17,7 @@ def performance() -> None:
     from m2det.bench.throughput import RESULT, compare, measure
     from m2det.distributed.cores import check_workers
     from m2det.distributed.group import Group
-    from m2det.distributed.launch import count_processes, kept_if_failed, needs_torchrun, run_together
+    from m2det.distributed.launch import count_processes, kept_if_failed, launch, needs_torchrun
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
@@ -25,7 +25,7 @@ def performance() -> None:
     if needs_torchrun(params(), processes):
         with kept_if_failed("performance") as folder:
             arguments = (inputs_of("performance").keep(folder / FOLDER), CACHE, BACKBONE, folder)
-            run_together("m2det.bench.throughput", arguments, params(), processes, folder, run_child)
+            launch("m2det.bench.throughput", arguments, params(), processes, folder, run_child)
             found = json.loads((folder / RESULT).read_text())
     else:
         found = measure(params(), CACHE, BACKBONE, Group())

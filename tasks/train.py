@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from m2det.data.packed.reader import cache_digest
 from m2det.distributed.children import run_child
@@ -19,11 +19,9 @@ from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, main_root, params, sou
 from tasks.inputs import finished_in, require_unchanged
 
 if TYPE_CHECKING:
-    from m2det.train.state import Outcome
+    from m2det.train.state import TrainResult
 
 SHAPING = ("epochs", "seed", "model", "train", "precision")
-# of section train, what a run may be continued with other values of: see Run.how for those that change bits
-FREE = ("batch_size", "accumulate", "workers", "compile", "log_every", "save_every", "stop_grace")
 
 
 def train() -> None:
@@ -35,34 +33,27 @@ def train() -> None:
     """
     from m2det.distributed.cores import check_workers
     from m2det.distributed.launch import count_processes, needs_torchrun
-    from m2det.train.rank import train_together
-    from m2det.train.run_dir import introduce
+    from m2det.train.rank import train_distributed
+    from m2det.train.run_dir import write_run_config
     from m2det.train.trainer import train as train_alone
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
     check_workers(params(), processes)
-    shape = _shape(processes)
+    params().train.accumulation(processes)  # raises where it is no whole number
+    shape = params().section(*SHAPING)
     hashes = {**_hashes(), "params": digest(json.dumps(shape, sort_keys=True).encode())}
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
     with locked(unfinished):
         with writing(unfinished):
-            introduce(unfinished, shape | {"hashes": hashes})
+            write_run_config(unfinished, shape | {"hashes": hashes})
             kept_params = finished_in("train", unfinished)  # what each process reads, whenever it starts
         if needs_torchrun(params(), processes):
-            outcome = train_together(params(), kept_params, CACHE, BACKBONE, unfinished, processes, run_child)
+            outcome = train_distributed(params(), kept_params, CACHE, BACKBONE, unfinished, processes, run_child)
         else:
             outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
         require_unchanged("train")
         _publish(outcome, hashes, unfinished)
-
-
-def _shape(processes: int) -> dict[str, Any]:
-    """The parameters that make a run what it is: how many images a step has, not who computes which of them."""
-    shape = params().section(*SHAPING)
-    settings = params().train
-    shape["train"] = {key: value for key, value in shape["train"].items() if key not in FREE}
-    return shape | {"images_per_step": settings.batch_size * settings.accumulate * processes}
 
 
 def _hashes() -> dict[str, str]:
@@ -73,7 +64,7 @@ def _hashes() -> dict[str, str]:
     }
 
 
-def _publish(outcome: Outcome, hashes: dict[str, str], unfinished: Path) -> None:
+def _publish(outcome: TrainResult, hashes: dict[str, str], unfinished: Path) -> None:
     """Write the outputs, the model last."""
     from m2det.model.model_file import save_trained
     from m2det.train.logger import write_curves

@@ -12,12 +12,12 @@ from tests.original_loss import material, original_loss
 pytestmark = pytest.mark.slow
 
 
-def seconds(loss, arguments, synchronise=lambda: None):
-    synchronise()
+def seconds(loss, arguments, synchronize=lambda: None):
+    synchronize()
     start = time.perf_counter()
     losses = loss(*arguments)
     (losses["loc"] + losses["conf"]).backward()
-    synchronise()
+    synchronize()
     taken = time.perf_counter() - start
     gradients = [output.grad for output in arguments[0].values()]
     for output in arguments[0].values():
@@ -25,15 +25,15 @@ def seconds(loss, arguments, synchronise=lambda: None):
     return taken, losses, gradients
 
 
-def compare(device, rounds=7, synchronise=lambda: None):
+def compare(device, rounds=7, synchronize=lambda: None):
     """Median seconds of ours and of the original's way, and the median of the rounds' ratios.
 
     Asserts that they are the same numbers."""
     arguments = material(device)
     times = []
     for _ in range(rounds):
-        ours, losses, gradients = seconds(MultiBoxLoss(), arguments, synchronise)
-        theirs, wanted, wanted_gradients = seconds(original_loss, arguments, synchronise)
+        ours, losses, gradients = seconds(MultiBoxLoss(), arguments, synchronize)
+        theirs, wanted, wanted_gradients = seconds(original_loss, arguments, synchronize)
         times.append((ours, theirs))
         for name in losses:
             assert losses[name].item() == pytest.approx(wanted[name].item(), rel=1e-5)
@@ -59,6 +59,6 @@ def test_on_a_gpu_it_never_waits_and_takes_a_tenth():
         seconds(MultiBoxLoss(), arguments)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    ours, theirs, ratio = compare("cuda", synchronise=torch.cuda.synchronize)
+    ours, theirs, ratio = compare("cuda", synchronize=torch.cuda.synchronize)
     print(f"loss of a step: {ours * 1e3:.2f} ms, the original's way {theirs * 1e3:.2f} ms")
     assert ratio <= 0.1

@@ -18,7 +18,7 @@ from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
 from m2det.text import printable
-from m2det.viz.draw import GREEN, Mark, draw_marks, sheet, tile
+from m2det.viz.draw import GREEN, Mark, draw_boxes, sheet, tile
 from m2det.viz.labels import write_labels
 from tests.data.project import Project, jpeg, write_annotations
 from tests.tiny_model import write_tiny_model
@@ -164,7 +164,7 @@ def test_pictures_are_drawn_with_escapes():
     for hostile, shown in zip((*HOSTILE, "\ud800"), (*SHOWN, "\\ud800"), strict=True):
         pictures = [sheet([(tile(image, [Mark((5, 5, 9, 9), t, GREEN)], 60), t)], 1, [t]) for t in (hostile, shown)]
         assert (pictures[0] == pictures[1]).all()
-        assert draw_marks(image, [Mark((5, 5, 9, 9), hostile * 99, GREEN)]).shape == image.shape
+        assert draw_boxes(image, [Mark((5, 5, 9, 9), hostile * 99, GREEN)]).shape == image.shape
 
 
 @pytest.mark.usefixtures("project")

@@ -14,12 +14,12 @@ import numpy as np
 
 from m2det.config import TrainParams
 from m2det.data.dataloader import training_loader
-from m2det.data.dataset import Key, PlainSamples, TrainingSamples
+from m2det.data.dataset import Key, PlainDataset, TrainingDataset
 from m2det.data.jpeg import decode_bgr
-from m2det.data.packed.encoding import Storage
+from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import finish_cache, write_split
-from m2det.data.sampler import TrainingOrder
+from m2det.data.sampler import TrainingBatchSampler
 from m2det.data.sampling import draw_plan
 from m2det.data.sources.coco import Category, ImageRecord, Split
 from m2det.data.sources.image_folder import ImageFolder
@@ -44,12 +44,12 @@ def bench_loader(folder: Path | None, size: int, rounds: int) -> dict[str, float
         raise InputError(f"{folder} has {len(jpegs)} JPEGs (*.jpg), not {BATCH} at least")
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as name:
-        original, raw = (_packed(Path(name) / s.images, jpegs, s) for s in (Storage(), Storage("raw", 640)))
+        original, raw = (_packed(Path(name) / s.images, jpegs, s) for s in (ImageEncoding(), ImageEncoding("raw", 640)))
         settings = TrainParams.model_construct(
             crop_probability=CROP_AND_EXPAND[0], expand_probability=CROP_AND_EXPAND[1], mirror=True
         )
-        jpeg, pixels = (TrainingSamples(split, size, 0, settings) for split in (original, raw))
-        plain = PlainSamples(original, size)
+        jpeg, pixels = (TrainingDataset(split, size, 0, settings) for split in (original, raw))
+        plain = PlainDataset(original, size)
         out, epochs = np.empty((size, size, 3), np.uint8), itertools.count()
 
         def each(one: Callable[[int, int], Any]) -> Callable[[], int]:
@@ -62,7 +62,7 @@ def bench_loader(folder: Path | None, size: int, rounds: int) -> dict[str, float
             return all_of_them
 
         def loaded(workers: int) -> Callable[[], int]:
-            order = TrainingOrder(len(jpegs), BATCH, 0, 10**9)
+            order = TrainingBatchSampler(len(jpegs), BATCH, 0, 10**9)
             batches = training_loader(jpeg, order, workers, False)
             return lambda: sum(len(next(batches).images) for _ in range(order.steps_per_epoch * 2))
 
@@ -131,7 +131,7 @@ def _photographs() -> list[bytes]:
     return pieces
 
 
-def _packed(folder: Path, jpegs: list[bytes], storage: Storage) -> PackedSplit:
+def _packed(folder: Path, jpegs: list[bytes], storage: ImageEncoding) -> PackedSplit:
     rng, records = np.random.default_rng(0), []
     folder.mkdir()
     for number, data in enumerate(jpegs):

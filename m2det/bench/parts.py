@@ -13,10 +13,10 @@ import torch
 from m2det.bench.step import images_per_second, training_step
 from m2det.config import Params
 from m2det.data.dataloader import plain_loader, training_loader
-from m2det.data.dataset import PlainSamples, TrainingSamples
+from m2det.data.dataset import PlainDataset, TrainingDataset
 from m2det.data.packed.reader import PackedSplit
-from m2det.data.sampler import TrainingOrder
-from m2det.device import describe, place_model
+from m2det.data.sampler import TrainingBatchSampler
+from m2det.device import describe, to_device
 from m2det.evaluate.inference import detect_images
 from m2det.model import M2Det, prior_boxes
 from m2det.train.amp import Precision
@@ -34,23 +34,23 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
     check_training_batch(model.config, batch_size, "benchmark.batch_size")
     size = model.config.size
     priors = prior_boxes(model.config)
-    samples = TrainingSamples(split, size, params.seed, params.train)
+    samples = TrainingDataset(split, size, params.seed, params.train)
     # a buffer of prefetched batches would be measured instead of the loader: time a run that is long enough
-    loader_steps = settings.steps + 8 * params.train.workers
-    order = TrainingOrder(len(split), batch_size, params.seed, settings.warmup + loader_steps)
-    batches = iter(training_loader(samples, order, params.train.workers, device.type != "cpu"))
+    loader_steps = settings.steps + 8 * params.run.workers
+    order = TrainingBatchSampler(len(split), batch_size, params.seed, settings.warmup + loader_steps)
+    batches = iter(training_loader(samples, order, params.run.workers, device.type != "cpu"))
 
     def load() -> int:
         return len(next(batches).images)
 
     rates = {"loader": _mean_rate(load, settings.warmup, loader_steps)}
     batch = next(iter(training_loader(samples, order, 0, False)))
-    place_model(model, device)
+    to_device(model, device)
     precision = Precision(params.precision, device)
-    train = training_step(model, model, batch, precision, device, params.train.clip_norm)
+    train = training_step(model, model, batch, precision, device, params.train.max_grad_norm)
     rates["training"] = images_per_second(train, settings.warmup, settings.steps)
     model.eval()
-    plain = _forever(lambda: plain_loader(PlainSamples(split, size), batch_size, 0))
+    plain = _forever(lambda: plain_loader(PlainDataset(split, size), batch_size, 0))
 
     def detect() -> int:
         images = next(plain).images
@@ -65,7 +65,7 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
         "model": params.model.name,
         "batch_size": batch_size,
         "precision": str(precision.dtype)[6:],
-        "workers": params.train.workers,
+        "workers": params.run.workers,
         "device": device.type,
         "device_name": describe(device),
         "torch": torch.__version__,

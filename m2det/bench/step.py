@@ -11,11 +11,11 @@ import torch
 
 from m2det.config import PrecisionParams
 from m2det.data.dataset import Batch
-from m2det.device import compiled, forget_peak_memory, fuses, place_model, synchronise
+from m2det.device import compile_model, reset_peak_memory, synchronize, to_device, use_fused_optimizer
 from m2det.loss import MultiBoxLoss
 from m2det.model import M2Det, build_model, prior_boxes
 from m2det.model.flops import Cost, forward_flops, peak_flops
-from m2det.model.preprocess import in_format_of, normalise
+from m2det.model.preprocess import subtract_mean, to_memory_format
 from m2det.train.amp import Precision
 from m2det.train.optim import check_training_batch
 
@@ -37,26 +37,26 @@ def training_step(
     batch: Batch,
     precision: Precision,
     device: torch.device,
-    clip_norm: float = 0.0,
+    max_grad_norm: float = 0.0,
 ) -> Callable[[], int]:
     """A function that trains on this one batch, waits for the device and returns the number of images.
 
     network: the model, or what torch.compile made of it.
     """
     batch, priors = batch.to(device), prior_boxes(model.config).to(device)
-    fused, _ = fuses(device, "sgd")
+    fused, _ = use_fused_optimizer(device, "sgd")
     loss, optimizer = MultiBoxLoss(), torch.optim.SGD(model.parameters(), 1e-6, 0.9, fused=fused, foreach=not fused)
     never = torch.zeros((), dtype=torch.bool, device=device)
     model.train()
 
     def step() -> int:
         with precision.autocast():
-            outputs = network(normalise(batch.images, device))
+            outputs = network(subtract_mean(batch.images, device))
         losses = loss(outputs, priors, batch.boxes, batch.labels)
         optimizer.zero_grad()
         precision.backward(losses["loc"] + losses["conf"])
-        precision.step(optimizer, clip_norm, never)
-        synchronise(device)
+        precision.step(optimizer, max_grad_norm, never)
+        synchronize(device)
         return len(batch.images)
 
     return step
@@ -70,11 +70,11 @@ def training_rate(
     level: Literal["O0", "O1"] = "O0" if dtype == "float32" else "O1"
     half: Literal["float16", "bfloat16"] = "bfloat16" if dtype == "float32" else dtype
     torch.manual_seed(0)
-    forget_peak_memory(device)
+    reset_peak_memory(device)
     model = build_model(name, 80)
     check_training_batch(model.config, batch_size, "--batch")
-    place_model(model, device)
-    network = compiled(model, device) if compile else model
+    to_device(model, device)
+    network = compile_model(model, device) if compile else model
     precision = Precision(PrecisionParams(opt_level=level, loss_scale=32.0, dtype=half, backend="native"), device)
     corners, sides = torch.rand(batch_size, 16, 2) * 0.6, torch.rand(batch_size, 16, 2) * 0.3 + 0.05
     labels = torch.randint(1, 81, (batch_size, 16)) * (torch.arange(16) < 8)
@@ -93,7 +93,7 @@ def forward_backward(name: str, batch_size: int, device: torch.device, rounds: i
     """
     torch.manual_seed(0)
     models = {"plain": build_model(name, 80).to(device), "training": build_model(name, 80)}
-    place_model(models["training"], device)
+    to_device(models["training"], device)
     levels: dict[str, Literal["O0", "O1"]] = {"plain": "O0", "training": "O1"}
     precisions = {
         kind: Precision(PrecisionParams(opt_level=level, loss_scale=32.0, dtype="auto", backend="native"), device)
@@ -105,12 +105,12 @@ def forward_backward(name: str, batch_size: int, device: torch.device, rounds: i
     times: dict[str, list[float]] = {kind: [] for kind in models}
     for _ in range(rounds):
         for kind, model in models.items():
-            synchronise(device)
+            synchronize(device)
             start = time.perf_counter()
             with precisions[kind].autocast():
-                outputs = model(in_format_of(images, device) if kind == "training" else images)
+                outputs = model(to_memory_format(images, device) if kind == "training" else images)
             (outputs["loc"].float().sum() + outputs["conf"].float().sum()).backward()
-            synchronise(device)
+            synchronize(device)
             times[kind].append(time.perf_counter() - start)
             model.zero_grad()
     return {kind: min(values) for kind, values in times.items()}

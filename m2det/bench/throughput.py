@@ -18,10 +18,10 @@ import torch
 
 from m2det.config import Params, load_params
 from m2det.data.dataloader import training_loader
-from m2det.device import describe, synchronise
+from m2det.device import describe, synchronize
 from m2det.distributed.group import Group
-from m2det.distributed.launch import as_one_of_several
-from m2det.train.prefetch import by_step, garbage_kept, on_device
+from m2det.distributed.launch import run_worker
+from m2det.train.prefetch import gc_disabled, group_microbatches, prefetch_to_device
 from m2det.train.state import Run
 from m2det.train.trainer import train_step
 
@@ -41,19 +41,19 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
     # as many epochs as it takes, at the rate where a warm-up begins: nothing is to be learnt
     train = params.train.model_copy(update={"max_steps": steps, "warmup": 1.0})
     params = params.model_copy(update={"epochs": 10**6, "train": train})
-    with tempfile.TemporaryDirectory() as empty, garbage_kept():
+    with tempfile.TemporaryDirectory() as empty, gc_disabled():
         run = Run(params, cache, backbone, Path(empty), group)
-        loader = training_loader(run.samples, run.order, train.workers, run.device.type != "cpu")
+        loader = training_loader(run.samples, run.order, params.run.workers, run.device.type != "cpu")
         ends = []
-        for batches in by_step(on_device(loader, run.device), train.accumulate):
+        for batches in group_microbatches(prefetch_to_device(loader, run.device), run.order.accumulation):
             run.set_learning_rate()
             train_step(run, batches)
             if run.step in (settings.warmup, steps):
-                synchronise(run.device)
+                synchronize(run.device)
             if run.step >= settings.warmup:
                 ends.append(time.perf_counter())
         run.losses.mean()  # raises where they were not finite: such a speed means nothing
-    per_second = settings.steps * run.order.total / (ends[-1] - ends[0])
+    per_second = settings.steps * run.order.batch_size / (ends[-1] - ends[0])
     cost = run.cost()
     return {
         "img_per_s": round(per_second, 3),
@@ -61,7 +61,7 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
         "tflop_per_s": round(cost.flops * per_second / 1e12, 4),
         "mfu": round(cost.flops * per_second / cost.peak, 4) if cost.peak else None,
         "processes": group.size,
-        "images_per_step": run.order.total,
+        "images_per_step": run.order.batch_size,
         "model": params.model.name,
         "precision": str(run.precision.dtype)[6:],
         "device": run.device.type,
@@ -90,10 +90,10 @@ def main(params_file: str, cache: str, backbone: str, folder: str) -> None:
 
     def work(group: Group) -> None:
         found = measure(params, Path(cache), Path(backbone), group)
-        if group.leads:
+        if group.is_main_process:
             (Path(folder) / RESULT).write_text(json.dumps(found))
 
-    as_one_of_several(work, Path(folder), params.train.stop_grace)
+    run_worker(work, Path(folder), params.run.stop_grace)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from m2det.config import EvaluateParams
 from m2det.data.jpeg import decode_bgr, find_pictures
 from m2det.data.transforms import Placement, resize_into
-from m2det.device import choose_device, place_model
+from m2det.device import choose_device, to_device
 from m2det.errors import InputError
 from m2det.evaluate.coco_results import coco_results
 from m2det.evaluate.inference import detect_images
@@ -22,7 +22,7 @@ from m2det.files.whole import LONGEST_NAME, write_whole
 from m2det.model import prior_boxes
 from m2det.model.model_file import load_trained
 from m2det.text import printable
-from m2det.viz.draw import Mark, draw_marks
+from m2det.viz.draw import Mark, draw_boxes
 
 # one colour a class, by the golden angle around the circle of hues: neighbours in the list look different
 GOLDEN_ANGLE = 137.508
@@ -50,7 +50,7 @@ def detect_files(
         targets[target] = path
     device = choose_device(device_name)
     model, card = load_trained(weights)
-    place_model(model, device)
+    to_device(model, device)
     priors, size = prior_boxes(model.config), model.config.size
     settings = EvaluateParams(
         batch_size=1,
@@ -80,7 +80,7 @@ def detect_files(
             box = tuple(row[:4].clip(0, limits))
             marks.append(Mark(box, f"{card['classes'][label - 1]} {row[4]:.2f}", _colour(label)))
         scale = min(max(1.0, LEAST_SIDE / min(height, width)), LONGEST_SIDE / max(height, width))
-        drawn = draw_marks(image, marks, scale)
+        drawn = draw_boxes(image, marks, scale)
         # not by cv2.imwrite, which a name that is no UTF-8 ends by a signal
         write_whole(target, cv2.imencode(".jpg", drawn)[1].tobytes())
         print(printable(f"{path}: {len(shown)} objects -> {target}"))

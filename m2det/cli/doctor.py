@@ -39,7 +39,7 @@ def examine() -> list[tuple[str, str]]:
         ("processes: auto", f"{max(count, 1)}, " + ("one per accelerator" if count else "there is no accelerator")),
         ("opt_level: O1", f"{str(precision.dtype)[6:]}, loss scale {precision.loss_scale():g}"),
         ("memory format", layout),
-        ("train.compile", "works" if traits.compiles else "is refused: its compilers are packages of their own"),
+        ("run.compile", "works" if traits.compiles else "is refused: its compilers are packages of their own"),
         (
             "peak",
             f"{peak / 1e12:g} TFLOP/s in half precision, by its vendor" if peak else "not known: no MFU in the log",

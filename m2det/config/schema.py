@@ -117,7 +117,7 @@ class WeightsParams(Section):
     sha256: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")]
     images: Literal["bgr255", "rgb1"]
     checkpoint: File
-    least_match: Fraction
+    min_match: Fraction
 
     @model_validator(mode="after")
     def _checkpoint_fits(self) -> WeightsParams:
@@ -151,44 +151,78 @@ class ModelParams(Section):
         return {"sfam": self.sfam, **self.overrides}
 
 
+class RunParams(Section):
+    """How a training is run; nothing in it shapes the result but the order of sums."""
+
+    device: Literal["auto", "cpu", "cuda", "npu"]
+    processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
+    oversubscribe: bool
+    workers: Annotated[int, Field(ge=0, le=256)]
+    compile: bool
+    log_every: Steps
+    save_every: Steps
+    stop_grace: Annotated[int, Field(ge=1, le=3600)]
+
+
 class TrainParams(Section):
     batch_size: Images
-    accumulate: Images
+    microbatch: Images
     max_steps: Annotated[int, Field(ge=0, le=10**9)]
     optimizer: Literal["sgd", "adamw"]
     lr: Annotated[float, Field(ge=1e-8, le=10)]
-    lr_batch: Annotated[int, Field(ge=1, le=10**8)]
+    lr_batch_size: Annotated[int, Field(ge=1, le=10**8)]
     schedule: Literal["steps", "cosine"]
-    lr_factors: Annotated[list[Annotated[float, Field(ge=1e-6, le=1000)]], Field(max_length=101)]
+    gammas: Annotated[list[Annotated[float, Field(ge=1e-6, le=1000)]], Field(max_length=101)]
     milestones: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=100)]
     warmup: Fraction
     momentum: Annotated[float, Field(ge=0, le=0.999)]
     weight_decay: Fraction
-    decay_norms: bool
-    clip_norm: Annotated[float, Field(ge=0, le=1e6), _zero_or_at_least(1e-6)]
-    ema: Annotated[float, Field(ge=0, le=0.999999)]
+    weight_decay_norm_bias: bool
+    max_grad_norm: Annotated[float, Field(ge=0, le=1e6), _zero_or_at_least(1e-6)]
+    ema_decay: Annotated[float, Field(ge=0, le=0.999999)]
     label_smoothing: Annotated[float, Field(ge=0, le=0.9)]
-    normalize: Literal["process", "global"]
-    sync_norms: bool
+    loss_normalization: Literal["local", "global"]
+    sync_bn: bool
     freeze_backbone: bool
-    freeze_norms: bool
+    freeze_bn_stats: bool
     crop_probability: Annotated[float, Field(ge=0, le=0.99)]  # drawn until it fails or a crop fits, which none may
     expand_probability: Fraction
-    mirror: bool
-    workers: Annotated[int, Field(ge=0, le=256)]
-    compile: bool
+    hflip: bool
     evaluate_every: Annotated[int, Field(ge=1, le=100_000)]
-    log_every: Steps
-    save_every: Steps
-    stop_grace: Annotated[int, Field(ge=1, le=3600)]
     keep: Literal["final", "best"]
+
+    def accumulation(self, processes: int) -> int:
+        """Return how many microbatches each process computes one after the other in a step.
+
+        Raises InputError with the nearest values that work where batch_size is not divided by microbatch x processes.
+        """
+        together = self.microbatch * processes
+        if self.batch_size % together:
+            below, above = self.batch_size // together * together, -(-self.batch_size // together) * together
+            sizes = f"{below} or {above}" if below else f"{above}"
+            fitting = max(n for n in range(1, processes + 1) if self.batch_size % (self.microbatch * n) == 0)
+            raise InputError(
+                f"train.batch_size is {self.batch_size} images of a step, which {processes} processes with "
+                f"microbatches of {self.microbatch} do not divide: set train.batch_size to {sizes}, or "
+                f"run.processes to {fitting}, or lower train.microbatch"
+            )
+        return self.batch_size // together
 
     @model_validator(mode="after")
     def _steps_fit(self) -> TrainParams:
-        if len(self.lr_factors) != len(self.milestones) + 1:
+        if self.batch_size % self.microbatch:
+            below, above = (
+                n * self.microbatch
+                for n in (self.batch_size // self.microbatch, -(-self.batch_size // self.microbatch))
+            )
             raise ValueError(
-                f"train.lr_factors needs one entry more than train.milestones "
-                f"({len(self.milestones) + 1}, not {len(self.lr_factors)}): one per stretch between milestones"
+                f"train.batch_size ({self.batch_size}) must be a multiple of train.microbatch ({self.microbatch}), "
+                f"such as {below or above}"
+            )
+        if len(self.gammas) != len(self.milestones) + 1:
+            raise ValueError(
+                f"train.gammas needs one entry more than train.milestones "
+                f"({len(self.milestones) + 1}, not {len(self.gammas)}): one per stretch between milestones"
             )
         if any(a >= b for a, b in pairwise(self.milestones)):
             raise ValueError("train.milestones must rise, each above the one before")
@@ -235,9 +269,7 @@ class BenchmarkParams(Section):
 class Params(Section):
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    device: Literal["auto", "cpu", "cuda", "npu"]
-    processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
-    oversubscribe: bool
+    run: RunParams
     data: DataParams
     pack: PackParams
     weights: WeightsParams

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from m2det.data.dataset import Batch, Key, Objects, Sample, TrainingSamples, _batch, collate
-from m2det.data.sampler import TrainingOrder
+from m2det.data.dataset import Batch, Key, Objects, Sample, TrainingDataset, _batch, collate
+from m2det.data.sampler import TrainingBatchSampler
 from m2det.distributed.lifetime import describe_exit, end_with_starter, start
 from m2det.errors import InputError
 
@@ -65,7 +65,7 @@ def filled(
     if SHARED.exists() and (room := shutil.disk_usage(SHARED).free) < size:
         log.warning(
             "batches need %d MB of shared memory and %s has %d: they lie in a file on disk, which is slower; give it "
-            "more (docker run --shm-size=2g), or lower train.workers",
+            "more (docker run --shm-size=2g), or lower run.workers",
             *(size // 10**6, SHARED, room // 10**6),
         )
     memory = context.RawArray("B", size)
@@ -125,7 +125,7 @@ def _death(crew: Crew) -> InputError:
     if dead.exitcode in (-signal.SIGBUS, -signal.SIGSEGV):
         advice = "damage in the tree of an LMDB file does that: `m2det data verify` tells"
     else:
-        advice = "lower train.workers or train.batch_size if memory is short"
+        advice = "lower run.workers or train.batch_size if memory is short"
     return InputError(
         f"the data-loading process {dead.pid} was killed ({describe_exit(dead.exitcode)}); {advice}; "
         "the same command continues from the last checkpoint"
@@ -165,14 +165,14 @@ def _work(connection: Connection, memory: Any, shape: tuple[int, ...], samples: 
         connection.send(answer)
 
 
-def training_loader(samples: TrainingSamples, order: TrainingOrder, workers: int, pin: bool) -> Iterator[Batch]:
+def training_loader(samples: TrainingDataset, order: TrainingBatchSampler, workers: int, pin: bool) -> Iterator[Batch]:
     """One pass over `order`, which holds all epochs, so that workers start once.
 
     pin copies each batch to pinned memory, whose allocator keeps it until the device has read it. Without, a batch
     is a view of a slot, which is overwritten when the batches of the next step have been taken.
     """
-    shape = (order.part_size, samples.size, samples.size, 3)
-    for keys, images, objects in filled(samples, order, shape, workers, held=order.accumulate + 1):
+    shape = (order.microbatch, samples.size, samples.size, 3)
+    for keys, images, objects in filled(samples, order, shape, workers, held=order.accumulation + 1):
         batch = _batch(images, objects, [index for _, index in keys])
         yield batch.pin_memory() if pin else batch
 

@@ -62,7 +62,7 @@ def _batch(images: np.ndarray, objects: list[Objects], index: list[int]) -> Batc
     return Batch(nchw, torch.from_numpy(boxes), torch.from_numpy(labels), torch.tensor(index))
 
 
-class TrainingSamples:
+class TrainingDataset:
     """Augmented samples, asked for by (epoch, index)."""
 
     def __init__(self, split: PackedSplit, size: int, seed: int, settings: TrainParams) -> None:
@@ -87,7 +87,7 @@ class TrainingSamples:
         stored, may_reduce = storage.size(width, height), storage.images != "raw"
         plan = plain(boxes, width, height)
         if len(boxes):
-            odds = (settings.crop_probability, settings.expand_probability, settings.mirror)
+            odds = (settings.crop_probability, settings.expand_probability, settings.hflip)
             plan = draw_plan(boxes, width, height, rng, *odds)
         view = view_of(plan.place, (width, height), stored, self.size, may_reduce)
         seen = view.boxes(boxes[plan.kept], self.size)
@@ -104,7 +104,7 @@ class TrainingSamples:
         return seen[large], labels[plan.kept][large]
 
 
-class PlainSamples(Dataset[Sample]):
+class PlainDataset(Dataset[Sample]):
     """Images resized and nothing else, with all their objects, asked for by index."""
 
     def __init__(self, split: PackedSplit, size: int) -> None:

@@ -11,7 +11,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def in_order(
+def ordered_map(
     tasks: Iterable[Task], work: Callable[[Task], Result], threads: int, weigh: Callable[[Task], int], most: int
 ) -> Generator[Result]:
     """work(task) for each task, in their order. Raises what `work` raises, in its turn. Close it to end the threads.

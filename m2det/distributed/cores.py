@@ -12,20 +12,20 @@ def check_processes(params: Params, processes: int) -> None:
     """Raises InputError for more than max(8, 4 x cores) processes on a CPU, unless oversubscribe is true."""
     cores = usable_cores()
     if processes > max(8, 4 * cores):
-        _refuse(params, f"processes is {processes}", max(8, 4 * cores), cores)
+        _refuse(params, f"run.processes is {processes}", max(8, 4 * cores), cores)
 
 
 def check_workers(params: Params, processes: int) -> None:
     """The same for the workers of all processes together, more than max(8, 2 x cores)."""
-    workers, cores = params.train.workers, usable_cores()
+    workers, cores = params.run.workers, usable_cores()
     if processes * workers > max(8, 2 * cores):
         each = f", in each of {processes} processes" if processes > 1 else ""
-        _refuse(params, f"train.workers is {workers}{each}", max(8, 2 * cores), cores)
+        _refuse(params, f"run.workers is {workers}{each}", max(8, 2 * cores), cores)
 
 
 def _refuse(params: Params, what: str, most: int, cores: int) -> None:
-    if choose_device(params.device).type == "cpu" and not params.oversubscribe:
+    if choose_device(params.run.device).type == "cpu" and not params.run.oversubscribe:
         raise InputError(
             f"{what}, but on a CPU with {cores} usable cores more than {most} together would starve the machine; "
-            "lower it, or set oversubscribe to true in params.yaml if you mean it"
+            "lower it, or set run.oversubscribe to true in params.yaml if you mean it"
         )

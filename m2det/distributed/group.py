@@ -31,24 +31,24 @@ class Group:
         return cls(*(int(os.environ[name]) for name in names)) if "RANK" in os.environ else cls()
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes and prints."""
         return self.rank == 0
 
-    def own_device(self, device: torch.device) -> torch.device:
+    def local_device(self, device: torch.device) -> torch.device:
         """Of several devices of the chosen kind, this process's; the CPU is everybody's."""
         if device.type == "cpu" or self.size == 1:
             return device
         torch.accelerator.set_device_index(self.local_rank)
         return torch.device(device.type, self.local_rank)
 
-    def connect(self, device: torch.device) -> None:
+    def init(self, device: torch.device) -> None:
         """Join the others by what the device's backend is: hccl, nccl or gloo."""
         if self.size > 1 and not dist.is_initialized():
             backend = dist.get_default_backend_for_device(device)
             dist.init_process_group(backend, timeout=timedelta(minutes=30))
 
-    def leave(self) -> None:
+    def destroy(self) -> None:
         """What everybody calls whose work is done; not after a failure, where it could wait for the others for ever.
 
         Left to the end of the process, gloo's threads may outlive the interpreter, which then aborts.
@@ -72,11 +72,11 @@ class Group:
             find_unused_parameters=True,
         )
 
-    def apart(self, network: nn.Module) -> AbstractContextManager[None]:
+    def no_sync(self, network: nn.Module) -> AbstractContextManager[None]:
         """Gradients inside are added up here only; the first backward pass outside shares them all."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
-    def any(self, flag: Tensor) -> Tensor:
+    def all_reduce_any(self, flag: Tensor) -> Tensor:
         """Whether the bool scalar is true anywhere; stays on the device, nothing waits for it."""
         if self.size == 1:
             return flag
@@ -84,7 +84,7 @@ class Group:
         dist.all_reduce(total, dist.ReduceOp.MAX)
         return total > 0
 
-    def total(self, value: Tensor) -> Tensor:
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
         """The sum over all; stays on the device, nothing waits for it."""
         if self.size == 1:
             return value
@@ -92,7 +92,7 @@ class Group:
         dist.all_reduce(total)
         return total
 
-    def highest(self, values: Sequence[float], device: torch.device) -> list[float]:
+    def all_reduce_max(self, values: Sequence[float], device: torch.device) -> list[float]:
         """The highest of each value anywhere; waits for all."""
         if self.size == 1:
             return list(values)
@@ -100,11 +100,11 @@ class Group:
         dist.all_reduce(highest, dist.ReduceOp.MAX)
         return highest.tolist()
 
-    def mean(self, values: Tensor) -> Tensor:
+    def all_reduce_mean(self, values: Tensor) -> Tensor:
         """Over all processes; exactly `values` where there is one."""
-        return self.total(values) / self.size
+        return self.all_reduce_sum(values) / self.size
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Everyone's value, by rank; waits for all."""
         values: list[Any] = [value]
         if self.size > 1:
@@ -112,11 +112,11 @@ class Group:
             dist.all_gather_object(values, value)
         return values
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
-        self.gather(None)
+        self.all_gather(None)
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Give everyone rank 0's running statistics."""
         for buffer in model.buffers() if self.size > 1 else ():
             dist.broadcast(buffer, 0)

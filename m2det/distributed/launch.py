@@ -24,7 +24,7 @@ from m2det.distributed.grace import ENDING, LOG, LONGER, STOPS, end_after_stop
 from m2det.distributed.group import Group
 from m2det.distributed.lifetime import describe_exit, die_with_parent, end_after_parent
 from m2det.errors import InputError
-from m2det.files.locks import only_writer
+from m2det.files.locks import exclusive_writer_lock
 from m2det.files.whole import make_temporary_folder, write_whole
 from m2det.text import PrintableFormatter, any_text_prints, outlive_reader
 
@@ -44,23 +44,28 @@ class RunChild(Protocol):
 
 
 def count_processes(params: Params) -> int:
-    """params.processes; auto is one per accelerator, one on a CPU. Raises InputError for more than it has or bears."""
-    device = choose_device(params.device)
+    """Return run.processes; auto is one per accelerator, one on a CPU.
+
+    Raises InputError for more than the machine has devices or cores for.
+    """
+    device = choose_device(params.run.device)
     devices = 1 if device.type == "cpu" else torch.accelerator.device_count()
-    if params.processes == "auto":
+    if params.run.processes == "auto":
         return devices
-    if device.type != "cpu" and params.processes > devices:
-        raise InputError(f"processes is {params.processes}, but this machine has {devices} {device.type} devices")
-    check_processes(params, params.processes)
-    return params.processes
+    if device.type != "cpu" and params.run.processes > devices:
+        raise InputError(
+            f"run.processes is {params.run.processes}, but this machine has {devices} {device.type} devices"
+        )
+    check_processes(params, params.run.processes)
+    return params.run.processes
 
 
 def needs_torchrun(params: Params, processes: int) -> bool:
     """Whether processes are to be started: for more than one, or where the device wants an environment before."""
-    return processes > 1 or bool(TRAITS[choose_device(params.device).type].environment)
+    return processes > 1 or bool(TRAITS[choose_device(params.run.device).type].environment)
 
 
-def run_together(
+def launch(
     module: str,
     arguments: Sequence[str | Path],
     params: Params,
@@ -76,7 +81,7 @@ def run_together(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
     write_whole(folder / RESERVE, bytes(1 << 16))
-    grace = params.train.stop_grace
+    grace = params.run.stop_grace
     launcher = [
         sys.executable,
         "-m",
@@ -86,11 +91,11 @@ def run_together(
         f"--nproc-per-node={processes}",
     ]
     command = [*launcher, f"--shutdown-timeout={grace + LONGER:g}", "-m", module, *arguments]
-    environment = {**TRAITS[choose_device(params.device).type].environment, **os.environ}
+    environment = {**TRAITS[choose_device(params.run.device).type].environment, **os.environ}
     try:
         run_child([str(part) for part in command], grace=grace + 2 * LONGER, env=environment)
     except subprocess.CalledProcessError as error:
-        with only_writer(folder):  # rank 0, left alone where torchrun was killed, has said what it had to
+        with exclusive_writer_lock(folder):  # rank 0, left alone where torchrun was killed, has said what it had to
             pass
         if (folder / ERROR).exists() and (sentence := (folder / ERROR).read_text(encoding="utf-8")):
             raise InputError(sentence) from error
@@ -127,7 +132,7 @@ def note(folder: Path, sentence: str) -> None:
         file.write(sentence)
 
 
-def as_one_of_several(work: Callable[[Group], None], folder: Path, grace: float) -> None:
+def run_worker(work: Callable[[Group], None], folder: Path, grace: float) -> None:
     """What a process that torchrun has started does: `work`, and end with torchrun, at most `grace` seconds later.
 
     One that fails leaves a sentence in the folder and exits with 1. What rank 0 says is for the terminal: its log, bars
@@ -143,17 +148,17 @@ def as_one_of_several(work: Callable[[Group], None], folder: Path, grace: float)
     end_after_stop(partial(note, folder))
     faulthandler.enable()
     group = Group.from_environment()
-    level = logging.INFO if group.leads else logging.ERROR
+    level = logging.INFO if group.is_main_process else logging.ERROR
     any_text_prints()
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PrintableFormatter())
     logging.basicConfig(level=level, handlers=[handler])
     log = sys.stderr
-    if group.leads:
+    if group.is_main_process:
         sys.stderr = sys.stdout
     try:
         work(group)
-        group.leave()
+        group.destroy()
     except InputError as error:
         note(folder, str(error))
         sys.exit(1)

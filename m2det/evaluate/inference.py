@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from m2det.config import EvaluateParams
 from m2det.data.dataloader import plain_loader
-from m2det.data.dataset import PlainSamples
+from m2det.data.dataset import PlainDataset
 from m2det.data.packed.reader import PackedSplit
 from m2det.distributed.group import Group
 from m2det.evaluate.coco_results import coco_results
 from m2det.evaluate.postprocess import postprocess
-from m2det.model.preprocess import normalise
+from m2det.model.preprocess import subtract_mean
 
 
 @torch.inference_mode()
@@ -32,7 +32,7 @@ def detect_images(
     settings: EvaluateParams,
 ) -> list[NDArray[np.float32]]:
     """images uint8 [B,3,S,S] BGR, resized from `sizes` (width, height) -> detections [K,6] per image, in float32."""
-    outputs = model(normalise(images.to(device, non_blocking=True), device))
+    outputs = model(subtract_mean(images.to(device, non_blocking=True), device))
     loc, conf = outputs["loc"].cpu(), outputs["conf"].cpu()
     return [
         postprocess(
@@ -60,7 +60,7 @@ def coco_results_of_split(
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[list[dict[str, Any]]]:
     """The entries of a COCO results file, image by image, in order; part (k, n): every n-th image from the k-th."""
-    samples = Subset(PlainSamples(split, size), range(part[0], len(split), part[1]))
+    samples = Subset(PlainDataset(split, size), range(part[0], len(split), part[1]))
     for batch in plain_loader(samples, settings.batch_size, 0):
         indices = batch.index.tolist()
         sizes = [(int(w), int(h)) for w, h in split.sizes[indices]]
@@ -69,7 +69,7 @@ def coco_results_of_split(
             yield coco_results(int(split.image_ids[index]), image_size, detections, split.category_ids)
 
 
-def coco_results_together(
+def coco_results_distributed(
     model: nn.Module,
     priors: Tensor,
     split: PackedSplit,
@@ -85,5 +85,7 @@ def coco_results_together(
     """
     part = range(group.rank, len(split), group.size)
     found = coco_results_of_split(model, priors, split, size, device, settings, (group.rank, group.size))
-    parts = group.gather(list(tqdm(found, title, len(part), unit="image", disable=not (title and group.leads))))
+    parts = group.all_gather(
+        list(tqdm(found, title, len(part), unit="image", disable=not (title and group.is_main_process)))
+    )
     return [parts[index % group.size][index // group.size] for index in range(len(split))]

@@ -9,10 +9,10 @@ from typing import Any
 
 from m2det.config import Params, load_params
 from m2det.data.packed.reader import PackedSplit
-from m2det.device import choose_device, place_model
+from m2det.device import choose_device, to_device
 from m2det.distributed.group import Group
-from m2det.distributed.launch import as_one_of_several
-from m2det.evaluate.inference import coco_results_together
+from m2det.distributed.launch import run_worker
+from m2det.evaluate.inference import coco_results_distributed
 from m2det.files.whole import write_whole
 from m2det.model import prior_boxes
 from m2det.model.model_file import load_trained
@@ -23,16 +23,16 @@ def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: 
 
     Every image once, in order, by any number of processes.
     """
-    device = group.own_device(choose_device(params.device))
-    group.connect(device)
+    device = group.local_device(choose_device(params.run.device))
+    group.init(device)
     model, _ = load_trained(model_file)
-    place_model(model, device)
+    to_device(model, device)
     split, priors = PackedSplit(cache, "val"), prior_boxes(model.config)
-    found = coco_results_together(
+    found = coco_results_distributed(
         model, priors, split, model.config.size, device, params.evaluate, group, title="detecting"
     )
     results: list[dict[str, Any]] = [entry for image in found for entry in image]
-    if group.leads:
+    if group.is_main_process:
         write_whole(out, json.dumps(results, separators=(",", ":")) + "\n")
         print(f"{len(results)} detections on {len(split)} images", flush=True)
 
@@ -43,7 +43,7 @@ def main(params_file: str, cache: str, model_file: str, out: str, folder: str) -
     def work(group: Group) -> None:
         detect_val(params, Path(cache), Path(model_file), Path(out), group)
 
-    as_one_of_several(work, Path(folder), params.train.stop_grace)
+    run_worker(work, Path(folder), params.run.stop_grace)
 
 
 if __name__ == "__main__":

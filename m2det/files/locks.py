@@ -37,7 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def exclusive_writer_lock(folder: Path) -> Iterator[None]:
     """For the process that writes there: it waits for an earlier run's, which may be about to end, to be gone."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / WRITER).open("a") as file:

@@ -11,9 +11,9 @@ from m2det.device import TRAITS
 MEAN_BGR = (104, 117, 123)  # of ImageNet, as VGG was trained; canvases are filled with it
 
 
-def normalise(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+def subtract_mean(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """uint8 [B,3,S,S] BGR on the device -> float32 minus the mean, in the device's memory format."""
-    return in_format_of(images.float() - _mean_on(device), device)
+    return to_memory_format(images.float() - _mean_on(device), device)
 
 
 @cache
@@ -24,6 +24,6 @@ def _mean_on(device: torch.device) -> torch.Tensor:
         return torch.tensor(MEAN_BGR, dtype=torch.float32)[:, None, None].to(device)
 
 
-def in_format_of(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_memory_format(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The images in the memory format that suits the device."""
     return images.contiguous(memory_format=torch.channels_last) if TRAITS[device.type].channels_last else images

@@ -84,10 +84,10 @@ def reduce_vgg16_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return reduced
 
 
-def load_initial(model: nn.Module, path: Path, least_match: float) -> None:
+def load_initial(model: nn.Module, path: Path, min_match: float) -> None:
     """Load what stage `weights` wrote: a backbone, which must fit, or a whole model, of which what fits is loaded.
 
-    least_match: share of the network's values that a whole model must supply. What starts fresh is logged.
+    min_match: share of the network's values that a whole model must supply. What starts fresh is logged.
     Raises InputError below that share, and for a file that is not what stage `weights` wrote.
     """
     given, _, checked = load_tensors(path)
@@ -112,10 +112,10 @@ def load_initial(model: nn.Module, path: Path, least_match: float) -> None:
     total, lacking = (sum(own[key].numel() for key in keys) for keys in ({*first.values()}, fresh))
     share = 1 - lacking / total
     log.info("from the checkpoint: %s; %.1f %% of all values", report, 100 * share)
-    if share < least_match:
+    if share < min_match:
         raise InputError(
-            f"only {share:.1%} of the network's values come from the checkpoint, less than weights.least_match "
-            f"({least_match:.0%}); first that does not fit: {fresh[0]}; choose the checkpoint's own model, or lower it"
+            f"only {share:.1%} of the network's values come from the checkpoint, less than weights.min_match "
+            f"({min_match:.0%}); first that does not fit: {fresh[0]}; choose the checkpoint's own model, or lower it"
         )
 
 

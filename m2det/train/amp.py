@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from m2det.config import PrecisionParams
-from m2det.device import TRAITS, half_type
+from m2det.device import TRAITS, autocast_dtype
 from m2det.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Precision:
     def __init__(self, params: PrecisionParams, device: torch.device) -> None:
         self.device = device
         self.dtype, reason = (
-            (torch.float32, "opt_level is O0") if params.opt_level == "O0" else half_type(device, params.dtype)
+            (torch.float32, "opt_level is O0") if params.opt_level == "O0" else autocast_dtype(device, params.dtype)
         )
         self.half = self.dtype != torch.float32
         self.dynamic = self.half and params.loss_scale == "dynamic"
@@ -56,8 +56,8 @@ class Precision:
     def backward(self, loss: Tensor) -> None:
         (self._scaler.scale(loss) if self.dynamic else loss * self._static).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer, clip_norm: float, skip: Tensor) -> None:
-        """Unscale, shorten the gradient to clip_norm (0: leave it), update unless skip; nothing waits for the device.
+    def step(self, optimizer: torch.optim.Optimizer, max_grad_norm: float, skip: Tensor) -> None:
+        """Unscale, clip the gradient to max_grad_norm (0: leave it), update unless skip, without host synchronization.
 
         skip: bool scalar on the device. The fused optimizers read it there, under the name that GradScaler uses.
         """
@@ -69,8 +69,8 @@ class Precision:
             self._scaler.unscale_(optimizer)
         elif self._static != 1.0:
             torch._foreach_mul_(gradients, 1.0 / self._static)
-        if clip_norm:
-            torch.nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
+        if max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm, foreach=True)
         if self.dynamic:
             self._scaler.step(optimizer)
             self._scaler.update()
@@ -90,7 +90,7 @@ class Precision:
         if scale < LEAST_SCALE:
             raise InputError(
                 f"the loss scale has fallen to {scale:g}: gradients overflow whatever it is; lower train.lr, set "
-                "train.clip_norm, or use precision.dtype bfloat16"
+                "train.max_grad_norm, or use precision.dtype bfloat16"
             )
         return scale
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from m2det.data.dataset import collate
 from m2det.errors import InputError
-from m2det.model.preprocess import normalise
+from m2det.model.preprocess import subtract_mean
 
 if TYPE_CHECKING:
     from m2det.train.state import Run
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 def explain(run: Run, bad_batch: int) -> str:
     """A sentence on a loss that was not finite. The weights are still those of then: no update came after it."""
-    step, part = divmod(bad_batch, run.params.train.accumulate)
-    keys = run.order.parts(step)[part]
-    images = normalise(collate([run.samples[key] for key in keys]).to(run.device).images, run.device)
+    step, part = divmod(bad_batch, run.order.accumulation)
+    keys = run.order.microbatches(step)[part]
+    images = subtract_mean(collate([run.samples[key] for key in keys]).to(run.device).images, run.device)
     with run.precision.autocast():
         source = first_nonfinite(run.model, images)
     ids = [int(run.split.image_ids[i]) for _, i in keys]
     where = f" in process {run.group.rank}" if run.group.size > 1 else ""
     return (
         f"the loss of step {step + 1}{where} is not finite; first: {source}; images {ids}; lower train.lr or set "
-        "train.clip_norm, or look at these images"
+        "train.max_grad_norm, or look at these images"
     )
 
 
@@ -39,7 +39,7 @@ def refuse_infinite_weights(model: nn.Module, step: int) -> None:
         if not sound:
             raise InputError(
                 f"after step {step} the weights {name} are not finite, by the gradient of a loss that was; "
-                "lower train.lr or set train.clip_norm"
+                "lower train.lr or set train.max_grad_norm"
             )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from m2det.config import EvaluateParams
 from m2det.data.packed.reader import PackedSplit
 from m2det.distributed.group import Group
-from m2det.evaluate.inference import coco_results_together
+from m2det.evaluate.inference import coco_results_distributed
 from m2det.evaluate.metrics import coco_metrics
 from m2det.files.whole import temporary_folder, write_whole
 from m2det.model import M2Det
@@ -28,7 +28,7 @@ def validate(
     Each process of the group takes its part of the images, and all get the same numbers.
     """
     model.eval()
-    found = coco_results_together(model, priors, split, size, device, SETTINGS, group)
+    found = coco_results_distributed(model, priors, split, size, device, SETTINGS, group)
     results = [entry for image in found for entry in image]
     with temporary_folder() as folder:
         path = folder / "results.json"

@@ -12,7 +12,7 @@ from m2det.distributed.group import Group
 from m2det.errors import InputError
 
 
-class Losses:
+class LossMonitor:
     """explain: called with the number of the first batch (from 0, this process's own, over all epochs) whose loss
     was not finite; returns a sentence."""
 
@@ -38,23 +38,23 @@ class Losses:
 
     def failed(self) -> Tensor:
         """bool scalar on the device: some process has had a loss that is not finite, in this step or before."""
-        return self._group.any(self._bad_batch >= 0)
+        return self._group.all_reduce_any(self._bad_batch >= 0)
 
     def mean(self) -> dict[str, float]:
         """Per step, over all processes. Raises InputError where one was not finite, in the words of `explain`."""
         bad = int(self._bad_batch)
-        if everywhere := [number for number in self._group.gather(bad) if number >= 0]:
+        if everywhere := [number for number in self._group.all_gather(bad) if number >= 0]:
             first = min(everywhere)
             sentence = self._explain(first)  # by all: batch normalisation may be over all processes' images
-            raise InputError(next(filter(None, self._group.gather(sentence if bad == first else ""))))
+            raise InputError(next(filter(None, self._group.all_gather(sentence if bad == first else ""))))
         if not self._steps:
             return {}
-        loc, conf = self._group.mean(self._sum / self._steps).tolist()
+        loc, conf = self._group.all_reduce_mean(self._sum / self._steps).tolist()
         return {"loc": loc, "conf": conf}
 
     def state_dict(self) -> dict[str, Any]:
         """Of all processes, who call it together. Without a bad batch: `mean` comes before it is saved."""
-        return {"sums": self._group.gather(self._sum.tolist()), "steps": self._steps}
+        return {"sums": self._group.all_gather(self._sum.tolist()), "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """This process's own sums; another number of processes than before shares them alike."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from m2det.config import TrainParams
-from m2det.device import fuses
+from m2det.device import use_fused_optimizer
 from m2det.errors import InputError
 from m2det.model import M2DetConfig
 
@@ -19,13 +19,13 @@ FARTHEST = 1.5  # times as many images per step as a rate was given for
 
 
 def make_optimizer(model: nn.Module, settings: TrainParams, rate: float) -> torch.optim.Optimizer:
-    """SGD or AdamW over what is to be trained; without train.decay_norms, norms and biases do not decay."""
+    """SGD or AdamW over what is to be trained; without train.weight_decay_norm_bias, norms and biases do not decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    decaying = [p for p in trained if settings.decay_norms or p.ndim > 1]
+    decaying = [p for p in trained if settings.weight_decay_norm_bias or p.ndim > 1]
     groups = [{"params": decaying}]
-    if not settings.decay_norms:
+    if not settings.weight_decay_norm_bias:
         groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0})  # type: ignore[dict-item]
-    fused, reason = fuses(trained[0].device, settings.optimizer)
+    fused, reason = use_fused_optimizer(trained[0].device, settings.optimizer)
     log.info("optimizer: %s, %s (%s)", settings.optimizer, "fused" if fused else "foreach", reason)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, rate, weight_decay=settings.weight_decay, fused=fused, foreach=not fused)
@@ -50,22 +50,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
                 values[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
-def base_rate(settings: TrainParams, processes: int) -> float:
-    """train.lr times this run's total batch over train.lr_batch, the total batch that it was found for.
+def scaled_lr(settings: TrainParams) -> float:
+    """Return train.lr times train.batch_size over train.lr_batch_size, the batch that it was found for.
 
-    Warns far above it: the original at 320 px reached 33 AP with a total batch of at most 32 at 0.004, and 22
-    with 56 (its issue 45).
+    Warns far above it: the original at 320 px reached 33 AP with a batch of at most 32 at 0.004, and 22 with 56 (its
+    issue 45).
     """
-    own = settings.batch_size * settings.accumulate
-    total = own * processes
-    rate = settings.lr * total / settings.lr_batch
-    scaled = "as given" if total == settings.lr_batch else f"train.lr {settings.lr:g} is for {settings.lr_batch}"
-    log.info("learning rate: %g for a total batch of %d x %d (%s)", rate, own, processes, scaled)
-    if total > FARTHEST * settings.lr_batch:
+    rate = settings.lr * settings.batch_size / settings.lr_batch_size
+    scaled = f"train.lr {settings.lr:g} is for {settings.lr_batch_size}"
+    scaled = "as given" if settings.batch_size == settings.lr_batch_size else scaled
+    log.info("learning rate: %g for %d images per step (%s)", rate, settings.batch_size, scaled)
+    if settings.batch_size > FARTHEST * settings.lr_batch_size:
         log.warning(
-            "warning: this total batch is %.1f times the one train.lr was found for, and scaling a rate that far is "
+            "warning: a step has %.1f times the images that train.lr was found for, and scaling a rate that far is "
             "known to cost accuracy; see that AP rises as it did before, or lower train.lr",
-            total / settings.lr_batch,
+            settings.batch_size / settings.lr_batch_size,
         )
     return rate
 
@@ -75,7 +74,7 @@ def check_training_batch(config: M2DetConfig, images: int, name: str) -> None:
     if images == 1 and config.feature_sizes[-1] == 1:
         raise InputError(
             f"{name} is 1, but the smallest map of {config.name} is 1x1: batch normalisation has nothing to "
-            f"normalise over; set {name} to 2 or more"
+            f"subtract_mean over; set {name} to 2 or more"
         )
 
 
@@ -91,7 +90,7 @@ def train_mode(model: nn.Module, settings: TrainParams) -> None:
     model.train()
     if settings.freeze_backbone:
         model.get_submodule("base").eval()
-    if settings.freeze_norms:
+    if settings.freeze_bn_stats:
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()

@@ -11,7 +11,7 @@ import torch
 from m2det.data.dataset import Batch
 
 
-def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def prefetch_to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """Copies of the batches there, made on a stream of their own, while the device works on earlier ones."""
     if device.type == "cpu":
         yield from batches
@@ -27,13 +27,13 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         yield copy
 
 
-def by_step(batches: Iterator[Batch], accumulate: int) -> Iterator[tuple[Batch, ...]]:
+def group_microbatches(batches: Iterator[Batch], accumulate: int) -> Iterator[tuple[Batch, ...]]:
     """The batches of each step; their number is a multiple of accumulate."""
     return zip(*[batches] * accumulate, strict=True)
 
 
 @contextmanager
-def garbage_kept() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """No garbage collection inside but when it is asked for: it would stop each process at a moment of its own."""
     gc.collect()
     gc.freeze()

@@ -31,7 +31,7 @@ class Unfinished:
     size: int
 
 
-def introduce(folder: Path, shape: dict[str, Any]) -> None:
+def write_run_config(folder: Path, shape: dict[str, Any]) -> None:
     """Write down what shapes the run; where it is new, log in what it differs from the nearest unfinished one."""
     flat = dotted(shape)
     if not (folder / WHAT).exists():

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from m2det.config import Params
-from m2det.data.dataset import TrainingSamples
+from m2det.data.dataset import TrainingDataset
 from m2det.data.packed.reader import PackedSplit
-from m2det.data.sampler import TrainingOrder
-from m2det.device import choose_device, compiled, place_model, synchronise_norms
+from m2det.data.sampler import TrainingBatchSampler
+from m2det.device import choose_device, compile_model, convert_sync_bn, to_device
 from m2det.distributed.group import Group
 from m2det.errors import InputError
 from m2det.files.inputs import FOLDER, Inputs
@@ -38,8 +38,8 @@ from m2det.train.checkpoint import (
 from m2det.train.diagnose import explain, refuse_infinite_weights
 from m2det.train.ema import Average
 from m2det.train.evaluator import validate
-from m2det.train.loss_monitor import Losses
-from m2det.train.optim import base_rate, check_training_batch, freeze, load_optimizer, make_optimizer, train_mode
+from m2det.train.loss_monitor import LossMonitor
+from m2det.train.optim import check_training_batch, freeze, load_optimizer, make_optimizer, scaled_lr, train_mode
 from m2det.train.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ STEPS_TO_AGREE, SECONDS_TO_AGREE = 10, 5.0  # at most, from one agreement on sto
 
 
 @dataclass
-class Outcome:
+class TrainResult:
     """A finished training: the kept weights, one row per epoch for the curves, and where it ended."""
 
     model: M2Det
@@ -71,36 +71,37 @@ class Run:
 
     def __post_init__(self) -> None:
         params, settings = self.params, self.params.train
-        self.device = self.group.own_device(choose_device(params.device))
-        self.group.connect(self.device)
+        self.device = self.group.local_device(choose_device(params.run.device))
+        self.group.init(self.device)
         self.precision = make_precision(params.precision, self.device)
         self.split, self.val = PackedSplit(self.cache, "train"), PackedSplit(self.cache, "val")
         torch.manual_seed(params.seed)
         self.model = build_model(params.model.name, len(self.split.classes), **params.model.all_overrides)
-        check_training_batch(self.model.config, settings.batch_size, "train.batch_size")
-        if settings.sync_norms:
-            synchronise_norms(self.model, self.device)
-        load_initial(self.model, self.backbone, params.weights.least_match)
+        check_training_batch(self.model.config, settings.microbatch, "train.microbatch")
+        if settings.sync_bn:
+            convert_sync_bn(self.model, self.device)
+        load_initial(self.model, self.backbone, params.weights.min_match)
         freeze(self.model, settings.freeze_backbone)
-        place_model(self.model, self.device)
+        to_device(self.model, self.device)
         self.size = self.model.config.size
         self.priors = prior_boxes(self.model.config).to(self.device)
         self.loss = MultiBoxLoss(label_smoothing=settings.label_smoothing)
-        self.rate = base_rate(settings, self.group.size)
+        self.rate = scaled_lr(settings)
         self.optimizer = make_optimizer(self.model, settings, self.rate)
         self.precision.prepare(self.model, self.optimizer)
-        network = compiled(self.model, self.device) if settings.compile else self.model
+        network = compile_model(self.model, self.device) if params.run.compile else self.model
         self.network = self.group.wrap(network, self.device)
-        self.average = Average(self.model, settings.ema)
-        self.samples = TrainingSamples(self.split, self.size, params.seed, settings)
-        self.order = TrainingOrder(
+        self.average = Average(self.model, settings.ema_decay)
+        self.samples = TrainingDataset(self.split, self.size, params.seed, settings)
+        settings.accumulation(self.group.size)  # raises where it is no whole number
+        self.order = TrainingBatchSampler(
             len(self.split),
             settings.batch_size,
             params.seed,
             0,
             rank=self.group.rank,
             processes=self.group.size,
-            accumulate=settings.accumulate,
+            microbatch=settings.microbatch,
         )
         self.order.steps = params.epochs * self.order.steps_per_epoch
         if settings.max_steps:
@@ -110,7 +111,7 @@ class Run:
         self._best: dict[str, Any] = {"AP": -1.0, "epoch": 0, "file": ""}
         self._rate_of_open_epoch = 0.0  # above 0: the epoch's steps are done, its evaluation is not
         self._next_agreement = 0
-        self.losses = Losses(self.group, self.device, lambda bad: explain(self, bad))
+        self.losses = LossMonitor(self.group, self.device, lambda bad: explain(self, bad))
         self._resume()
         if self._rate_of_open_epoch:
             log.info("%s", self.end_epoch(self._rate_of_open_epoch))
@@ -133,7 +134,7 @@ class Run:
             within / self.order.steps_per_epoch,
             epochs=self.params.epochs,
             base=self.rate,
-            factors=settings.lr_factors,
+            factors=settings.gammas,
             milestones=settings.milestones,
             warmup=settings.warmup,
             schedule=settings.schedule,
@@ -145,12 +146,9 @@ class Run:
     @property
     def how(self) -> dict[str, Any]:
         """What changes bits of a run, but not what it is: its shape is the total batch."""
-        settings = self.params.train
         return {
             "processes": self.group.size,
-            "train.batch_size": settings.batch_size,
-            "train.accumulate": settings.accumulate,
-            "train.compile": settings.compile,
+            "compile": self.params.run.compile,
             "device": self.device.type,
             "precision": str(self.precision.dtype)[6:],
             "torch": str(torch.__version__),
@@ -163,23 +161,23 @@ class Run:
     def divisors(self, targets: list[Targets]) -> list[Tensor]:
         """What the losses of each batch of a step are divided by; processes' gradients are averaged, batches' added."""
         counts = [target.positives for target in targets]
-        if self.params.train.normalize == "process":
+        if self.params.train.loss_normalization == "local":
             return [count.clamp(min=1) * len(counts) for count in counts]
-        everywhere = self.group.total(torch.stack(counts).sum()).clamp(min=1)
+        everywhere = self.group.all_reduce_sum(torch.stack(counts).sum()).clamp(min=1)
         return [everywhere / self.group.size] * len(counts)
 
     def agrees_to_stop(self, requested: int, step_seconds: float) -> int:
         """The signal to stop by, 0 for none; several processes agree every few steps, so that they stop together."""
         if self.group.size > 1 and self.step < self._next_agreement and not self.epoch_ended:
             return 0
-        signal, slowest = self.group.highest([requested, step_seconds], self.device)
+        signal, slowest = self.group.all_reduce_max([requested, step_seconds], self.device)
         steps = STEPS_TO_AGREE if slowest * STEPS_TO_AGREE < SECONDS_TO_AGREE else int(SECONDS_TO_AGREE / slowest)
         self._next_agreement = self.step + max(steps, 1)
         return int(signal)
 
     def note(self, part: int, losses: dict[str, Tensor]) -> None:
         """Remember the losses of this step's batch number `part`; nothing waits for the device."""
-        self.losses.note(self.step * self.params.train.accumulate + part, losses)
+        self.losses.note(self.step * self.order.accumulation + part, losses)
 
     def did_step(self) -> None:
         self.losses.did_step()
@@ -201,7 +199,7 @@ class Run:
             self._rate_of_open_epoch = rate
             self.save()  # an evaluation takes minutes, and who interrupts it should lose no epoch
             with self.average.applied():
-                self.group.share_buffers(self.model)
+                self.group.broadcast_buffers(self.model)
                 metrics = validate(self.model, self.priors.cpu(), self.val, self.size, self.device, self.group)
                 if metrics["AP"] > self._best["AP"]:
                     self._best = {"AP": metrics["AP"], "epoch": epoch, "file": ""}
@@ -221,7 +219,7 @@ class Run:
         self.losses.mean()  # never keep weights behind a loss that was not finite
         refuse_infinite_weights(self.model, self.step)
         losses = self.losses.state_dict()
-        if self.group.leads:
+        if self.group.is_main_process:
             self.inputs.warn_of_changes(self.unfinished / FOLDER)
         state = {
             "step": self.step,
@@ -240,23 +238,23 @@ class Run:
     def _write(self, write: Callable[[], None]) -> None:
         """Rank 0 writes; where it cannot, everyone raises its sentence instead of waiting for a process that ended."""
         problem = ""
-        if self.group.leads:
+        if self.group.is_main_process:
             try:
                 write()
             except InputError as error:
                 saved = checkpoints(self.unfinished)
                 problem = f"{error}; it continues from {f'step {step_of(saved[-1])}' if saved else 'the start'}"
-        if problem := self.group.gather(problem)[0]:
+        if problem := self.group.all_gather(problem)[0]:
             raise InputError(problem)
 
     def _resume(self) -> None:
         state = load_state(self.unfinished)
-        steps = self.group.gather(state["step"] if state else 0)
+        steps = self.group.all_gather(state["step"] if state else 0)
         if len(set(steps)) > 1:
             raise InputError(
                 f"{self.unfinished}: the processes have read checkpoints of steps {steps}; see to the disk"
             )
-        if self.group.leads:  # and all have read
+        if self.group.is_main_process:  # and all have read
             discard_after(self.unfinished, steps[0])
         if state is None:
             return
@@ -275,10 +273,10 @@ class Run:
                 ", ".join(changed),
             )
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> TrainResult:
         if self._best["file"]:
             load_best(self.unfinished, self._best["file"], self.model)
-            return Outcome(self.model, self.rows, self.step, self._best["epoch"])
+            return TrainResult(self.model, self.rows, self.step, self._best["epoch"])
         if self.params.train.keep == "best":
             log.warning(
                 "warning: train.keep is best, but no epoch has an AP: the validation images have no boxes that count; "
@@ -286,4 +284,4 @@ class Run:
             )
         with self.average.applied():
             final = copy.deepcopy(self.model)
-        return Outcome(final, self.rows, self.step, self.rows[-1]["epoch"])
+        return TrainResult(final, self.rows, self.step, self.rows[-1]["epoch"])

@@ -42,7 +42,7 @@ def draw_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) ->
 
 
 def draw_learning_curve(path: Path, curves_csv: Path) -> None:
-    """Losses and AP by epoch, from results/curves.csv."""
+    """LossMonitor and AP by epoch, from results/curves.csv."""
     with curves_csv.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) for row in rows]

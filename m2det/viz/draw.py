@@ -23,7 +23,7 @@ class Mark:
     colour: tuple[int, int, int]
 
 
-def draw_marks(image: NDArray[np.uint8], marks: Sequence[Mark], scale: float = 1.0) -> NDArray[np.uint8]:
+def draw_boxes(image: NDArray[np.uint8], marks: Sequence[Mark], scale: float = 1.0) -> NDArray[np.uint8]:
     """uint8 [H,W,3] BGR, enlarged by scale, with boxes and texts that stay within it."""
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -84,6 +84,6 @@ def fit(image: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], float, 
 def tile(image: NDArray[np.uint8], marks: Sequence[Mark], side: int) -> NDArray[np.uint8]:
     """The marked image in a square of `side` pixels."""
     canvas, scale, (x, y) = fit(image, side)
-    drawn = draw_marks(image, marks, scale)
+    drawn = draw_boxes(image, marks, scale)
     canvas[y : y + drawn.shape[0], x : x + drawn.shape[1]] = drawn
     return canvas

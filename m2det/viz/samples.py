@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2det.config import Params
-from m2det.data.dataset import PlainSamples, TrainingSamples
+from m2det.data.dataset import PlainDataset, TrainingDataset
 from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.sampling import Stream, generator
@@ -34,7 +34,7 @@ def draw_annotated(split: Split, seed: int = 0) -> NDArray[np.uint8]:
 def draw_packed(split: PackedSplit, params: Params, epoch: int) -> NDArray[np.uint8]:
     """A sheet of random samples: train's as augmented in that epoch, val's as evaluated."""
     size = get_config(params.model.name, **params.model.all_overrides).size
-    augmented, plain = TrainingSamples(split, size, params.seed, params.train), PlainSamples(split, size)
+    augmented, plain = TrainingDataset(split, size, params.seed, params.train), PlainDataset(split, size)
     tiles = []
     for index in _some(len(split), params.seed, epoch):
         image, boxes, labels, _ = augmented[epoch, index] if split.name == "train" else plain[index]

@@ -11,10 +11,10 @@ from m2det.config import Params
 from m2det.device import choose_device
 from m2det.distributed.children import run_child
 from m2det.distributed.group import Group
-from m2det.distributed.launch import run_together
+from m2det.distributed.launch import launch
 from m2det.model.flops import peak_flops
 from tests.train.test_distributed import write_params
-from tests.train.test_trainer import settings
+from tests.training import settings
 
 KEYS = ["img_per_s", "step_s_p50", "tflop_per_s", "mfu", "processes", "images_per_step", "model", "precision"]
 KEYS += ["device", "device_name", "torch"]
@@ -63,6 +63,6 @@ def test_a_device_is_chosen_once_and_logged_once(caplog):
 def test_two_processes_measure_together(material, tmp_path):
     params_file = write_params(tmp_path, device="cpu")
     params = few(processes=2)
-    run_together("m2det.bench.throughput", (params_file, *material, tmp_path), params, 2, tmp_path, run_child)
+    launch("m2det.bench.throughput", (params_file, *material, tmp_path), params, 2, tmp_path, run_child)
     found = json.loads((tmp_path / RESULT).read_text())
     assert (found["processes"], found["images_per_step"]) == (2, 4)

@@ -164,10 +164,16 @@ def test_what_an_editor_leaves_is_no_recipe(tmp_path, monkeypatch):
 def test_the_eight_npu_recipe_is_the_seeds():
     _, values = read_recipe("coco512-8p")
     train, precision = values["train"], values["precision"]
-    assert (values["epochs"], values["seed"], values["processes"]) == (160, 49, 8)
-    assert (train["batch_size"], train["lr"], train["lr_batch"], train["clip_norm"]) == (16, 0.001, 128, 0.0)
+    assert (values["epochs"], values["seed"], values["run"]["processes"]) == (160, 49, 8)
+    assert (train["batch_size"], train["lr"], train["lr_batch_size"], train["max_grad_norm"]) == (128, 0.001, 128, 0.0)
     assert (precision["opt_level"], precision["loss_scale"]) == ("O1", 32.0)
-    off = {"ema": 0.0, "label_smoothing": 0.0, "sync_norms": False, "decay_norms": True, "schedule": "steps"}
+    off = {
+        "ema_decay": 0.0,
+        "label_smoothing": 0.0,
+        "sync_bn": False,
+        "weight_decay_norm_bias": True,
+        "schedule": "steps",
+    }
     assert {key: train[key] for key in off} == off
 
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from m2det.train.ema_decay import Average
 
 from m2det.config import Params, check_params, dotted, load_params, parameter_keys
-from m2det.data.packed.encoding import Storage
-from m2det.data.sampler import TrainingOrder
+from m2det.data.packed.encoding import ImageEncoding
+from m2det.data.sampler import TrainingBatchSampler
 from m2det.data.sampling import draw_plan
 from m2det.data.sources.manifest import roots_of
 from m2det.distributed.cores import check_workers
@@ -25,8 +26,7 @@ from m2det.loss import MultiBoxLoss
 from m2det.model import get_config, prior_boxes
 from m2det.model.config import M2DetConfig
 from m2det.train.amp import Precision
-from m2det.train.ema import Average
-from m2det.train.optim import base_rate, make_optimizer
+from m2det.train.optim import make_optimizer, scaled_lr
 from m2det.train.schedule import learning_rate
 from tasks.weights import _download
 from tests.conftest import ROOT
@@ -89,20 +89,27 @@ def use(params: Params) -> None:
     (ROOT / params.weights.checkpoint).is_file(), (ROOT / params.weights.source).is_file()
     pack, train, evaluate = params.pack, params.train, params.evaluate
     image = rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)
-    stored = Storage(pack.images, pack.side, pack.quality).encode(cv2.imencode(".png", image)[1].tobytes(), "a.png")
+    stored = ImageEncoding(pack.images, pack.side, pack.quality).encode(
+        cv2.imencode(".png", image)[1].tobytes(), "a.png"
+    )
     assert stored
     use_for_training(params)
     for size in ((30, 20), (1, 1)):  # no crop fits into a single pixel
         boxes = np.array([[0, 0, *size]], np.float32)
         for _ in range(20):
-            draw_plan(boxes, *size, rng, train.crop_probability, train.expand_probability, train.mirror)
+            draw_plan(boxes, *size, rng, train.crop_probability, train.expand_probability, train.hflip)
     loc, conf = torch.zeros(6, 4), torch.randn(6, 3)
     priors = torch.tensor([[0.5, 0.5, 0.2, 0.2]] * 6)
     how = (evaluate.nms, evaluate.score_threshold, evaluate.nms_iou, evaluate.per_class, evaluate.per_image)
     assert np.isfinite(postprocess(loc, conf, priors, (9, 9), *how)).all()
-    order = TrainingOrder(100_000, train.batch_size, params.seed, 10, processes=processes, accumulate=train.accumulate)
-    assert len(order.batch(0)) == train.batch_size * train.accumulate
-    TrainingOrder(100_000, params.benchmark.batch_size, params.seed, params.benchmark.warmup + params.benchmark.steps)
+    train.accumulation(processes)
+    order = TrainingBatchSampler(
+        100_000, train.batch_size, params.seed, 10, processes=processes, microbatch=train.microbatch
+    )
+    assert len(order.batch(0)) == train.batch_size // processes
+    TrainingBatchSampler(
+        100_000, params.benchmark.batch_size, params.seed, params.benchmark.warmup + params.benchmark.steps
+    )
     config = get_config(params.model.name, **params.model.all_overrides)
     if config.size <= 1024:
         assert torch.isfinite(prior_boxes(config)).all()
@@ -111,21 +118,21 @@ def use(params: Params) -> None:
 def use_for_training(params: Params) -> None:
     """One step of a network with one layer, at the rates of the first, a middle and the last epoch."""
     train, network = params.train, torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
-    rate = base_rate(train, 1)
+    rate = scaled_lr(train)
     for epoch in {0, params.epochs // 2, params.epochs - 1}:
-        rates = {"factors": train.lr_factors, "milestones": train.milestones, "warmup": train.warmup}
+        rates = {"factors": train.gammas, "milestones": train.milestones, "warmup": train.warmup}
         for fraction in (0.0, 0.5, 0.999):
             now = learning_rate(epoch, fraction, epochs=params.epochs, base=rate, schedule=train.schedule, **rates)
             assert 0 <= now < 1e12 and math.isfinite(now)
     optimizer, precision = make_optimizer(network, train, rate), Precision(params.precision, CPU)
-    average = Average(network, train.ema)
+    average = Average(network, train.ema_decay)
     loss = MultiBoxLoss(label_smoothing=train.label_smoothing)
     labels, boxes = torch.tensor([[1] + [0] * 15]), torch.zeros(1, 16, 4)
     boxes[0, 0] = torch.tensor([0.2, 0.2, 0.6, 0.6])
     outputs = {"loc": network(torch.randn(8, 4))[None], "conf": network(torch.randn(8, 4))[None]}
     found = loss(outputs, torch.tensor([[0.4, 0.4, 0.4, 0.4]] * 8), boxes, labels)
     precision.backward(found["loc"] + found["conf"])
-    precision.step(optimizer, train.clip_norm, torch.zeros((), dtype=torch.bool))
+    precision.step(optimizer, train.max_grad_norm, torch.zeros((), dtype=torch.bool))
     precision.loss_scale()
     average.update()
     assert all(torch.isfinite(p).all() for p in network.parameters())
@@ -150,8 +157,8 @@ def test_every_key_takes_every_value_or_refuses_it_in_a_sentence():
     assert len(VALUES) > 80 and count > 5000
     assert set(works) == set(dotted(SHIPPED))  # none is forgotten
     for key, value in (
-        *(("processes", 1025), ("train.workers", 257), ("benchmark.steps", 1e26), ("seed", 2**63), ("seed", 2**64)),
-        *(("train.momentum", 1.0), ("train.lr", 1e-300), ("train.clip_norm", 1e-300), ("precision.opt_level", [])),
+        *(("run.processes", 1025), ("run.workers", 257), ("benchmark.steps", 1e26), ("seed", 2**63), ("seed", 2**64)),
+        *(("train.momentum", 1.0), ("train.lr", 1e-300), ("train.max_grad_norm", 1e-300), ("precision.opt_level", [])),
         *(("precision.loss_scale", math.inf), ("precision.loss_scale", 1e-40), ("train.milestones", [0.5, 0.5])),
         *(("model.overrides", {"bn_momentum": -5.0}), ("model.overrides", {"sizes": [0.2, 0.1, 0.3, 0.4, 0.5]})),
         *(("model.overrides", {"sizes": [0.1, 0.2, 0.3, 0.4, math.inf]}), ("epochs", 1.0), ("epochs", "160")),
@@ -188,28 +195,23 @@ def test_many_faults_make_one_sentence():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"processes": 8}, None),
-        ({"processes": 9}, "processes is 9, but on a CPU with 2 usable cores more than 8 together would starve"),
-        ({"processes": 1024}, "set oversubscribe to true in params.yaml"),
-        ({"processes": 1024, "oversubscribe": True}, None),
-        ({"processes": "auto"}, None),
-        ({"processes": 1, "train.workers": 8}, None),
-        ({"processes": 1, "train.workers": 9}, "train.workers is 9, but on a CPU with 2 usable cores more than 8"),
-        ({"processes": 4, "train.workers": 3}, "train.workers is 3, in each of 4 processes, but on a CPU with 2"),
-        ({"processes": 4, "train.workers": 3, "oversubscribe": True}, None),
+        ({"run.processes": 8}, None),
+        (
+            {"run.processes": 9},
+            "run.processes is 9, but on a CPU with 2 usable cores more than 8 together would starve",
+        ),
+        ({"run.processes": 1024}, "set run.oversubscribe to true in params.yaml"),
+        ({"run.processes": 1024, "run.oversubscribe": True}, None),
+        ({"run.processes": "auto"}, None),
+        ({"run.processes": 1, "run.workers": 8}, None),
+        ({"run.processes": 1, "run.workers": 9}, "run.workers is 9, but on a CPU with 2 usable cores more than 8"),
+        ({"run.processes": 4, "run.workers": 3}, "run.workers is 3, in each of 4 processes, but on a CPU with 2"),
+        ({"run.processes": 4, "run.workers": 3, "run.oversubscribe": True}, None),
     ],
 )
 def test_what_the_cores_of_a_cpu_do_not_bear_is_refused(changes, sentence, monkeypatch):
     monkeypatch.setattr("m2det.distributed.cores.usable_cores", lambda: 2)
-    flat = dotted(SHIPPED) | changes
-    params = SHIPPED_PARAMS.model_copy(
-        update={
-            "device": "cpu",
-            "processes": flat["processes"],
-            "oversubscribe": flat["oversubscribe"],
-            "train": SHIPPED_PARAMS.train.model_copy(update={"workers": flat["train.workers"]}),
-        }
-    )
+    params = on_the_cpu(**{key.removeprefix("run."): value for key, value in changes.items()})
     if sentence is None:
         check_workers(params, count_processes(params))
         return
@@ -218,13 +220,16 @@ def test_what_the_cores_of_a_cpu_do_not_bear_is_refused(changes, sentence, monke
     is_sentence(error.value, sentence)
 
 
+def on_the_cpu(**run) -> Params:
+    return SHIPPED_PARAMS.model_copy(update={"run": SHIPPED_PARAMS.run.model_copy(update={"device": "cpu"} | run)})
+
+
 def test_more_cores_bear_more(monkeypatch):
     monkeypatch.setattr("m2det.distributed.cores.usable_cores", lambda: 16)
-    params = SHIPPED_PARAMS.model_copy(update={"device": "cpu", "processes": 64})
-    assert count_processes(params) == 64
-    with pytest.raises(InputError, match="processes is 65, but on a CPU with 16 usable cores more than 64"):
-        count_processes(params.model_copy(update={"processes": 65}))
-    check_workers(params.model_copy(update={"train": params.train.model_copy(update={"workers": 32})}), 1)
+    assert count_processes(on_the_cpu(processes=64)) == 64
+    with pytest.raises(InputError, match=r"run\.processes is 65, but on a CPU with 16 usable cores more than 64"):
+        count_processes(on_the_cpu(processes=65))
+    check_workers(on_the_cpu(workers=32), 1)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import numpy as np
 
 from m2det.data.image_checks import jpeg_size
 from m2det.data.jpeg import decode_bgr, jpeg_decoder
-from m2det.data.ordered_map import in_order
+from m2det.data.ordered_map import ordered_map
 from m2det.data.packed.writer import _decodes, _is_whole, write_split
 from m2det.data.sources.coco import Category, ImageRecord, Split
 from m2det.data.sources.image_folder import ImageFolder
@@ -76,7 +76,7 @@ def main() -> None:
             write_split(root / "cache", "train", split, check, threads=threads)
 
         def decoded() -> None:
-            for _ in in_order(parts, partial(decode, records), threads, len, 400):
+            for _ in ordered_map(parts, partial(decode, records), threads, len, 400):
                 pass
 
         ways = {

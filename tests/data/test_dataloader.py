@@ -17,11 +17,11 @@ import pytest
 from m2det.config import TrainParams
 from m2det.data import dataloader as module
 from m2det.data.dataloader import training_loader
-from m2det.data.dataset import PlainSamples, TrainingSamples
-from m2det.data.packed.encoding import Storage
+from m2det.data.dataset import PlainDataset, TrainingDataset
+from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import finish_cache, write_split
-from m2det.data.sampler import TrainingOrder
+from m2det.data.sampler import TrainingBatchSampler
 from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
 from tests.conftest import ROOT
@@ -48,7 +48,7 @@ def source(tmp_path_factory):
     return folder
 
 
-def packed(source, folder, storage: Storage) -> PackedSplit:
+def packed(source, folder, storage: ImageEncoding) -> PackedSplit:
     folder.mkdir()
     split = read_split([(source / "a.json", source)])
     finish_cache(folder, split.categories, {"train": write_split(folder, "train", split, lambda *_: None, storage)})
@@ -57,11 +57,11 @@ def packed(source, folder, storage: Storage) -> PackedSplit:
 
 @pytest.fixture(scope="module")
 def samples(source, tmp_path_factory):
-    return TrainingSamples(packed(source, tmp_path_factory.mktemp("cache") / "c", Storage()), SIDE, 3, ODDS)
+    return TrainingDataset(packed(source, tmp_path_factory.mktemp("cache") / "c", ImageEncoding()), SIDE, 3, ODDS)
 
 
-def order(steps: int = 6, start: int = 0) -> TrainingOrder:
-    return TrainingOrder(IMAGES, BATCH, 3, steps, start)
+def order(steps: int = 6, start: int = 0) -> TrainingBatchSampler:
+    return TrainingBatchSampler(IMAGES, BATCH, 3, steps, start)
 
 
 def copies(loader) -> list[tuple[np.ndarray, ...]]:
@@ -88,7 +88,7 @@ def test_any_number_of_workers_makes_the_same_bytes_and_every_image_once(samples
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_batches_of_two_steps_lie_side_by_side(samples, workers, accumulate):
     """A step's batches are computed while those of the next are taken: none may be overwritten by then."""
-    parts = TrainingOrder(IMAGES, 2, 3, 8, accumulate=accumulate)
+    parts = TrainingBatchSampler(IMAGES, 2 * accumulate, 3, 8, microbatch=2)
     expected = copies(training_loader(samples, parts, 0, False))
     loader = training_loader(samples, parts, workers, False)
     taken = list(itertools.islice(loader, accumulate))  # the first step's
@@ -106,27 +106,28 @@ def test_forkserver_makes_them_too(samples, forkserver):  # noqa: ARG001
 
 
 def test_empty_and_crowded_images(source, tmp_path):
-    split = packed(source, tmp_path / "c", Storage())
+    split = packed(source, tmp_path / "c", ImageEncoding())
     still = TrainParams.model_construct(None, crop_probability=0.0, expand_probability=0.0, mirror=False)
     seen = {}
     for images, boxes, labels, index in copies(
-        training_loader(TrainingSamples(split, SIDE, 0, still), order(3), 0, False)
+        training_loader(TrainingDataset(split, SIDE, 0, still), order(3), 0, False)
     ):
         for k, i in enumerate(index.tolist()):
             seen[i] = (images[k], int((labels[k] > 0).sum()), boxes.shape[1])
     assert [seen[i][1] for i in range(4)] == [0, 70, 0, 1]
     assert seen[1][2] == 128, "padded to 128, the next of 16, 32, 64, ... above 70"
-    plain = PlainSamples(split, SIDE)
+    plain = PlainDataset(split, SIDE)
     for i in (0, 2):  # without objects, so only resized
         assert np.abs(seen[i][0].transpose(1, 2, 0).astype(int) - plain[i][0]).mean() < 3  # read at a quarter
 
 
 @pytest.mark.parametrize(
-    "storage", [Storage("raw", 0), Storage("raw", 130), Storage("jpeg", 130, 95), Storage("jpeg", 0, 90)]
+    "storage",
+    [ImageEncoding("raw", 0), ImageEncoding("raw", 130), ImageEncoding("jpeg", 130, 95), ImageEncoding("jpeg", 0, 90)],
 )
 def test_a_cache_of_another_kind_gives_the_same_samples(source, samples, tmp_path, storage):
     """Same draws, boxes within the rounding of a smaller image, pixels but for what the storage costs."""
-    other = TrainingSamples(packed(source, tmp_path / "c", storage), SIDE, 3, ODDS)
+    other = TrainingDataset(packed(source, tmp_path / "c", storage), SIDE, 3, ODDS)
     assert other.split.storage == storage
     for index in range(IMAGES):
         image, boxes, labels, _ = samples[0, index]
@@ -191,12 +192,12 @@ def test_signals_to_the_group_leave_the_workers_to_the_trainer(samples):
 ORPHANS = """
 import multiprocessing, sys
 multiprocessing.set_start_method(sys.argv[3])
-from m2det.data.loader import TrainingOrder, TrainingSamples, training_loader
+from m2det.data.loader import TrainingBatchSampler, TrainingDataset, training_loader
 from m2det.data.store import PackedSplit
 from m2det.config import TrainParams
 odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, mirror=True)
-samples = TrainingSamples(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
-loader = training_loader(samples, TrainingOrder(12, 4, 0, 10**9), 2, False)
+samples = TrainingDataset(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
+loader = training_loader(samples, TrainingBatchSampler(12, 4, 0, 10**9), 2, False)
 next(loader), next(loader)  # one of each worker: both have begun
 print(*(p.pid for p in multiprocessing.active_children()), flush=True)
 if sys.argv[2] == "raise": raise KeyError("the trainer failed")
@@ -234,13 +235,13 @@ def test_signals_to_the_whole_group_are_the_trainers_alone(samples):
 GROUP = """
 import multiprocessing, os, signal, sys, time
 multiprocessing.set_start_method("forkserver")
-from m2det.data.loader import TrainingOrder, TrainingSamples, training_loader
+from m2det.data.loader import TrainingBatchSampler, TrainingDataset, training_loader
 from m2det.data.store import PackedSplit
 from m2det.config import TrainParams
 from m2det.train.stop import StopRequest
 odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, mirror=True)
-samples = TrainingSamples(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
-loader = training_loader(samples, TrainingOrder(12, 4, 0, 21), 2, False)
+samples = TrainingDataset(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
+loader = training_loader(samples, TrainingBatchSampler(12, 4, 0, 21), 2, False)
 with StopRequest() as stop:
     next(loader)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -288,11 +289,11 @@ def coloured(tmp_path_factory):
         images.append({"id": i, "file_name": f"{i}.jpg", "width": 300, "height": 200})
     categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]
     (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return packed(folder, tmp_path_factory.mktemp("cache") / "c", Storage())
+    return packed(folder, tmp_path_factory.mktemp("cache") / "c", ImageEncoding())
 
 
 def test_each_box_is_around_its_object_and_has_its_label_and_colours_change(coloured):
-    samples = TrainingSamples(coloured, 96, 3, ODDS)
+    samples = TrainingDataset(coloured, 96, 3, ODDS)
     alone, mirrored, colours = set[int](), 0, set[tuple]()
     for epoch, index in itertools.product(range(12), range(IMAGES - 1)):
         image, boxes, labels, _ = samples[epoch, index]
@@ -315,17 +316,17 @@ def test_each_box_is_around_its_object_and_has_its_label_and_colours_change(colo
 
 
 def test_epochs_and_seeds_differ(coloured):
-    samples, other = TrainingSamples(coloured, SIDE, 3, ODDS), TrainingSamples(coloured, SIDE, 4, ODDS)
+    samples, other = TrainingDataset(coloured, SIDE, 3, ODDS), TrainingDataset(coloured, SIDE, 4, ODDS)
     differ = [
         [not np.array_equal(samples[0, i][0], x) for x in (samples[1, i][0], other[0, i][0])] for i in range(IMAGES)
     ]
     assert np.mean(differ, axis=0).min() > 0.5
-    orders = [TrainingOrder(IMAGES, IMAGES, seed, 2).batch(step) for seed in (3, 4) for step in (0, 1)]
+    orders = [TrainingBatchSampler(IMAGES, IMAGES, seed, 2).batch(step) for seed in (3, 4) for step in (0, 1)]
     assert len({tuple(i for _, i in order) for order in orders}) == 4
 
 
 def test_an_object_too_small_to_be_kept_has_the_whole_image(coloured):
-    samples, whole = TrainingSamples(coloured, SIDE, 3, ODDS), np.array([1, 1, 3, 3]) / [300, 200, 300, 200]
+    samples, whole = TrainingDataset(coloured, SIDE, 3, ODDS), np.array([1, 1, 3, 3]) / [300, 200, 300, 200]
     for epoch in range(20):
         _, boxes, labels, _ = samples[epoch, IMAGES - 1]
         np.testing.assert_allclose(boxes, whole[None], atol=1e-3)
@@ -338,7 +339,7 @@ def test_no_box_has_no_width_where_its_pixel_is_rounded_away(tmp_path):
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1280, 100, 2, 30], "area": 60, "iscrowd": 0}
     content = {"images": [{"id": 1, "file_name": "1.jpg", "width": 1282, "height": 1282}], "annotations": [box]}
     (tmp_path / "a.json").write_text(json.dumps(content | {"categories": [{"id": 1, "name": "thing"}]}))
-    samples = TrainingSamples(packed(tmp_path, tmp_path / "c", Storage()), 100, 0, ODDS)
+    samples = TrainingDataset(packed(tmp_path, tmp_path / "c", ImageEncoding()), 100, 0, ODDS)
     for epoch in range(30):
         _, boxes, labels, _ = samples[epoch, 0]
         assert (boxes[:, 2:] > boxes[:, :2]).all() and len(boxes) == len(labels)

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from m2det.config import TrainParams
 from m2det.data.dataloader import training_loader
-from m2det.data.dataset import TrainingSamples
+from m2det.data.dataset import TrainingDataset
 from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import _decodes, _is_whole, finish_cache, write_split
-from m2det.data.sampler import TrainingOrder
+from m2det.data.sampler import TrainingBatchSampler
 from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
 from tests.conftest import ROOT
@@ -81,7 +81,7 @@ def train_on(folder, check) -> list[tuple[int, ...]]:
     finish_cache(cache, split.categories, {"train": write_split(cache, "train", split, check)})
     packed = PackedSplit(cache, "train")
     loader = training_loader(
-        TrainingSamples(packed, 32, 0, ODDS), TrainingOrder(len(packed), len(packed), 0, 1), 1, False
+        TrainingDataset(packed, 32, 0, ODDS), TrainingBatchSampler(len(packed), len(packed), 0, 1), 1, False
     )
     return [tuple(batch.images.shape) for batch in loader]
 

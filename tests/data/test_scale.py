@@ -21,7 +21,7 @@ EPOCH = """
 import multiprocessing, os, sys
 from pathlib import Path
 from m2det.config import TrainParams
-from m2det.data.loader import TrainingOrder, TrainingSamples, training_loader
+from m2det.data.loader import TrainingBatchSampler, TrainingDataset, training_loader
 from m2det.data.store import PackedSplit
 
 def mib(pid):
@@ -31,7 +31,7 @@ def mib(pid):
 
 split, (size, images, steps) = PackedSplit(sys.argv[1], "train"), map(int, sys.argv[2:])
 odds = TrainParams.model_construct(None, crop_probability=0, expand_probability=0, mirror=True)
-samples, order = TrainingSamples(split, size, 0, odds), TrainingOrder(len(split), images, 0, steps)
+samples, order = TrainingDataset(split, size, 0, odds), TrainingBatchSampler(len(split), images, 0, steps)
 seen, most = 0, 0
 for step, batch in enumerate(training_loader(samples, order, 8, False)):
     seen += len(batch.index)

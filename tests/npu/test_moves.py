@@ -9,11 +9,11 @@ from m2det.model.model_file import load_trained, save_trained
 from m2det.train.checkpoint import load_state
 from m2det.train.state import Run
 from tests.npu.training import cpu_in_the_order_of_the_npu, settings, train  # noqa: F401
-from tests.train.test_trainer import interrupt_at_5
+from tests.training import interrupt_at_5
 
 pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu"), pytest.mark.usefixtures("cpu_in_the_order_of_the_npu")]
 
-OPTIONS = {"steps": 7, "ema": 0.9}
+OPTIONS = {"steps": 7, "ema_decay": 0.9}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from m2det.config import PrecisionParams
-from m2det.device import fuses
+from m2det.device import use_fused_optimizer
 from m2det.train.amp import Precision
 from m2det.train.optim import make_optimizer
 from tests.npu.training import settings
@@ -161,7 +161,7 @@ def test_the_fused_kernel_is_used_where_it_is_documented_and_heeds_the_flag(monk
     monkeypatch.setattr(torch.npu, "get_device_name", lambda _: chip)
     found = make_optimizer(linear(), settings("npu", optimizer=optimizer).train, 0.1)
     assert found.defaults["fused" if fused else "foreach"] is True
-    assert fuses(torch.device("npu"), optimizer)[0] is fused
+    assert use_fused_optimizer(torch.device("npu"), optimizer)[0] is fused
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m2det.device import choose_device, describe, import_torch_npu, synchronise
+from m2det.device import choose_device, describe, import_torch_npu, synchronize
 from m2det.distributed.launch import count_processes
 from m2det.train.state import Run
 from tests.npu.training import settings, train
@@ -34,11 +34,11 @@ def test_the_device_is_chosen_and_described(wanted, caplog):
     device = choose_device(wanted)
     assert device.type == "npu" and "device: npu" in caplog.text
     assert describe(device).startswith("simulated NPU")
-    synchronise(device)
+    synchronize(device)
 
 
 def test_processes_are_one_per_npu_and_joined_by_hccl():
-    assert count_processes(settings("npu").model_copy(update={"processes": "auto"})) == 2
+    assert count_processes(settings("npu", processes="auto")) == 2
     assert dist.get_default_backend_for_device("npu") == "hccl"
     assert dist.get_default_backend_for_device(torch.device("npu", 1)) == "hccl"
 
@@ -73,7 +73,7 @@ class Names(TorchDispatchMode):
 def test_every_operator_of_a_training_has_a_kernel_in_the_package(material, tmp_path):
     """Of torch_npu itself, as the wheel registers them: what upstream composes of others need not have one."""
     with Names() as names:
-        train(material, tmp_path, settings("npu", steps=2, clip_norm=10.0))
+        train(material, tmp_path, settings("npu", steps=2, max_grad_norm=10.0))
     operators = {name for name in names.seen if name.startswith("aten::")}
     assert {"aten::convolution", "aten::_fused_sgd_", "aten::sort.stable"} <= operators
     code = "import json, torch; print(json.dumps(torch._C._dispatch_get_registrations_for_dispatch_key('PrivateUse1')))"

@@ -23,7 +23,8 @@ HCCL = {"M2DET_SIMULATED_CHIP": "Ascend950DT", "TORCH_NPU_FALLBACK_CPU_DISABLE":
 
 def torchrun(python, material, folder, kind, program="m2det.train.rank"):
     folder.mkdir(parents=True, exist_ok=True)
-    params = settings(kind, steps=9, batch_size=2, ema=0.9).model_dump() | {"processes": 2}
+    params = settings(kind, steps=9, batch_size=4, microbatch=2, ema_decay=0.9).model_dump()
+    params["run"]["processes"] = 2
     with (folder / "params.yaml").open("w") as file:
         YAML().dump(params, file)
     command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", program]

@@ -11,12 +11,12 @@ import torch
 
 from m2det.config import EvaluateParams, PrecisionParams
 from m2det.data.packed.reader import PackedSplit
-from m2det.device import choose_device, place_model
+from m2det.device import choose_device, to_device
 from m2det.evaluate.inference import detect_images
 from m2det.loss import MultiBoxLoss
 from m2det.model import prior_boxes
 from m2det.model.model_file import load_trained
-from m2det.model.preprocess import normalise
+from m2det.model.preprocess import subtract_mean
 from m2det.train.amp import Precision
 from m2det.train.state import Run
 from tests.npu.training import cpu_in_the_order_of_the_npu, settings, train  # noqa: F401
@@ -44,7 +44,7 @@ def test_training_gives_the_bits_of_the_cpu(material, tmp_path, level):
 
 
 def test_adamw_and_undecayed_norms_too(material, tmp_path):
-    options = {"optimizer": "adamw", "decay_norms": False, "lr": 0.001}
+    options = {"optimizer": "adamw", "weight_decay_norm_bias": False, "lr": 0.001}
     found, wanted = (train(material, tmp_path / kind, settings(kind, **options)) for kind in ("npu", "cpu"))
     same_weights(found.model, wanted.model)
 
@@ -58,7 +58,7 @@ def test_forward_and_gradients_of_one_step_equal_the_cpus(material, tmp_path, sf
         images = torch.randint(0, 255, (4, 3, 96, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
         boxes = torch.tensor([[[0.1, 0.1, 0.5, 0.6]]]).expand(4, 1, 4).contiguous().to(run.device)
         labels = torch.ones(4, 1, dtype=torch.int64, device=run.device)
-        outputs = run.network(normalise(images.to(run.device), run.device))
+        outputs = run.network(subtract_mean(images.to(run.device), run.device))
         losses = MultiBoxLoss()(outputs, run.priors, boxes, labels)
         run.precision.backward(losses["loc"] + losses["conf"])
         results[kind] = [outputs["loc"], outputs["conf"], *(p.grad for p in run.model.parameters())]
@@ -86,7 +86,7 @@ def test_detection_gives_the_boxes_of_the_cpu(tmp_path):
     for kind in ("npu", "cpu"):
         model, _ = load_trained(path)
         device = choose_device(kind)
-        place_model(model, device)
+        to_device(model, device)
         priors = prior_boxes(model.config)
         found[kind] = detect_images(model, priors, images, [(80, 60), (50, 90)], device, DETECT)
     assert sum(map(len, found["cpu"])) > 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m2det.config import EvaluateParams
-from m2det.device import choose_device, place_model
+from m2det.device import choose_device, to_device
 from m2det.evaluate.inference import detect_images
 from m2det.model import prior_boxes
 from m2det.model.model_file import load_trained
@@ -25,7 +25,9 @@ def test_mixing_devices_is_refused():
     assert (x + 1).cpu().tolist() == [2.0] * 3, "a number is no tensor"
 
 
-@pytest.mark.parametrize("options", [{"ema": 0.9, "clip_norm": 1.0}, {"optimizer": "adamw", "decay_norms": False}])
+@pytest.mark.parametrize(
+    "options", [{"ema_decay": 0.9, "max_grad_norm": 1.0}, {"optimizer": "adamw", "weight_decay_norm_bias": False}]
+)
 def test_a_training_never_mixes_devices(material, tmp_path, options):
     """Validation, logging, the average and the checkpoint are in it; the weights are the CPU's."""
     options |= {"steps": 4, "level": "O0", "evaluate_every": 1}
@@ -43,7 +45,7 @@ def test_a_detection_never_mixes_devices(tmp_path):
     model, _ = load_trained(write_tiny_model(tmp_path))
     device = choose_device("auto")
     assert device.type == "npu"
-    place_model(model, device)
+    to_device(model, device)
     images = torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8)
     how = EvaluateParams(
         batch_size=2, nms="linear", score_threshold=0.02, nms_iou=0.3, per_class=50, per_image=0, scorer="auto"

@@ -17,10 +17,11 @@ def settings(which: str, steps: int = 3, level: str = "O1", sfam: bool = False, 
     Without SFAM: torch_npu averages its maps in another order than the CPU, and the bits differ.
     """
     base = load_params(ROOT / "params.yaml").model_dump()
-    base |= {"epochs": 3, "device": which}
+    base["epochs"] = 3
+    base["run"] |= {"device": which, "log_every": 100, "processes": train.pop("processes", 1)}
     base["model"]["sfam"] = sfam
     base["precision"] |= {"opt_level": level, "dtype": "bfloat16"}
-    base["train"] |= {"batch_size": 4, "evaluate_every": 100, "log_every": 100, "max_steps": steps} | train
+    base["train"] |= {"batch_size": 4, "microbatch": 4, "evaluate_every": 100, "max_steps": steps} | train
     return Params.model_validate(base)
 
 
@@ -31,6 +32,7 @@ def train(material, folder, params: Params):
 @pytest.fixture
 def cpu_in_the_order_of_the_npu(monkeypatch):
     """The CPU prefers channels last, which adds up in another order; in the NPU's the same bits come out."""
-    traits, fuses = device.TRAITS["cpu"], device.fuses
-    monkeypatch.setattr("m2det.train.optim.fuses", lambda _, name: fuses(torch.device("npu"), name))
+    traits, use_fused_optimizer = device.TRAITS["cpu"], device.use_fused_optimizer
+    npu = torch.device("npu")
+    monkeypatch.setattr("m2det.train.optim.use_fused_optimizer", lambda _, name: use_fused_optimizer(npu, name))
     monkeypatch.setitem(device.TRAITS, "cpu", replace(traits, channels_last=False))

@@ -13,6 +13,7 @@ SHORT = {
     "epochs: ": "epochs: 1",
     "  max_steps: ": "  max_steps: 3",
     "  batch_size: ": "  batch_size: 4",
+    "  microbatch: ": "  microbatch: 4",
     "  workers: ": "  workers: 0",
     "  steps: ": "  steps: 2",
     "  warmup: 6": "  warmup: 1",

@@ -138,14 +138,14 @@ HOSTILE_TEXTS = [
 VALUES = [
     *(("train.lr", v) for v in (1e-8, 1e-05, 0.1 + 0.2, 1, 10, 5e-324, 1e-300, 1e300, math.inf, -math.inf, math.nan)),
     *(("seed", v) for v in (0, 2**63 - 1, 2**63, 2**64, 10**30, 10**5000, 1.0, "1", True, None, [], {}, -1, -0.0)),
-    *(("train.mirror", v) for v in (True, False, 0, 1, "true", None)),
-    *(("train.clip_norm", v) for v in (0, 0.0, -0.0, 1e6, 1e-6, 1e-300)),
+    *(("train.hflip", v) for v in (True, False, 0, 1, "true", None)),
+    *(("train.max_grad_norm", v) for v in (0, 0.0, -0.0, 1e6, 1e-6, 1e-300)),
     *(("model.overrides", v) for v in ({}, {"levels": 3}, {"smooth": False, "bn_momentum": 1e-05}, {"name": 'a "\\'})),
     *(("model.overrides", v) for v in ({"sizes": [0.1, 0.2, 0.3, 0.4, 1.5]}, {"fused": [64, 128]}, {"a: 1, b": 2})),
     *(("model.overrides", v) for v in ({"levels": "${SECRET}"}, {"name": "${SECRET}"}, {"name": "???"}, {"": 1}, [])),
     *(("model.overrides", v) for v in ({"levels": {"a": 1}}, {"levels": [[[[]]]]}, {"~levels": 3}, {"levels": True})),
     *(("train.milestones", v) for v in ([0.1, 0.9], [0.9, 0.1], [0.5, 0.5], [1.0, 2.0], ["${SECRET}"], [math.nan])),
-    *(("train.lr_factors", v) for v in ([1.0, 0.1, 1e-06], [1, 1, 1], [1.0], [], [[1.0]], "[1, 1, 1]", {"0": 1})),
+    *(("train.gammas", v) for v in ([1.0, 0.1, 1e-06], [1, 1, 1], [1.0], [], [[1.0]], "[1, 1, 1]", {"0": 1})),
 ]
 
 
@@ -154,7 +154,7 @@ def pairs() -> list[tuple[str, object]]:
         *(("data.root", text) for text in HOSTILE_TEXTS),
         *(("weights.source", text) for text in HOSTILE_TEXTS[::5]),
         *(("model.name", text) for text in HOSTILE_TEXTS[::5]),
-        *(("device", text) for text in HOSTILE_TEXTS[::9]),
+        *(("run.device", text) for text in HOSTILE_TEXTS[::9]),
     ]
     return [*((key, "exec touch X") for key in HOSTILE_KEYS), *texts, *VALUES]
 
@@ -218,7 +218,7 @@ def test_comments_that_dvc_would_break_are_seen_before(folder):
 
 def test_the_result_as_a_whole_is_checked(folder):
     for changes, sentence in (
-        ({"train.lr": 0.01, "train.milestones": []}, "lr_factors needs one entry more"),
+        ({"train.lr": 0.01, "train.milestones": []}, "gammas needs one entry more"),
         ({"data.source": "coco2014"}, "needs data.root"),
         ({"model.name": "m2det-huge"}, "model: no model is called 'm2det-huge'"),
         ({"model.overrides": {"level": 3}}, "model: no setting of a model is called 'level'"),

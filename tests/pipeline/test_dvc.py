@@ -121,18 +121,18 @@ def test_wrong_parameters_end_in_one_sentence_and_keep_results(short_run, change
 @pytest.mark.parametrize(
     ("stage", "changes", "sentence"),
     [
-        ("train", {"processes: ": "processes: 1000"}, "error: processes is 1000, but on a CPU with "),
-        ("evaluate", {"processes: ": "processes: 1000"}, "error: processes is 1000, but on a CPU with "),
+        ("train", {"  processes: ": "  processes: 1000"}, "error: run.processes is 1000, but on a CPU with "),
+        ("evaluate", {"  processes: ": "  processes: 1000"}, "error: run.processes is 1000, but on a CPU with "),
         pytest.param(
             "performance",
-            {"processes: ": "processes: 8", "  workers: ": "  workers: 256"},
-            "error: train.workers is 256",
+            {"  processes: ": "  processes: 8", "  workers: ": "  workers: 256"},
+            "error: run.workers is 256",
             marks=pytest.mark.long,
         ),
         pytest.param(
             "benchmark",
             {"  workers: ": "  workers: 256"},
-            "error: train.workers is 256, but on a CPU with ",
+            "error: run.workers is 256, but on a CPU with ",
             marks=pytest.mark.long,
         ),
     ],
@@ -156,6 +156,7 @@ def test_coco_2014_runs_to_metrics(clone, shared):
             "  root: ": f"  root: {shared / 'coco2014-mini'}",
             "  name: ": "  name: m2det320-vgg16",
             "  batch_size: ": "  batch_size: 2",
+            "  microbatch: ": "  microbatch: 2",
             "  max_steps: ": "  max_steps: 2",
             "  workers: ": "  workers: 0",
         }
@@ -240,7 +241,7 @@ def test_own_data_packs(clone):
 def test_finetuning_starts_from_a_model_of_other_classes(clone):
     own_data(clone)
     write_tiny_model(clone.folder / "models")
-    clone.edit(SHORT | {"  batch_size: ": "  batch_size: 2"})
+    clone.edit(SHORT | {"  batch_size: ": "  batch_size: 2", "  microbatch: ": "  microbatch: 2"})
     clone.edit({"  source: random": "  source: checkpoint", "  checkpoint: ": "  checkpoint: models/model.safetensors"})
     done = clone.run("dvc", "repro", "train")
     assert "training starts from model.safetensors, sha256 " in done.stdout
@@ -264,11 +265,11 @@ def test_a_recipe_reaches_params_yaml_through_dvc(clone):
 
 
 def test_two_processes_train_in_the_stage(clone):
-    clone.edit(SHORT | {"processes: ": "processes: 2", "  batch_size: ": "  batch_size: 4"})
+    clone.edit(SHORT | {"  processes: ": "  processes: 2", "  batch_size: ": "  batch_size: 8"})
     done = clone.run("dvc", "repro", "evaluate")
     assert "for a total batch of 4 x 2" in done.stdout
     assert json.loads((clone.folder / "results/train.json").read_text())["steps"] == 3
     assert not list((clone.folder / "models/unfinished").glob("*/step-*.pt"))
     clone.edit({"  batch_size: ": "  batch_size: 4000"})
     done = clone.run("dvc", "repro", "train", ok=False)
-    assert "error: train.batch_size is 4000 in each of 2 processes, but there are only 1500" in done.stderr
+    assert "error: train.batch_size is 4000, but there are only 1500" in done.stderr

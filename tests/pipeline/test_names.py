@@ -56,9 +56,9 @@ def test_every_deployment_has_parameters_that_its_flow_takes(tmp_path, monkeypat
     for entry in deployments(ROOT / "prefect.yaml"):
         parameters = entry.get("parameters", {})
         changes = checked_changes(parameters.get("recipe"), parameters.get("overrides"))
-        assert changes.get("processes") == {"8": 8, "1": 1}.get(entry["name"].rsplit("-", 1)[-1][0])
+        assert changes.get("run.processes") == {"8": 8, "1": 1}.get(entry["name"].rsplit("-", 1)[-1][0])
         check_stages(parameters.get("only", []), False)
-    assert checked_changes("coco512-8p", None)["train.lr_batch"] == 128 and checked_changes(None, None) == {}
+    assert checked_changes("coco512-8p", None)["train.lr_batch_size"] == 128 and checked_changes(None, None) == {}
 
 
 def test_other_commands_are_left_alone():

@@ -21,6 +21,7 @@ PER_STEP = {
     "  max_steps: ": f"  max_steps: {STEPS}",
     "  save_every: ": "  save_every: 1",
     "  batch_size: ": "  batch_size: 4",
+    "  microbatch: ": "  microbatch: 4",
 }
 
 

@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 from m2det.files.torch_file import verify
 from tests.conftest import ROOT
 from tests.train.conftest import make_material
-from tests.train.test_trainer import settings
+from tests.training import settings
 
 VICTIMS = ("stage", "launcher", "rank", "alone")  # the last is a stage that trains in one process
 KINDS = [f"{victim} {name}" for victim in VICTIMS for name in ("SIGTERM", "SIGKILL", "SIGHUP")]
@@ -51,7 +51,7 @@ def working_copy(folder: Path, material: tuple[Path, Path], **changes: int) -> P
         (folder / name).symlink_to(ROOT / name)
     (folder / "data/cache").symlink_to(material[0])
     (folder / "models/backbone.safetensors").symlink_to(material[1])
-    base = {"batch_size": 2, "processes": 2, "epochs": 4, "save_every": 1, "evaluate_every": 2, "opt_level": "O0"}
+    base = {"batch_size": 4, "processes": 2, "epochs": 4, "save_every": 1, "evaluate_every": 2, "opt_level": "O0"}
     with (folder / "params.yaml").open("w") as file:
         YAML().dump(settings(**base | changes).model_dump(), file)
     return folder

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from m2det.train.ema_decay import Average
 
 from m2det.config import load_params
 from m2det.data.dataset import collate
 from m2det.distributed.group import Group
-from m2det.distributed.launch import as_one_of_several
-from m2det.train.ema import Average
+from m2det.distributed.launch import run_worker
 from m2det.train.rank import main
 from m2det.train.state import Run
 from m2det.train.trainer import ALONE, train_step
@@ -40,7 +40,7 @@ def gradients(params_file: str, cache: str, backbone: str, folder: str) -> None:
     """Leave first_gradients in FOLDER/gradients.pt."""
     group = Group.from_environment()
     found = first_gradients(load_params(params_file), Path(cache), Path(backbone), Path(folder), group)
-    if group.leads:
+    if group.is_main_process:
         torch.save(found, Path(folder) / "gradients.pt")
 
 
@@ -89,10 +89,10 @@ def leaving(folder: str) -> None:
     atexit.register(lambda: print(f"connected: {dist.is_initialized()}", flush=True))
 
     def meet(group: Group) -> None:
-        group.connect(torch.device("cpu"))
-        group.wait()
+        group.init(torch.device("cpu"))
+        group.barrier()
 
-    as_one_of_several(meet, Path(folder), 5.0)
+    run_worker(meet, Path(folder), 5.0)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from m2det.errors import InputError
 from m2det.train.amp import LEAST_SCALE, Precision
 from m2det.train.build import make_precision
 from m2det.train.optim import make_optimizer
-from tests.train.test_trainer import settings as train_settings
+from tests.training import settings as train_settings
 
 CPU = torch.device("cpu")
 

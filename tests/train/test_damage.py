@@ -13,9 +13,9 @@ from m2det.files.torch_file import save_checked
 from m2det.model import build_model
 from m2det.model.pretrained import load_initial
 from m2det.train.checkpoint import checkpoints, load_state, save_state
-from m2det.train.rank import OUTCOME, train_together
+from m2det.train.rank import OUTCOME, train_distributed
 from m2det.train.state import Run
-from tests.train.test_trainer import interrupt_at_5, run, settings
+from tests.training import interrupt_at_5, run, settings
 
 
 def flip(path, where=0.6):
@@ -184,7 +184,7 @@ def test_a_damaged_outcome_of_processes_is_one_sentence(material, tmp_path):
         flip(tmp_path / OUTCOME)
 
     with pytest.raises(InputError, match=r"outcome\.pt is damaged: .* give the same command again"):
-        train_together(settings(), tmp_path / "params.yaml", *material, tmp_path, 2, child)
+        train_distributed(settings(), tmp_path / "params.yaml", *material, tmp_path, 2, child)
 
 
 @pytest.mark.parametrize("where", [0.01, 0.5])

@@ -16,19 +16,19 @@ from ruamel.yaml import YAML
 
 from m2det.config import load_params
 from m2det.data.packed.reader import PackedSplit
-from m2det.data.sampler import TrainingOrder
+from m2det.data.sampler import TrainingBatchSampler
 from m2det.distributed.children import run_child
 from m2det.distributed.group import Group
-from m2det.distributed.launch import count_processes, run_together
+from m2det.distributed.launch import count_processes, launch
 from m2det.errors import InputError
 from m2det.model import prior_boxes
 from m2det.model.model_file import save_trained
 from m2det.train.checkpoint import checkpoints, step_of
 from m2det.train.evaluator import validate
-from m2det.train.rank import train_together
+from m2det.train.rank import train_distributed
 from tests.conftest import ROOT
 from tests.train.one_of_several import assert_close, first_gradients
-from tests.train.test_trainer import settings
+from tests.training import settings
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 def write_params(folder: Path, **changes) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "params.yaml").open("w") as file:
-        YAML().dump(settings(**{"batch_size": 2, "processes": 2} | changes).model_dump(), file)
+        YAML().dump(settings(**{"batch_size": 4, "processes": 2} | changes).model_dump(), file)
     return folder / "params.yaml"
 
 
@@ -47,7 +47,7 @@ def torchrun(case: str, *arguments: object, processes: int = 2, options: Sequenc
 
 
 def together(material, folder: Path, params_file: Path, processes: int = 2):
-    return train_together(load_params(params_file), params_file, *material, folder / "state", processes, run_child)
+    return train_distributed(load_params(params_file), params_file, *material, folder / "state", processes, run_child)
 
 
 def rank_zero(launcher: int) -> int:
@@ -86,33 +86,32 @@ def undisturbed(material, tmp_path_factory):
 
 
 def gradients(material, folder: Path, processes: int, **changes):
-    params_file = write_params(folder, processes=processes, opt_level="O0", clip_norm=0.0, **changes)
+    params_file = write_params(folder, processes=processes, opt_level="O0", max_grad_norm=0.0, **changes)
     process = torchrun("gradients", params_file, *material, folder, processes=processes)
     assert process.wait(240) == 0, process.stdout.read()
     return torch.load(folder / "gradients.pt", weights_only=True)
 
 
-@pytest.mark.parametrize(("processes", "accumulate"), [(2, 1), (4, 1), (2, 2)])
-def test_processes_have_the_gradients_of_one_with_the_whole_batch(material, tmp_path, processes, accumulate):
+@pytest.mark.parametrize(("processes", "microbatch"), [(2, 6), (4, 3), (2, 3)])
+def test_processes_have_the_gradients_of_one_with_the_whole_batch(material, tmp_path, processes, microbatch):
     """With batch normalisation fixed and the loss normalised over all of them."""
-    options = {"freeze_norms": True, "normalize": "global"}
-    single = settings(**options, batch_size=12, opt_level="O0", clip_norm=0.0)
+    options = {"freeze_bn_stats": True, "loss_normalization": "global"}
+    single = settings(**options, batch_size=12, opt_level="O0", max_grad_norm=0.0)
     wanted = first_gradients(single, *material, tmp_path / "single")
-    own = {"batch_size": 12 // processes // accumulate, "accumulate": accumulate}
-    assert_close(gradients(material, tmp_path, processes, **options, **own), wanted)
+    found = gradients(material, tmp_path, processes, **options, batch_size=12, microbatch=microbatch)
+    assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_in_training_mode_the_gradient_is_the_mean_of_the_replicas(material, tmp_path, processes):
-    own = {"batch_size": 12 // processes}
-    found = gradients(material, tmp_path, processes, **own)
-    alone = settings(**own, opt_level="O0", clip_norm=0.0)
+    found = gradients(material, tmp_path, processes, batch_size=12)
+    alone = settings(batch_size=12, microbatch=12 // processes, opt_level="O0", max_grad_norm=0.0)
     replicas, seen = [], []
     for rank in range(processes):
         place = Replica(rank, processes)
         replicas.append(first_gradients(alone, *material, tmp_path / "single", place))
-        seen += TrainingOrder(14, own["batch_size"], alone.seed, 1, rank=rank, processes=processes).batch(0)
-    assert seen == TrainingOrder(14, 12, alone.seed, 1).batch(0), "the same images as one process would take"
+        seen += TrainingBatchSampler(14, 12, alone.seed, 1, rank=rank, processes=processes).batch(0)
+    assert seen == TrainingBatchSampler(14, 12, alone.seed, 1).batch(0), "the same images as one process would take"
     assert_close(found, {name: sum(r[name] for r in replicas) / processes for name in found})
 
 
@@ -157,15 +156,15 @@ def test_detections_of_two_processes_are_the_bytes_of_one(material, undisturbed,
     save_trained(model, undisturbed.model, card)
     for name, processes in (("one", 1), ("two", 2), ("three", 3)):
         arguments = (params_file, material[0], model, tmp_path / name, tmp_path)
-        run_together("m2det.evaluate.rank", arguments, load_params(params_file), processes, tmp_path, run_child)
+        launch("m2det.evaluate.rank", arguments, load_params(params_file), processes, tmp_path, run_child)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes() == (tmp_path / "three").read_bytes()
     assert len(json.loads((tmp_path / "one").read_text())) > 14
 
 
 def test_three_processes_continue_to_the_same_bits(material, tmp_path):
     """With more than two, the order in which gradients are added up counts: it must never change."""
-    whole = together(material, tmp_path / "whole", write_params(tmp_path / "whole", processes=3), 3)
-    params_file = write_params(tmp_path / "parts", processes=3, save_every=1)
+    whole = together(material, tmp_path / "whole", write_params(tmp_path / "whole", batch_size=6, processes=3), 3)
+    params_file = write_params(tmp_path / "parts", batch_size=6, processes=3, save_every=1)
     process = torchrun("train", params_file, *material, tmp_path / "parts/state", processes=3)
     while not checkpoints(tmp_path / "parts/state"):
         assert process.poll() is None, process.stdout.read()
@@ -190,7 +189,7 @@ def test_another_number_of_processes_goes_on_with_the_same_images(material, tmp_
     process.wait(60)
     assert none_left(tmp_path)
     done = step_of(checkpoints(tmp_path / "state")[-1])
-    params_file = write_params(tmp_path, batch_size=2, accumulate=2, processes=1)
+    params_file = write_params(tmp_path, microbatch=2, processes=1)
     outcome = together(material, tmp_path, params_file, 1)
     assert outcome.steps == 9 and [row["epoch"] for row in outcome.rows] == [1, 2, 3]
     said = capfd.readouterr().out
@@ -229,7 +228,7 @@ def test_the_first_mistake_is_the_sentence_and_its_traceback_is_in_the_log(mater
     sentence = r"^process 1 failed \(KeyError: 'a mistake in step 3'\); .*processes.log says more; the same"
     arguments = (load_params(params_file), params_file, *material, tmp_path / "state", 2, run_case("crashing"))
     with pytest.raises(InputError, match=sentence):
-        train_together(*arguments)
+        train_distributed(*arguments)
     assert time.monotonic() - start < 60
     said = capfd.readouterr()
     assert "Traceback" not in said.err + said.out and said.err == ""
@@ -245,11 +244,11 @@ def test_a_stage_above_a_step_that_never_ends_leaves_nothing_after_the_grace(mat
 from pathlib import Path
 from flows.stage import run_stage
 from m2det.config import load_params
-from m2det.train.launch import train_together
+from m2det.train.launch import train_distributed
 from tests.train.test_distributed import run_case
 def train():
     file, cache, backbone = {[str(params_file), *map(str, material)]}
-    train_together(load_params(file), file, cache, backbone, Path({str(tmp_path / "state")!r}), 2, run_case("stuck"))
+    train_distributed(load_params(file), file, cache, backbone, Path({str(tmp_path / "state")!r}), 2, run_case("stuck"))
 run_stage("train", train)
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
@@ -265,7 +264,7 @@ run_stage("train", train)
     said = stage.communicate(timeout=5)[1].decode()
     if name == "SIGTERM":
         assert stage.returncode == 143
-        assert said.startswith("error: the step did not end within train.stop_grace = 3 s; the same command continues")
+        assert said.startswith("error: the step did not end within run.stop_grace = 3 s; the same command continues")
         assert len(said.splitlines()) == 1
     assert "in wait" in (tmp_path / "state/processes.log").read_text()
 
@@ -275,14 +274,14 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_it(materia
     process = torchrun("poisoned", params_file, *material, tmp_path / "state")
     assert process.wait(120) != 0
     sentence = (tmp_path / "state/error.txt").read_text()
-    third = {1 + i for _, i in TrainingOrder(14, 2, settings().seed, 9, rank=1, processes=2).batch(2)}
+    third = {1 + i for _, i in TrainingBatchSampler(14, 4, settings().seed, 9, rank=1, processes=2).batch(2)}
     assert sentence.startswith("the loss of step 3 in process 1 is not finite; first: ")
     assert {int(i) for i in sentence.split("[")[1].split("]")[0].split(",")} == third
 
 
 def test_wrong_input_is_one_sentence(material, tmp_path):
     with pytest.raises(InputError, match="batch_size is 8 in each of 2 processes, but there are only 14"):
-        together(material, tmp_path, write_params(tmp_path, batch_size=8))
+        together(material, tmp_path, write_params(tmp_path, batch_size=16))
 
 
 def test_auto_is_one_process_per_accelerator_and_one_on_a_cpu():

@@ -22,7 +22,7 @@ from m2det.train.logger import write_curves
 from m2det.train.state import Run
 from m2det.viz.curves import new_figure, save_figure, write_precision_recall
 from tests.train.disturb import MODEL, UNFINISHED, finished, stage, working_copy
-from tests.train.test_trainer import run, settings
+from tests.training import run, settings
 
 WORDS = r"(file too large|no space left on device); it takes [\d,]+ bytes, the disk has [\d,]+; make room, then give"
 
@@ -168,8 +168,8 @@ def shorten(folder):
     """One process, four steps."""
     yaml = YAML()
     params = yaml.load(folder / "params.yaml")
-    params["processes"] = 1
-    params["train"] |= {"max_steps": 4, "batch_size": 4}
+    params["run"]["processes"] = 1
+    params["train"] |= {"max_steps": 4, "batch_size": 4, "microbatch": 4}
     yaml.dump(params, folder / "params.yaml")
     return folder
 

@@ -5,19 +5,19 @@ import torch
 
 from m2det.loss import MultiBoxLoss
 from m2det.model import build_model, prior_boxes
-from m2det.train.optim import base_rate, load_optimizer, make_optimizer
+from m2det.train.optim import load_optimizer, make_optimizer, scaled_lr
 from m2det.train.schedule import learning_rate
-from tests.train.test_trainer import settings
+from tests.training import settings
 
 
-@pytest.mark.parametrize(("processes", "rate", "warns"), [(1, 0.001, False), (4, 0.004, False), (7, 0.007, True)])
-def test_the_rate_is_in_proportion_and_warns_where_the_original_lost_accuracy(caplog, processes, rate, warns):
+@pytest.mark.parametrize(("images", "rate", "warns"), [(8, 0.001, False), (32, 0.004, False), (56, 0.007, True)])
+def test_the_rate_is_in_proportion_and_warns_where_the_original_lost_accuracy(caplog, images, rate, warns):
     """With 56 images instead of 32, the original lost 11 AP."""
     caplog.set_level("INFO")
-    found = base_rate(settings(batch_size=8, lr=0.004, lr_batch=32).train, processes)
+    found = scaled_lr(settings(batch_size=images, lr=0.004, lr_batch_size=32).train)
     assert found == pytest.approx(rate)
-    assert f"for a total batch of 8 x {processes}" in caplog.text
-    assert ("warning: this total batch is 1.8 times" in caplog.text) == warns
+    assert f"for {images} images per step" in caplog.text
+    assert ("warning: a step has 1.8 times" in caplog.text) == warns
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -47,7 +47,7 @@ def test_norms_and_biases_decay_only_when_asked_to():
     model = build_model("m2det-tiny", 3)
     (everything,) = make_optimizer(model, settings().train, 0.1).param_groups
     assert len(everything["params"]) == len(list(model.parameters()))
-    decaying, rest = make_optimizer(model, settings(decay_norms=False).train, 0.1).param_groups
+    decaying, rest = make_optimizer(model, settings(weight_decay_norm_bias=False).train, 0.1).param_groups
     assert (decaying["weight_decay"], rest["weight_decay"]) == (settings().train.weight_decay, 0.0)
     assert {p.ndim for p in decaying["params"]} == {4} and {p.ndim for p in rest["params"]} == {1}
 

@@ -11,7 +11,7 @@ from m2det.cli.main import main
 from m2det.errors import InputError
 from m2det.files.locks import locked
 from m2det.train.checkpoint import save_state
-from m2det.train.run_dir import introduce, unfinished_runs
+from m2det.train.run_dir import unfinished_runs, write_run_config
 from tests.conftest import ROOT
 
 SHAPE = {"epochs": 3, "seed": 1, "model": {"name": "m2det-tiny"}, "train": {"lr": 0.1}, "hashes": {"cache": "a"}}
@@ -43,14 +43,14 @@ def test_a_new_run_says_in_what_it_differs_from_the_nearest(tmp_path, caplog):
     caplog.set_level("INFO")
     for name, changes in (("a", {}), ("b", {"epochs": 9, "seed": 7, "train": {"lr": 0.3}})):
         (tmp_path / name).mkdir()
-        introduce(tmp_path / name, SHAPE | changes)
+        write_run_config(tmp_path / name, SHAPE | changes)
         save_state(tmp_path / name, {"step": 5})
     caplog.clear()
     (tmp_path / "c").mkdir()
-    introduce(tmp_path / "c", SHAPE | {"train": {"lr": 0.2}})
+    write_run_config(tmp_path / "c", SHAPE | {"train": {"lr": 0.2}})
     assert f"{tmp_path / 'a'}, unfinished at step 5, has other train.lr" in caplog.text
     caplog.clear()
-    introduce(tmp_path / "c", SHAPE | {"train": {"lr": 0.2}})
+    write_run_config(tmp_path / "c", SHAPE | {"train": {"lr": 0.2}})
     assert caplog.text == "", "a run that goes on is nothing new"
 
 
@@ -59,7 +59,7 @@ def test_they_are_listed_and_deleted(tmp_path, monkeypatch, capsys):
     assert main(["unfinished"]) == 0 and capsys.readouterr().out == ""
     folder = tmp_path / "models/unfinished/abc"
     folder.mkdir(parents=True)
-    introduce(folder, SHAPE)
+    write_run_config(folder, SHAPE)
     save_state(folder, {"step": 5})
     assert main(["unfinished"]) == 0
     assert capsys.readouterr().out.startswith("abc  m2det-tiny, 3 epochs, seed 1: step 5, 0.0 MB")
@@ -72,7 +72,7 @@ def test_they_are_listed_and_deleted(tmp_path, monkeypatch, capsys):
 def test_a_damaged_description_is_left_out_and_can_be_deleted(tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b", "c"):
-        introduce(tmp_path / "models/unfinished" / name, SHAPE)
+        write_run_config(tmp_path / "models/unfinished" / name, SHAPE)
     (tmp_path / "models/unfinished/a/run.json").write_text('{"epochs": 3')
     (tmp_path / "models/unfinished/b/run.json").write_text("[]")
     assert main(["unfinished"]) == 0

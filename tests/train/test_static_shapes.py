@@ -5,7 +5,7 @@ import torch
 
 from m2det.train.state import Run
 from tests.static_shapes import StaticShapes, watched_steps
-from tests.train.test_trainer import settings
+from tests.training import settings
 
 STALLING = {
     "nonzero": lambda x: x.nonzero(),
@@ -29,10 +29,10 @@ def test_what_stalls_is_noticed(name):
     "options",
     [
         {},
-        {"clip_norm": 0.0, "ema": 0.0},
-        {"optimizer": "adamw", "decay_norms": False},
+        {"max_grad_norm": 0.0, "ema_decay": 0.0},
+        {"optimizer": "adamw", "weight_decay_norm_bias": False},
         {"loss_scale": "dynamic", "dtype": "bfloat16"},
-        {"batch_size": 2, "accumulate": 2, "normalize": "global"},
+        {"microbatch": 2, "loss_normalization": "global"},
     ],
     ids=str,
 )

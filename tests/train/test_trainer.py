@@ -1,10 +1,8 @@
 """Training resumes bit for bit, learns, stops on a loss that is not finite, and can be asked to stop."""
 
 import csv
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from m2det.config import Params, load_params
+from m2det.config import Params
 from m2det.data.packed.reader import REPACK, PackedSplit
-from m2det.data.sampler import TrainingOrder
+from m2det.data.sampler import TrainingBatchSampler
 from m2det.distributed.group import Group
 from m2det.errors import InputError
 from m2det.loss import MultiBoxLoss
@@ -30,36 +28,7 @@ from m2det.train.logger import write_curves
 from m2det.train.state import Run
 from tests.conftest import ROOT
 from tests.train.one_of_several import assert_close, first_gradients
-
-
-def settings(**changes) -> Params:
-    base = load_params(ROOT / "params.yaml").model_dump()
-    base |= {"epochs": 3, "device": "cpu"}
-    base["train"] |= {"batch_size": 4, "workers": 0, "evaluate_every": 2, "log_every": 1, "max_steps": 0}
-    for key, value in changes.items():
-        target = next((base[name] for name in ("train", "precision") if key in base[name]), base)
-        target[key] = value
-    return Params.model_validate(base)
-
-
-def run(material, folder, params):
-    return loop.train(params, *material, folder / "state", folder / "log.txt")
-
-
-def interrupt_at_5(material, folder, params, monkeypatch):
-    """Train until SIGTERM arrives in the fifth step."""
-    did_step = Run.did_step
-
-    def stop_after_5(self):
-        did_step(self)
-        if self.step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(Run, "did_step", stop_after_5)
-        run(material, folder, params)
-    assert stopped.value.code == 143
-    assert load_state(folder / "state")["step"] == 5
+from tests.training import interrupt_at_5, run, settings
 
 
 @pytest.mark.parametrize(
@@ -67,7 +36,7 @@ def interrupt_at_5(material, folder, params, monkeypatch):
     [
         {"workers": 0},
         {"workers": 2},
-        {"batch_size": 2, "accumulate": 2},
+        {"microbatch": 2},
         {"dtype": "bfloat16", "loss_scale": "dynamic"},
     ],
     ids=str,
@@ -84,7 +53,7 @@ def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, mo
 
 def test_it_learns(material, tmp_path):
     """120 steps bring AP50 to 1.0 on any number of threads."""
-    options = {"epochs": 40, "lr": 0.04, "ema": 0.0, "crop_probability": 0.0, "expand_probability": 0.0}
+    options = {"epochs": 40, "lr": 0.04, "ema_decay": 0.0, "crop_probability": 0.0, "expand_probability": 0.0}
     outcome = run(material, tmp_path, settings(**options))
     first, last = outcome.rows[0], outcome.rows[-1]
     # not the confidence: its negatives are mined anew at each step, always the hardest
@@ -102,7 +71,7 @@ def test_best_keeps_the_best_epoch(material, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_images(material, tmp_path, monkeypatch):
-    order = TrainingOrder(14, 4, settings().seed, 9)
+    order = TrainingBatchSampler(14, 4, settings().seed, 9)
     third = {1 + index for _, index in order.batch(2)}
     compare = MultiBoxLoss.compare
     calls = iter(range(100))
@@ -153,8 +122,8 @@ def test_infinite_weights_are_never_kept(material, tmp_path, monkeypatch):
     """A finite loss with an infinite gradient at the last step: nothing later would see it."""
     step = Precision.step
 
-    def poison(self, optimizer, clip_norm, skip):
-        step(self, optimizer, clip_norm, skip)
+    def poison(self, optimizer, max_grad_norm, skip):
+        step(self, optimizer, max_grad_norm, skip)
         if next(calls) == 9:
             with torch.no_grad():
                 optimizer.param_groups[0]["params"][0][0] = float("inf")
@@ -181,9 +150,15 @@ def test_who_interrupts_an_evaluation_loses_no_epoch(material, tmp_path, monkeyp
 
 def test_options_that_help_train_and_resume(material, tmp_path, monkeypatch):
     """EMA, cosine, label smoothing and undecayed norms, interrupted and resumed: the same as undisturbed."""
-    options = {"ema": 0.9, "schedule": "cosine", "label_smoothing": 0.1, "decay_norms": False, "optimizer": "adamw"}
+    options = {
+        "ema_decay": 0.9,
+        "schedule": "cosine",
+        "label_smoothing": 0.1,
+        "weight_decay_norm_bias": False,
+        "optimizer": "adamw",
+    }
     whole = run(material, tmp_path / "whole", settings(**options))
-    plain = run(material, tmp_path / "plain", settings(**(options | {"ema": 0.0})))
+    plain = run(material, tmp_path / "plain", settings(**(options | {"ema_decay": 0.0})))
     assert not torch.equal(whole.model.loc[0].weight, plain.model.loc[0].weight)
     interrupt_at_5(material, tmp_path / "parts", settings(**options), monkeypatch)
     resumed = run(material, tmp_path / "parts", settings(**options))
@@ -193,7 +168,7 @@ def test_options_that_help_train_and_resume(material, tmp_path, monkeypatch):
 
 
 def test_what_is_frozen_stays(material, tmp_path):
-    frozen = run(material, tmp_path, settings(freeze_backbone=True, freeze_norms=True, epochs=2))
+    frozen = run(material, tmp_path, settings(freeze_backbone=True, freeze_bn_stats=True, epochs=2))
     state, given = frozen.model.state_dict(), load_file(str(material[1]))
     assert all(torch.equal(state[key], value) for key, value in given.items())
     assert all((v == 0).all() for k, v in state.items() if k.endswith("running_mean"))
@@ -215,9 +190,15 @@ def test_a_damaged_record_is_one_sentence_that_names_it(material, tmp_path, work
 
 def test_batches_that_are_accumulated_are_one_larger_batch(material, tmp_path):
     """With batch normalisation fixed and the loss per positive of the whole step."""
-    options = {"freeze_norms": True, "normalize": "global", "batch_size": 12, "opt_level": "O0", "clip_norm": 0.0}
+    options = {
+        "freeze_bn_stats": True,
+        "loss_normalization": "global",
+        "batch_size": 12,
+        "opt_level": "O0",
+        "max_grad_norm": 0.0,
+    }
     whole = first_gradients(settings(**options), *material, tmp_path)
-    parts = first_gradients(settings(**options | {"batch_size": 3, "accumulate": 4}), *material, tmp_path)
+    parts = first_gradients(settings(**options | {"microbatch": 3}), *material, tmp_path)
     assert_close(parts, whole)
 
 
@@ -230,9 +211,9 @@ def test_a_step_may_have_batches_without_any_object(material, tmp_path, monkeypa
         return replace(objects, boxes=objects.boxes[:0], labels=objects.labels[:0], iscrowd=objects.iscrowd[:0])
 
     monkeypatch.setattr(PackedSplit, "annotations", without)
-    for normalize in ("process", "global"):
+    for normalize in ("local", "global"):
         folder = tmp_path / normalize
-        outcome = run(material, folder, settings(normalize=normalize, accumulate=2, batch_size=2, max_steps=2))
+        outcome = run(material, folder, settings(loss_normalization=normalize, microbatch=2, max_steps=2))
         assert outcome.rows[-1]["loss_loc"] == outcome.rows[-1]["loss_conf"] == 0.0
 
 
@@ -294,31 +275,30 @@ def test_a_compiled_network_trains_the_same(material, tmp_path):
 
 def test_impossible_settings_are_refused(material, tmp_path):
     with pytest.raises(InputError, match="a CPU has no synchronised"):
-        run(material, tmp_path, settings(sync_norms=True))
+        run(material, tmp_path, settings(sync_bn=True))
     one = settings(batch_size=1).model_dump()
     one["model"] = {"name": "m2det320-vgg16", "sfam": False, "overrides": {"planes": 16, "levels": 2}}
-    with pytest.raises(InputError, match=r"train\.batch_size is 1.* 1x1"):
+    with pytest.raises(InputError, match=r"train\.microbatch is 1.* 1x1"):
         run(material, tmp_path, Params.model_validate(one))
     with pytest.raises(InputError, match="there are only 14 training images"):
         run(material, tmp_path, settings(batch_size=15))
 
 
 def test_every_image_once_an_epoch_and_another_order_in_the_next():
-    order = TrainingOrder(12, 4, 1, 6)
+    order = TrainingBatchSampler(12, 4, 1, 6)
     steps = list(order)
     first, second = ([index for batch in part for _, index in batch] for part in (steps[:3], steps[3:]))
     assert sorted(first) == sorted(second) == list(range(12)) and first != second
-    assert list(TrainingOrder(12, 4, 1, 6, start=4)) == steps[4:]
+    assert list(TrainingBatchSampler(12, 4, 1, 6, start=4)) == steps[4:]
 
 
-@pytest.mark.parametrize(("processes", "accumulate"), [(2, 1), (4, 1), (1, 4), (2, 2)])
-def test_a_step_has_the_same_images_however_it_is_shared(processes, accumulate):
-    alone = TrainingOrder(30, 8, 1, 6)
-    size = 8 // processes // accumulate
-    shared = [TrainingOrder(30, size, 1, 6, 0, rank, processes, accumulate) for rank in range(processes)]
+@pytest.mark.parametrize(("processes", "microbatch"), [(2, 4), (4, 2), (1, 2), (2, 2)])
+def test_a_step_has_the_same_images_however_it_is_shared(processes, microbatch):
+    alone = TrainingBatchSampler(30, 8, 1, 6)
+    shared = [TrainingBatchSampler(30, 8, 1, 6, 0, rank, processes, microbatch) for rank in range(processes)]
     for step in range(6):
         assert [key for order in shared for key in order.batch(step)] == alone.batch(step)
-        assert all(len(part) == size for order in shared for part in order.parts(step))
+        assert all(len(part) == microbatch for order in shared for part in order.microbatches(step))
     assert [key for part in shared[0] for key in part] == [key for s in range(6) for key in shared[0].batch(s)]
 
 
@@ -338,7 +318,7 @@ def test_a_killed_process_resumes(material, tmp_path):
     code = (
         "import logging, sys; from pathlib import Path\n"
         "logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
-        "from tests.train.test_trainer import settings; from m2det.train import loop\n"
+        "from tests.training import settings; from m2det.train import loop\n"
         "cache, backbone, folder = map(Path, sys.argv[1:])\n"
         "out = loop.train(settings(epochs=6), cache, backbone, folder / 'state', folder / 'log.txt')\n"
         "print('finished', out.steps)\n"

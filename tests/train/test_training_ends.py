@@ -97,7 +97,7 @@ def test_a_training_that_waits_for_a_stopped_worker_ends_after_the_grace(materia
     assert trainer.wait(20) == 143 and 1.9 < time.monotonic() - begin < 5
     assert none_left(folder, 2)
     last = (folder / "out.txt").read_text().splitlines()[-1]
-    sentence = "error: the step did not end within train.stop_grace = 2 s; the same command continues from step "
+    sentence = "error: the step did not end within run.stop_grace = 2 s; the same command continues from step "
     assert last.startswith(f"{sentence}{at_step(folder)}; ") and last.endswith("processes.log says where it was")
     [log] = (folder / UNFINISHED).glob("*/processes.log")
     assert "in _receive" in log.read_text()

@@ -16,7 +16,7 @@ SAMPLED = 32  # images, whose size tells that of all
 
 
 @dataclass(frozen=True)
-class Storage:
+class ImageEncoding:
     """images: original (the files' own bytes), jpeg (encoded again) or raw (pixels).
 
     side: longest side that jpeg and raw keep, px, 0 for any; quality: of jpeg, 1 to 100. Boxes stay those of the

@@ -1,6 +1,6 @@
 """The packed cache: images in LMDB, annotations in Arrow, the manifest as commit marker. Written by packing.py.
 
-{split}.lmdb     key = 8-byte big-endian index, value = the image file's own bytes, or what Storage makes of them
+{split}.lmdb     key = 8-byte big-endian index, value = the image file's own bytes, or what ImageEncoding makes of them
 {split}.arrow    one row per image, in the same order (SCHEMA)
 {split}.json     ground truth in COCO's format with the boxes as annotated, for scoring
 manifest.json    counts, drops by reason, class names and COCO category ids, CRC32s of the other two; written last
@@ -21,7 +21,7 @@ import lmdb
 import numpy as np
 import pyarrow as pa
 
-from m2det.data.packed.encoding import Storage
+from m2det.data.packed.encoding import ImageEncoding
 from m2det.errors import CHECK_COPIES, InputError
 from m2det.files.hashing import digest_files
 
@@ -85,7 +85,7 @@ class PackedSplit:
         self.folder, self.name = Path(folder), name
         self._lmdb = (self.folder / f"{name}.lmdb").resolve()
         self.manifest = read_manifest(self.folder)
-        self.storage = Storage(**self.manifest["splits"][name]["stored"])
+        self.storage = ImageEncoding(**self.manifest["splits"][name]["stored"])
         self._lmdb_bytes: int = self.manifest["splits"][name]["lmdb_bytes"]
         # not mapped: a file that is truncated later would be SIGBUS; nor parsed before it is known to be whole
         content = read_checked(self.folder / f"{name}.arrow", self.manifest["splits"][name]["crc32"])

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from m2det.data.image_checks import check_header, check_size
-from m2det.data.ordered_map import in_order
-from m2det.data.packed.encoding import Storage
+from m2det.data.ordered_map import ordered_map
+from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import FORMAT, SCHEMA, key_of
 from m2det.data.sources.coco import Category, ImageRecord, Split
 from m2det.errors import InputError
@@ -34,14 +34,14 @@ RECORDS_PER_COMMIT = 1000  # fixed, like the map size: the same input must give 
 BYTES_PER_COMMIT = 16 << 20  # or sooner: LMDB holds them in memory until then, copied faster while caches hold them too
 RECORDS_PER_PART, BYTES_PER_PART = 64, 1 << 20  # what a thread prepares at a time, or a single record
 BYTES_WAITING = 64 << 20  # of parts that are prepared, or are to be, and not yet written
-ORIGINAL = Storage()
+ORIGINAL = ImageEncoding()
 
 Check = Callable[[bytes, ImageRecord], None]
 Prepared = tuple[bytes, int]  # as stored, and its crc32
 
 
 def write_split(
-    folder: Path, name: str, split: Split, check: Check, storage: Storage = ORIGINAL, threads: int = 1
+    folder: Path, name: str, split: Split, check: Check, storage: ImageEncoding = ORIGINAL, threads: int = 1
 ) -> dict[str, Any]:
     """Write one split, with a progress bar, and return its manifest entry; continues what an interrupted call left.
 
@@ -104,7 +104,7 @@ def _write_values(
     with (
         sums_path.open("ab") as sums,
         tqdm(total=len(sizes), initial=done, desc=title, unit="image") as bar,
-        closing(in_order(_parts(sizes, done), prepare, threads, weigh, BYTES_WAITING)) as parts,
+        closing(ordered_map(_parts(sizes, done), prepare, threads, weigh, BYTES_WAITING)) as parts,
     ):
         sums.truncate(done * 8)  # those of a commit that was not reached
         values = (value for part in parts for value in part)
@@ -154,7 +154,7 @@ def _weigh(sizes: Sequence[int], indices: range) -> int:
     return sum(sizes[indices.start : indices.stop])
 
 
-def _prepare(records: list[ImageRecord], check: Check, storage: Storage, indices: range) -> list[Prepared]:
+def _prepare(records: list[ImageRecord], check: Check, storage: ImageEncoding, indices: range) -> list[Prepared]:
     values: list[Prepared] = []
     for record in records[indices.start : indices.stop]:
         data = record.read()

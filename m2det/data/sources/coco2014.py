@@ -16,7 +16,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from tqdm import tqdm
 
-from m2det.data.ordered_map import in_order
+from m2det.data.ordered_map import ordered_map
 from m2det.data.sources.coco import check_annotations, read_annotations
 from m2det.download import fetch_files, parts_of
 from m2det.errors import InputError, writing
@@ -171,7 +171,9 @@ def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) ->
     files: dict[str, tuple[int, int]] = record["files"]
     changed = [name for name, (size, _) in files.items() if not _has_size(folder / name, size)]
     if not changed:
-        checked = in_order(files, lambda name: _is_as(folder / name, *files[name]), READERS, lambda _: 1, 4 * READERS)
+        checked = ordered_map(
+            files, lambda name: _is_as(folder / name, *files[name]), READERS, lambda _: 1, 4 * READERS
+        )
         whole = tqdm(checked, f"verifying what came of {archive.name}", len(files), unit="file")
         changed = [name for name, same in zip(files, whole, strict=True) if not same]
     if changed:

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from m2det.data.jpeg import decode_bgr
-from m2det.data.ordered_map import in_order
+from m2det.data.ordered_map import ordered_map
 from m2det.data.packed import writer as packing
-from m2det.data.packed.encoding import Storage
+from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.writer import BYTES_PER_PART, RECORDS_PER_COMMIT, finish_cache, require_room, write_split
 from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
@@ -42,7 +42,7 @@ def pack(folder, split, check=lambda *_: None, **options):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("storage", [Storage(), Storage("jpeg", 40, 80)], ids=["original", "jpeg"])
+@pytest.mark.parametrize("storage", [ImageEncoding(), ImageEncoding("jpeg", 40, 80)], ids=["original", "jpeg"])
 def test_one_and_three_threads_write_the_same_bytes(split, tmp_path, storage):
     alone = pack(tmp_path / "one", split, storage=storage)
     assert pack(tmp_path / "three", split, storage=storage, threads=3) == alone
@@ -123,7 +123,7 @@ def test_a_damaged_unfinished_pack_is_to_be_deleted(split, tmp_path):
 def test_what_waits_to_be_taken_is_bounded(weight, begun):
     """No more than weigh 10 together, or one a thread."""
     started = []
-    results = in_order(range(100), started.append, 3, lambda _: weight, 10)
+    results = ordered_map(range(100), started.append, 3, lambda _: weight, 10)
     next(results)
     time.sleep(0.1)
     assert len(started) <= begun + 1
@@ -197,5 +197,5 @@ def test_a_changed_parameter_starts_anew_and_a_full_disk_is_continued_on(images,
 def test_a_side_that_a_cache_cannot_hold_is_named(kind):
     strip = cv2.imencode(".png", np.zeros((1, 65_600, 3), np.uint8))[1].tobytes()
     with pytest.raises(InputError, match=r"^strip has a side of 65600 px, 65500 is the most; set pack.side"):
-        Storage(kind, 0, 90).encode(strip, "strip")
-    assert decode_bgr(Storage(kind, 640, 90).encode(strip, "strip"), "strip").shape == (1, 640, 3)
+        ImageEncoding(kind, 0, 90).encode(strip, "strip")
+    assert decode_bgr(ImageEncoding(kind, 640, 90).encode(strip, "strip"), "strip").shape == (1, 640, 3)
