@@ -120,4 +120,6 @@ def test_a_death_is_one_sentence_and_its_noise_is_in_the_log(material, tmp_path,
     assert last.startswith(f"error: {begin}") and "(signal SIGKILL); " in last and "; the same command " in last
     assert len(said.splitlines()) - before < 15 and "Traceback" not in said and "gloo" not in said
     [log] = (folder / UNFINISHED).glob("*/processes.log")
-    assert what == "torchrun" or ("Traceback" in log.read_text() and "gloo" in log.read_text())
+    # torchrun's account of the rank, or the trace of the worker's rank; torchrun may end other ranks before they write
+    noise = {"rank": "exitcode: -9) local_rank: 1", "worker": "Traceback", "torchrun": ""}[what]
+    assert noise in log.read_text()
