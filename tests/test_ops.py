@@ -9,14 +9,15 @@ import pytest
 from m2det import ops
 from m2det.errors import InputError
 from m2det.ops import reference
+from tests.golden.reference import arrays
 
 IMPLEMENTATIONS = pytest.mark.parametrize("op", [ops, reference], ids=["compiled", "numpy"])
 
 
 @IMPLEMENTATIONS
-def test_results_equal_the_original(shared, op):
-    data = np.load(shared / "golden" / "nms.npz")
-    cases = sorted({name.split("_")[0] for name in data.files})
+def test_results_equal_the_original(op):
+    data = arrays("nms")
+    cases = sorted({name.split("_")[0] for name in data})
     assert cases
     for i in cases:
         dets = data[f"{i}_dets"]
