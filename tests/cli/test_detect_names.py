@@ -19,8 +19,8 @@ from m2det.data.jpeg import SUFFIXES
 from m2det.errors import InputError
 from m2det.text import printable
 from tests.conftest import ROOT
-from tests.test_text import is_plain
 from tests.tiny_model import write_tiny_model
+from tests.visible import is_plain
 
 PICTURE = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8))[1].tobytes()
 

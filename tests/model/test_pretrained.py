@@ -41,7 +41,8 @@ def server(tmp_path):
                 super().do_GET()
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
-        threading.Thread(target=served.serve_forever, daemon=True).start()
+        # shutdown() waits for one interval
+        threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
         yield folder, f"http://127.0.0.1:{served.server_port}"
         served.shutdown()
 
