@@ -29,6 +29,14 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a packed cache of 14 images with one bright square each, and a backbone."""
+    from tests.squares import make_material  # it imports torch, which reads OMP_NUM_THREADS
+
+    return make_material(tmp_path_factory.mktemp("material"))
+
+
 @pytest.fixture
 def quiet_signals() -> Iterator[None]:
     """Keep pytest from printing a traceback when a forked process is killed by SIGBUS."""
