@@ -69,6 +69,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 def test_names_of_all_kinds_are_drawn_and_listed(model, folder, tmp_path):
     for name in NAMES:
         (folder / os.fsdecode(name)).write_bytes(PICTURE)
