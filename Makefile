@@ -5,18 +5,28 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow lint stress prefect clean
+.PHONY: repro test test-fast test-slow resolve lint stress prefect clean
 repro: .venv/installed  ## data to model: everything that is not up to date
 	dvc repro
 
-test: .venv/installed  ## fast tests, then the slow ones (real servers and pipelines), two at a time
+test: .venv/installed  ## everything but what test-slow adds
+	@echo "make test: about 1,050 fast tests, then 190 slow ones (real servers and pipelines): 25 minutes on 2 cores"
 	python setup.py -q build_ext --inplace
 	pytest -q -n 2
 	pytest -q -m "slow and not long" -n 2 --dist loadfile
 
-test-slow: .venv/installed  ## what `make test` leaves out: whole matrices of what it shows once
+test-fast: .venv/installed  ## what to run while changing code
+	@echo "make test-fast: about 1,050 tests, 2 minutes on 2 cores"
+	python setup.py -q build_ext --inplace
+	pytest -q -n 2
+
+test-slow: .venv/installed  ## the rest: every combination of what a slow test shows for one
+	@echo "make test-slow: about 20 tests, LONG_MINUTES minutes on 2 cores"
 	python setup.py -q build_ext --inplace
 	pytest -q -m long -n 2 --dist loadfile
+
+resolve: .venv/installed  ## are there wheels of all dependencies for each Python? downloads gigabytes
+	python -m tests.python_versions
 
 lint: .venv/installed
 	ruff check .

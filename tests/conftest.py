@@ -1,4 +1,4 @@
-"""Where material that is not part of the project lies, when it is there at all; how processes of tests begin."""
+"""Fixtures and settings of all tests: sample data beside the checkout, signals, how processes start."""
 
 import faulthandler
 import multiprocessing
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-# before torch reads it: two threads add up in another order than one, and tests run side by side
+# set before torch is imported: two threads sum in another order than one, and tests run in parallel
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# as in a terminal: under nohup, or as a shell's background job, processes that tests start would ignore these
+# as in a terminal: processes that tests start under nohup or in a background job would ignore these signals
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -22,16 +22,24 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden numbers and sample data beside the checkout; tests that need it skip without it."""
+    """Return the folder of sample data beside the checkout; tests that use it skip without it."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
-        pytest.skip("no ../shared beside this checkout: golden numbers and sample data are not part of a clone")
+        pytest.skip("no ../shared beside this checkout: sample data is not part of a clone")
     return folder
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a packed cache of 14 images with one bright square each, and a backbone."""
+    from tests.squares import make_material  # it imports torch, which reads OMP_NUM_THREADS
+
+    return make_material(tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture
 def quiet_signals() -> Iterator[None]:
-    """Processes forked inside may be killed by SIGBUS without pytest's trace of them."""
+    """Keep pytest from printing a traceback when a forked process is killed by SIGBUS."""
     faulthandler.disable()
     yield
     faulthandler.enable(sys.__stderr__)
@@ -39,7 +47,7 @@ def quiet_signals() -> Iterator[None]:
 
 @pytest.fixture
 def forkserver() -> Iterator[None]:
-    """Processes start as from Python 3.14 on: not as copies of this one."""
+    """Start processes by forkserver, the default from Python 3.14 on."""
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method("forkserver", force=True)
     yield

@@ -17,7 +17,8 @@ class FlakyServer(ThreadingHTTPServer):
         self.version = "1"
         self.pace = 0.0  # seconds between blocks of 64 KiB
         self.delays: dict[str, float] = {}  # seconds before an answer
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        # shutdown() waits for one interval
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -78,8 +79,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault in ("drop", "stall"):
             rest = rest[: len(rest) // 2]
         for at in range(0, len(rest), 1 << 16):
-            self.wfile.write(rest[at : at + (1 << 16)])
+            # counted first: a client may look at the count as soon as it has the bytes
             self.server.served += len(rest[at : at + (1 << 16)])
+            self.wfile.write(rest[at : at + (1 << 16)])
             time.sleep(self.server.pace)
         if fault == "stall":
             time.sleep(4)

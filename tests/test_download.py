@@ -112,24 +112,21 @@ def test_without_a_network_it_says_what_to_do(server, tmp_path):
 
 def test_one_failure_stops_the_others(server, tmp_path):
     server.files["/b.zip"] = CONTENT * 30
-    server.pace, server.faults["/a.zip"] = 0.02, ["404"]
-    start = time.perf_counter()
+    server.pace, server.faults["/a.zip"] = 0.05, ["404"]
     with pytest.raises(InputError, match=r"a\.zip cannot be fetched"):
         fetch_files([(f"{server.url}/{name}", tmp_path / name) for name in ("a.zip", "b.zip")], "or put it there")
-    assert time.perf_counter() - start < 2
+    assert server.served < len(server.files["/b.zip"])
     assert not (tmp_path / "b.zip").exists()
 
 
 def test_a_server_that_says_nothing_more_does_not_keep_the_others_waiting(server, tmp_path):
-    """Ctrl-C, too, ends within one time-out, not within five."""
+    """An interruption, too, ends within one time-out, not within five."""
     server.files["/b.zip"] = CONTENT
     server.faults |= {"/a.zip": ["404"], "/b.zip": ["stall"] * 9}
     server.delays["/a.zip"] = 0.5  # until b stalls
-    start = time.perf_counter()
     with pytest.raises(InputError, match=r"a\.zip cannot be fetched"):
         fetch_files([(f"{server.url}/{name}", tmp_path / name) for name in ("b.zip", "a.zip")], "or put it there")
-    assert time.perf_counter() - start < download.TIMEOUT + 1
-    assert [path for path, _ in server.gets].count("/b.zip") == 1
+    assert [path for path, _ in server.gets].count("/b.zip") == 1, "it would wait for another time-out"
 
 
 def test_a_file_of_another_size_is_refused_before_it_comes(server, tmp_path):
@@ -172,7 +169,7 @@ def test_killed_in_the_middle_it_continues_where_it_was(server, tmp_path, which)
     while not (part.exists() and part.stat().st_size > 1_000_000):
         time.sleep(0.01)
     process.send_signal(which)
-    assert process.wait(10) == (-which if which == signal.SIGKILL else 143)
+    assert process.wait(60) == (-which if which == signal.SIGKILL else 143)
     there = part.stat().st_size
     assert 1_000_000 < there < len(content)
     server.pace = 0

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from m2det.boxes import cxcywh_to_xyxy, decode_offsets_to_xyxy, encode_xyxy_to_offsets, iou_xyxy
 from m2det.loss import MultiBoxLoss, match
 from m2det.model import prior_boxes
+from tests.golden.reference import arrays
 
 
 def padded(targets: list[np.ndarray], size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,8 +35,8 @@ def golden_case(data, rng, case: int):
     return loc.requires_grad_(), conf.requires_grad_(), boxes, labels
 
 
-def test_loss_and_gradients_equal_the_original(shared):
-    data = np.load(shared / "golden" / "loss_320.npz")
+def test_loss_and_gradients_equal_the_original():
+    data = arrays("loss_320")
     priors = prior_boxes("m2det320-vgg16")
     rng = np.random.default_rng(3)
     for case in range(4):

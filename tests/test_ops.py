@@ -9,16 +9,17 @@ import pytest
 from m2det import ops
 from m2det.errors import InputError
 from m2det.ops import reference
+from tests.golden.reference import arrays
 
 IMPLEMENTATIONS = pytest.mark.parametrize("op", [ops, reference], ids=["compiled", "numpy"])
 
 
 @IMPLEMENTATIONS
-def test_results_equal_the_original(shared, op):
-    data = np.load(shared / "golden" / "nms.npz")
-    cases = sorted({name.split("_")[0] for name in data.files})
+def test_results_equal_the_original(op):
+    data = arrays("nms")
+    cases = sorted({name.split("_")[0] for name in data})
     assert cases
-    for i in cases:
+    for i in cases[: 4 if op is reference else None]:  # the fifth has 2,000 boxes: seconds in plain NumPy
         dets = data[f"{i}_dets"]
         for percent in (45, 70):
             np.testing.assert_array_equal(op.nms(dets, percent / 100), data[f"{i}_hard{percent}"])

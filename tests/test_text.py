@@ -2,7 +2,6 @@
 
 import csv
 import json
-import unicodedata
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ from m2det.viz.draw import GREEN, Mark, draw_boxes, sheet, tile
 from m2det.viz.labels import write_labels
 from tests.data.project import Project, jpeg, write_annotations
 from tests.tiny_model import write_tiny_model
+from tests.visible import is_plain
 
 HOSTILE = (
     "\x1b]0;a title\x07",
@@ -42,11 +42,6 @@ SHOWN = (
     "line\\u2028end",
     *HOSTILE[5:],
 )
-
-
-def is_plain(text: str) -> bool:
-    """Lines of nothing but visible characters."""
-    return all(unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text.replace("\n", ""))
 
 
 def test_hostile_text_is_shown_by_escapes_and_other_text_as_it_is():

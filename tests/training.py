@@ -1,10 +1,12 @@
-"""Short trainings on the bright squares of tests/train/conftest.py: their parameters, and one that is interrupted."""
+"""Short trainings on the bright squares of tests/squares.py: their parameters, and one that is interrupted."""
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
 from m2det.train import trainer
@@ -30,6 +32,14 @@ def settings(**changes: Any) -> Params:
         processes = base["run"]["processes"]
         base["train"]["microbatch"] = base["train"]["batch_size"] // (1 if processes == "auto" else processes)
     return Params.model_validate(base)
+
+
+def write_params(folder: Path, **changes: Any) -> Path:
+    """Write the settings of a training in two processes to params.yaml in the folder, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(settings(**{"batch_size": 4, "processes": 2} | changes).model_dump(), file)
+    return folder / "params.yaml"
 
 
 def run(material, folder, params):

@@ -1,10 +1,9 @@
-"""The command line: its surface, its speed, and `m2det detect` on real files."""
+"""The command line: its surface, and `m2det detect` on real files."""
 
 import json
 import re
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -21,17 +20,13 @@ from tests.tiny_model import write_tiny_model
 COMMANDS = ["detect", "recipes", "use", "info", "convert", "export", "doctor", "unfinished", "data", "bench"]
 
 
-def test_help_answers_at_once_and_lists_the_commands():
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "m2det.cli.main", "--help"], cwd=ROOT, capture_output=True, text=True
-        )
-        times.append(time.perf_counter() - start)
+def test_help_lists_the_commands_and_imports_no_other_package():
+    """The answer comes at once: torch alone takes seconds to import. With -S no installed package can be imported."""
+    command = [sys.executable, "-S", "-m", "m2det.cli.main", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     commands = done.stdout.split("COMMAND\n")[1]
     assert [line.split()[0] for line in commands.splitlines() if re.match(r" {4}\w", line)] == COMMANDS
-    assert min(times) < 0.3
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from m2det.data.jpeg import SUFFIXES
 from m2det.errors import InputError
 from m2det.text import printable
 from tests.conftest import ROOT
-from tests.test_text import is_plain
 from tests.tiny_model import write_tiny_model
+from tests.visible import is_plain
 
 PICTURE = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8))[1].tobytes()
 
@@ -69,6 +69,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 def test_names_of_all_kinds_are_drawn_and_listed(model, folder, tmp_path):
     for name in NAMES:
         (folder / os.fsdecode(name)).write_bytes(PICTURE)

@@ -148,6 +148,7 @@ def tried(key: str, value: object, names: str = "") -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_every_key_takes_every_value_or_refuses_it_in_a_sentence():
     works: dict[str, list[object]] = {
         key: [value for value in (*VALUES, *bounds(key)) if tried(key, value)] for key in parameter_keys()
@@ -167,6 +168,7 @@ def test_every_key_takes_every_value_or_refuses_it_in_a_sentence():
     assert all(works[key] or isinstance(value, str) for key, value in dotted(SHIPPED).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", sorted({*M2DetConfig.__dataclass_fields__}))
 def test_every_field_of_a_model_takes_every_value_or_refuses_it(field):
     for value in (*VALUES, [0.1, 0.2, 0.3, 0.4, 0.5], [0.1, 0.2, 0.3, 0.4, 2.5], [1, 2], [0, 2], [2**70, 2]):

@@ -257,6 +257,7 @@ def test_batches_lie_in_the_same_few_slots(samples):
         assert len(places) <= workers * module.AHEAD + 2
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(samples):
     def resident() -> int:
         with open("/proc/self/statm") as file:  # noqa: PTH123

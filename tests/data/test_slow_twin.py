@@ -88,6 +88,7 @@ def summary(samples: list[tuple[np.ndarray, float]]) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_samples_are_distributed_as_the_originals():
     """Kolmogorov and Smirnov's distance between 2000 samples each; at the 0.1 % level for what is independent."""
     rng = np.random.default_rng(7)

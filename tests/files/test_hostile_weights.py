@@ -134,6 +134,7 @@ COSTLY = {  # pickles of few bytes that make many others
 }
 
 
+@pytest.mark.slow
 def test_a_small_file_takes_neither_memory_nor_time(tmp_path):
     base = tmp_path / "base.pth"
     torch.save({}, base)

@@ -1,8 +1,6 @@
 """The network computes the original's numbers from the original's parameters."""
 
-import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -10,30 +8,21 @@ import torch
 
 from m2det.errors import InputError
 from m2det.model import build_model, get_config, load_reference_state_dict, prior_boxes
+from tests.golden.reference import arrays, fill, image, keys
 
 CASES = [("m2det512-vgg16", "m2det512_vgg", {}), ("m2det320-vgg16", "m2det320_vgg_sfam", {"sfam": True})]
 
 
-@pytest.fixture
-def golden(shared, monkeypatch):
-    monkeypatch.syspath_prepend(shared / "golden")
-    sys.modules.pop("fill", None)
-    return shared / "golden"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "file", "overrides"), CASES)
-def test_forward_equals_the_original(golden, name, file, overrides):
-    from fill import fill, image
-
-    keys = json.loads((golden / f"keys_{file}.json").read_text())
-    expected = np.load(golden / f"forward_{file}.npz")
+def test_forward_equals_the_original(name, file, overrides):
+    shapes, expected = keys(file), arrays(f"forward_{file}")
     model = build_model(name, 80, **overrides).eval()
-    assert list(model.state_dict()) == list(keys)
+    assert list(model.state_dict()) == list(shapes)
     assert sum(p.numel() for p in model.parameters()) == int(expected["nparams"])
     report = load_reference_state_dict(
         model,
-        {"module." + key: torch.from_numpy(np.asarray(fill(key, shape))) for key, shape in keys.items()},
+        {"module." + key: torch.from_numpy(np.asarray(fill(key, shape))) for key, shape in shapes.items()},
     )
     assert (report.missing, report.unexpected) == ([], [])
     with torch.inference_mode():
@@ -47,10 +36,11 @@ def test_forward_equals_the_original(golden, name, file, overrides):
 
 
 @pytest.mark.parametrize(("name", "file"), [("m2det512-vgg16", "m2det512_vgg"), ("m2det320-vgg16", "m2det320_vgg")])
-def test_priors_equal_the_original(golden, name, file):
-    data = np.load(golden / f"priors_{file}.npz")
-    expected = data[data.files[0]]
-    assert np.abs(prior_boxes(name).numpy() - expected).max() <= 1e-6
+def test_priors_equal_the_original(name, file):
+    expected, priors = arrays(f"priors_{file}"), prior_boxes(name).numpy()
+    assert len(priors) == expected["count"]
+    assert np.abs(priors[::7] - expected["priors"]).max() <= 1e-6
+    np.testing.assert_allclose(priors.sum(0, np.float64), expected["sum"], rtol=1e-6)
 
 
 def test_one_prediction_per_prior():

@@ -14,6 +14,7 @@ from m2det.model import build_model, get_config
 from m2det.model.model_file import load_trained
 from m2det.model.pretrained import fetch, load_backbone, load_initial, random_backbone
 from m2det.model.vgg import VGG
+from tests.golden.reference import keys
 from tests.tiny_model import write_tiny_model
 
 
@@ -40,7 +41,8 @@ def server(tmp_path):
                 super().do_GET()
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
-        threading.Thread(target=served.serve_forever, daemon=True).start()
+        # shutdown() waits for one interval
+        threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
         yield folder, f"http://127.0.0.1:{served.server_port}"
         served.shutdown()
 
@@ -159,10 +161,8 @@ def test_equal_seeds_give_equal_backbones():
     assert not torch.equal(first["0.weight"], other["0.weight"])
 
 
-def test_vgg16_has_the_names_of_vgg16_reducedfc(shared):
-    import json
-
-    keys = json.loads((shared / "golden/keys_m2det512_vgg.json").read_text())
-    expected = {k.removeprefix("base."): tuple(v) for k, v in keys.items() if k.startswith("base.")}
+def test_vgg16_has_the_names_of_vgg16_reducedfc():
+    reference = keys("m2det512_vgg").items()
+    expected = {k.removeprefix("base."): tuple(v) for k, v in reference if k.startswith("base.")}
     vgg = VGG(get_config("m2det512-vgg16").backbone)
     assert {k: tuple(v.shape) for k, v in vgg.state_dict().items()} == expected

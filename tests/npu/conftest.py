@@ -14,7 +14,6 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.npu.build import Unavailable, environment_with_torch_npu, simulated_npu_environment, strict_device
-from tests.train.conftest import material  # noqa: F401
 
 if library := os.environ.get("M2DET_STRICT_NPU"):
     from tests.npu.strict import install

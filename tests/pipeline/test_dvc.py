@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import cv2
 import numpy as np
@@ -54,10 +53,7 @@ def test_a_run_makes_everything(short_run):
 
 
 def test_again_there_is_nothing_to_do(short_run):
-    start = time.perf_counter()
-    done = short_run.run("dvc", "repro")
-    assert "up to date" in done.stdout
-    assert time.perf_counter() - start < 10
+    assert "up to date" in short_run.run("dvc", "repro").stdout
     assert stages_to_run(short_run) == set()
 
 

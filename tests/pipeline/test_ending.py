@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.pipeline.test_process import gone
+from tests.processes import gone
 from tests.terminal import Terminal, python
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | {"PREFECT_HOME": "/nonexistent"}

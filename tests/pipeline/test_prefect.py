@@ -15,8 +15,8 @@ import pytest
 
 from flows.pipeline import STAGES
 from tests.pipeline.conftest import SHORT
-from tests.pipeline.test_process import gone
 from tests.pipeline.toy import Toy
+from tests.processes import gone
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +94,11 @@ class Service:
         )
         return [line["message"] for line in lines]
 
+    def whole_log(self, run: str) -> list[str]:
+        """Return the messages of a run that has ended, once the last one has come: Prefect sends them in batches."""
+        self.wait_until(lambda: any(line.startswith("Finished in state") for line in self.log(run)), 60)
+        return self.log(run)
+
     def get(self, path: str, body: dict | None = None):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"})
@@ -156,8 +161,7 @@ def test_a_parameter_of_a_run_is_no_command(service, clone):
 def test_what_stages_print_and_log_is_in_the_runs_log_once(service, toy):
     run = service.run(toy.folder)
     assert service.ended(run) == ("COMPLETED", None)
-    time.sleep(3)  # Prefect sends logs in batches
-    log = service.log(run)
+    log = service.whole_log(run)
     assert log.count("train prints") == log.count("train logs") == 1
     assert (toy.folder / "benchmark.txt").exists()
 
@@ -165,10 +169,9 @@ def test_what_stages_print_and_log_is_in_the_runs_log_once(service, toy):
 def test_a_stage_started_by_hand_has_a_log_of_its_own(service, toy):
     printed = service.command(toy.folder, sys.executable, "-m", "flows.data")
     assert "data logs" in printed
-    time.sleep(3)
     (run,) = service.get("flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
     assert run["state"]["type"] == "COMPLETED" and run["parent_task_run_id"] is None
-    assert {"data prints", "data logs"} <= set(service.log(run["id"]))
+    assert {"data prints", "data logs"} <= set(service.whole_log(run["id"]))
 
 
 def test_a_failing_stage_ends_the_run_with_its_name_and_reason(service, toy):
@@ -207,8 +210,7 @@ def test_only_some_stages_and_the_last_one_in_any_case(service, toy):
     ]
     run = service.run(toy.folder, "m2det/digits", overrides={"epochs": 2}, **only)
     assert service.ended(run) == ("COMPLETED", None)
-    time.sleep(3)
-    log = service.log(run)
+    log = service.whole_log(run)
     assert (log.count("pack prints"), log.count("benchmark prints")) == (0, 1)
 
 

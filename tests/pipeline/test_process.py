@@ -10,25 +10,13 @@ import pytest
 
 from m2det.distributed.children import relay_child, run_child
 from tests.conftest import ROOT
+from tests.processes import gone
 
 CHILD = "import time; time.sleep(60)"
 
 
 def run_python(code: str, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
-
-
-def gone(pid: int, within: float = 5.0) -> bool:
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        try:
-            state = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0]  # noqa: PTH123, SIM115
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.05)
-    return False
 
 
 PARENT = f"""

@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 
 from m2det.files.torch_file import verify
 from tests.conftest import ROOT
-from tests.train.conftest import make_material
+from tests.squares import make_material
 from tests.training import settings
 
 VICTIMS = ("stage", "launcher", "rank", "alone")  # the last is a stage that trains in one process

@@ -11,6 +11,7 @@ from m2det.train.ema_decay import Average
 
 from m2det.config import load_params
 from m2det.data.dataset import collate
+from m2det.distributed.children import run_child
 from m2det.distributed.group import Group
 from m2det.distributed.launch import run_worker
 from m2det.train.rank import main
@@ -34,6 +35,16 @@ def assert_close(found, wanted):
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
         assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-5 * gradient.abs().max().item()), name
+
+
+def run_case(case: str):
+    """Return a replacement of run_child whose processes run a case of this module instead of m2det.train.rank."""
+
+    def run(command, **options):
+        module = [part.replace("m2det.train.rank", "tests.train.one_of_several") for part in command[:-4]]
+        run_child([*module, case, *command[-4:]], **options)
+
+    return run
 
 
 def gradients(params_file: str, cache: str, backbone: str, folder: str) -> None:

@@ -87,7 +87,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(unfinished, damage, caplog
     assert warning.startswith(f"warning: {newest} ")
 
 
-@pytest.mark.parametrize("damage", ["a bit", "a folder"])
+@pytest.mark.parametrize("damage", ["a bit", pytest.param("a folder", marks=pytest.mark.slow)])
 def test_a_run_with_a_damaged_checkpoint_ends_as_the_undisturbed_one(material, unfinished, whole, damage):
     DAMAGES[damage](checkpoints(unfinished / "state")[-1])
     assert same(run(material, unfinished, settings(save_every=2)), whole)
@@ -139,6 +139,7 @@ def stop_at(step, material, folder, params, monkeypatch):
         run(material, folder, params)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("average_precisions")
 def test_damaged_best_weights_are_made_again(material, tmp_path, monkeypatch):
     """From the checkpoint before the one that names them: published is what the log says."""
@@ -153,6 +154,7 @@ def test_damaged_best_weights_are_made_again(material, tmp_path, monkeypatch):
     assert found.kept_epoch == 2 and same(found, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("average_precisions")
 @pytest.mark.parametrize("which", ["best-000002.pt", "best-000002.pt.copy"])
 def test_best_weights_have_a_copy(material, tmp_path, monkeypatch, which):
@@ -167,7 +169,7 @@ def test_best_weights_have_a_copy(material, tmp_path, monkeypatch, which):
 
 
 @pytest.mark.usefixtures("average_precisions")
-@pytest.mark.parametrize("damage", ["a bit", "absent"])
+@pytest.mark.parametrize("damage", ["a bit", pytest.param("absent", marks=pytest.mark.slow)])
 def test_best_weights_that_cannot_be_made_again_are_one_sentence(material, tmp_path, monkeypatch, damage):
     """Neither another epoch's weights nor the last ones are published in their place."""
     how = settings(save_every=1, evaluate_every=1, keep="best")
@@ -195,6 +197,7 @@ def test_a_damaged_backbone_is_one_sentence(material, tmp_path, where):
         load_initial(build_model("m2det-tiny", 1), backbone, 0.5)
 
 
+@pytest.mark.slow
 def test_without_boxes_to_validate_on_the_last_weights_are_kept_and_it_says_why(material, tmp_path, caplog):
     """AP is -1 then: no epoch is the best."""
     cache = shutil.copytree(material[0], tmp_path / "cache")

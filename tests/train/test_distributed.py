@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ruamel.yaml import YAML
 
 from m2det.config import load_params
 from m2det.data.packed.reader import PackedSplit
@@ -27,17 +26,10 @@ from m2det.train.checkpoint import checkpoints, step_of
 from m2det.train.evaluator import validate
 from m2det.train.rank import train_distributed
 from tests.conftest import ROOT
-from tests.train.one_of_several import assert_close, first_gradients
-from tests.training import settings
+from tests.train.one_of_several import assert_close, first_gradients, run_case
+from tests.training import settings, write_params
 
 pytestmark = pytest.mark.slow
-
-
-def write_params(folder: Path, **changes) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "params.yaml").open("w") as file:
-        YAML().dump(settings(**{"batch_size": 4, "processes": 2} | changes).model_dump(), file)
-    return folder / "params.yaml"
 
 
 def torchrun(case: str, *arguments: object, processes: int = 2, options: Sequence[str] = ()) -> subprocess.Popen:
@@ -211,16 +203,6 @@ def test_a_rank_that_is_stuck_ends_when_the_grace_is_over(material, tmp_path, vi
     assert none_left(tmp_path, within=15)
 
 
-def run_case(case: str):
-    """run_child, of which processes run a case of one_of_several instead of m2det.train."""
-
-    def run(cmd, **options):
-        command = [part.replace("m2det.train.rank", "tests.train.one_of_several") for part in cmd[:-4]]
-        run_child([*command, case, *cmd[-4:]], **options)
-
-    return run
-
-
 def test_the_first_mistake_is_the_sentence_and_its_traceback_is_in_the_log(material, tmp_path, capfd):
     """A mistake in one process ends all at once, with its own words and not a timeout's."""
     params_file = write_params(tmp_path)
@@ -244,8 +226,8 @@ def test_a_stage_above_a_step_that_never_ends_leaves_nothing_after_the_grace(mat
 from pathlib import Path
 from flows.stage import run_stage
 from m2det.config import load_params
-from m2det.train.launch import train_distributed
-from tests.train.test_distributed import run_case
+from m2det.train.rank import train_distributed
+from tests.train.one_of_several import run_case
 def train():
     file, cache, backbone = {[str(params_file), *map(str, material)]}
     train_distributed(load_params(file), file, cache, backbone, Path({str(tmp_path / "state")!r}), 2, run_case("stuck"))

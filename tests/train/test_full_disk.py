@@ -38,7 +38,7 @@ def files_up_to(length):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("length", [1, 8_000_000])
+@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 8_000_000])
 def test_a_training_ends_in_one_sentence_and_continues_when_there_is_room(material, tmp_path, monkeypatch, length):
     whole = run(material, tmp_path / "whole", settings(epochs=2))
     did_step = Run.did_step

@@ -1,14 +1,13 @@
 """The learning rate is the original's."""
 
-import numpy as np
 import pytest
 
 from m2det.train.schedule import learning_rate
+from tests.golden.reference import arrays
 
 
-def test_rates_equal_the_original(shared):
-    rows = np.load(shared / "golden" / "lr_512.npz")["rows"]
-    for steps, epoch, step, rate in rows:
+def test_rates_equal_the_original():
+    for steps, epoch, step, rate in arrays("lr_512")["rows"]:
         assert learning_rate(int(epoch) - 1, step / steps) == pytest.approx(rate, rel=1e-5), (epoch, step)
 
 

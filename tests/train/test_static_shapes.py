@@ -29,8 +29,8 @@ def test_what_stalls_is_noticed(name):
     "options",
     [
         {},
-        {"max_grad_norm": 0.0, "ema_decay": 0.0},
-        {"optimizer": "adamw", "weight_decay_norm_bias": False},
+        pytest.param({"max_grad_norm": 0.0, "ema_decay": 0.0}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "adamw", "weight_decay_norm_bias": False}, marks=pytest.mark.slow),
         {"loss_scale": "dynamic", "dtype": "bfloat16"},
         {"microbatch": 2, "loss_normalization": "global"},
     ],

@@ -34,10 +34,10 @@ from tests.training import interrupt_at_5, run, settings
 @pytest.mark.parametrize(
     "how",
     [
-        {"workers": 0},
+        pytest.param({"workers": 0}, marks=pytest.mark.slow),
         {"workers": 2},
         {"microbatch": 2},
-        {"dtype": "bfloat16", "loss_scale": "dynamic"},
+        pytest.param({"dtype": "bfloat16", "loss_scale": "dynamic"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -51,6 +51,7 @@ def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, mo
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_it_learns(material, tmp_path):
     """120 steps bring AP50 to 1.0 on any number of threads."""
     options = {"epochs": 40, "lr": 0.04, "ema_decay": 0.0, "crop_probability": 0.0, "expand_probability": 0.0}
@@ -134,6 +135,7 @@ def test_infinite_weights_are_never_kept(material, tmp_path, monkeypatch):
         run(material, tmp_path, settings())
 
 
+@pytest.mark.slow
 def test_who_interrupts_an_evaluation_loses_no_epoch(material, tmp_path, monkeypatch):
     whole = run(material, tmp_path / "whole", settings())
 
@@ -148,6 +150,7 @@ def test_who_interrupts_an_evaluation_loses_no_epoch(material, tmp_path, monkeyp
     assert resumed.rows == whole.rows
 
 
+@pytest.mark.slow
 def test_options_that_help_train_and_resume(material, tmp_path, monkeypatch):
     """EMA, cosine, label smoothing and undecayed norms, interrupted and resumed: the same as undisturbed."""
     options = {

@@ -4,7 +4,6 @@ import json
 
 import cv2
 import numpy as np
-import pytest
 
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
@@ -12,13 +11,8 @@ from m2det.files.tensors import save_tensors
 from m2det.model.pretrained import random_backbone
 
 
-@pytest.fixture(scope="module")
-def material(tmp_path_factory):
-    """A cache of 14 images with one bright square each, and a backbone: (cache, backbone)."""
-    return make_material(tmp_path_factory.mktemp("material"))
-
-
 def make_material(folder):
+    """Write a packed cache of 14 images with one bright square each, and a backbone; return both paths."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
