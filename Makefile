@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow lint stress prefect clean
+.PHONY: repro test test-slow lint docs stress prefect clean
 repro: .venv/installed  ## data to model: everything that is not up to date
 	dvc repro
 
@@ -23,6 +23,9 @@ lint: .venv/installed
 	ruff format --check .
 	mypy
 
+docs: .venv/installed  ## the pages of docs/ as a site in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+
 stress: .venv/installed  ## kill trainings and packs at random moments, continue them, compare the bytes; about an hour
 	python setup.py -q build_ext --inplace
 	python -m tests.train.disturb
@@ -39,5 +42,5 @@ clean:  ## everything that can be made again, except the virtual environment and
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e '.[pipeline,export,turbojpeg,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[pipeline,export,turbojpeg,dev,docs]'
 	touch $@
