@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow lint docs stress prefect clean
+.PHONY: repro test test-slow lint stress prefect clean
 repro: .venv/installed  ## data to model: everything that is not up to date
 	dvc repro
 
@@ -23,6 +23,8 @@ lint: .venv/installed
 	ruff format --check .
 	mypy
 
+# beside a folder of that name: a target that is not phony would always be up to date
+.PHONY: docs
 docs: .venv/installed  ## the pages of docs/ as a site in site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
 
