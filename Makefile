@@ -33,6 +33,11 @@ lint: .venv/installed
 	ruff format --check .
 	mypy
 
+# beside a folder of that name: a target that is not phony would always be up to date
+.PHONY: docs
+docs: .venv/installed  ## the pages of docs/ as a site in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+
 stress: .venv/installed  ## kill trainings and packs at random moments, continue them, compare the bytes; about an hour
 	python setup.py -q build_ext --inplace
 	python -m tests.train.disturb
@@ -49,5 +54,5 @@ clean:  ## everything that can be made again, except the virtual environment and
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e '.[pipeline,export,turbojpeg,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[pipeline,export,turbojpeg,dev,docs]'
 	touch $@

@@ -1,4 +1,4 @@
-"""`python -m tests.aarch64 > reports/aarch64.md`: has every dependency a wheel for Python 3.11 on aarch64?
+"""`python -m tests.aarch64 > docs/benchmarks/aarch64.md`: has every dependency a wheel for Python 3.11 on aarch64?
 
 Asks the package index about each requirement of pyproject.toml, at the version of constraints.txt or else the newest;
 not part of CI.
@@ -34,7 +34,7 @@ def main() -> None:
     print("Kunpeng servers with Ascend NPUs are aarch64. `python -m tests.aarch64` asked for each package:\n")
     platforms = " ".join(f"--platform {name}" for name in PLATFORMS)
     print(f"`pip download --only-binary=:all: --no-deps --python-version 3.11 {platforms} PACKAGE==VERSION`\n")
-    print("Found by name and platform, not run: no aarch64 machine was at hand.\n")
+    print("Wheels were looked up by name and platform, not run: no aarch64 machine was available.\n")
     print("| extra | package | version | wheel | platform |\n|---|---|---|---|---|")
     for extra, requirements in groups.items():
         for requirement in requirements:

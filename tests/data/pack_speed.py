@@ -1,4 +1,4 @@
-"""How fast packing is, against copying and decoding alone: `python -m tests.data.pack_speed` (reports/packing.md).
+"""Packing against copying and decoding alone: `python -m tests.data.pack_speed` (docs/benchmarks/packing.md).
 
 The images are COCO's in ../shared, linked under many names; each way is taken in turn, the best of its rounds counts.
 """
