@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m2det.train.ema_decay import Average
 
 from m2det.config import Params, check_params, dotted, load_params, parameter_keys
 from m2det.data.packed.encoding import ImageEncoding
@@ -26,6 +25,7 @@ from m2det.loss import MultiBoxLoss
 from m2det.model import get_config, prior_boxes
 from m2det.model.config import M2DetConfig
 from m2det.train.amp import Precision
+from m2det.train.ema import Average
 from m2det.train.optim import make_optimizer, scaled_lr
 from m2det.train.schedule import learning_rate
 from tasks.weights import _download

@@ -139,11 +139,11 @@ def test_wrong_parameters_end_in_one_sentence_and_keep_results(short_run, change
 )
 def test_a_stage_refuses_what_this_machine_does_not_bear(short_run, stage, changes, sentence):
     before = (short_run.folder / "params.yaml").read_text()
-    short_run.edit(changes | {"device: ": "device: cpu"})
+    short_run.edit(changes | {"  device: ": "  device: cpu"})
     try:
         done = short_run.run(f"flows.{stage}", ok=False)
         assert done.returncode == 1
-        assert sentence in done.stderr and "set oversubscribe to true in params.yaml" in done.stderr, done.stderr
+        assert sentence in done.stderr and "set run.oversubscribe to true in params.yaml" in done.stderr, done.stderr
     finally:
         (short_run.folder / "params.yaml").write_text(before)
 
