@@ -9,7 +9,6 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
-from m2det.data.sources.manifest import Roots, roots_of
 from m2det.distributed.grace import ENDING
 
 PARAMS = Path("params.yaml")
@@ -40,11 +39,6 @@ def main_root() -> Path:
         if parts[i : i + 3] == (".dvc", "tmp", "exps"):
             return Path(*parts[:i])
     return here
-
-
-def roots() -> Roots:
-    """Where annotation files and images are found."""
-    return roots_of(params().data, main_root())
 
 
 def sources(stage: str) -> list[Path]:

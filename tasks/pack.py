@@ -15,14 +15,14 @@ from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
 from m2det.data.packed.writer import CHECKS, MEANING, ORIGINAL, finish_cache, require_room, write_split
 from m2det.data.sources.coco import Split, read_split
-from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside
+from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of
 from m2det.distributed.lifetime import keep_freed_memory, usable_cores
 from m2det.errors import InputError, writing
 from m2det.files.hashing import digest, digest_files
 from m2det.files.inputs import FOLDER
 from m2det.files.locks import LOCK, locked
 from m2det.text import printable
-from tasks.common import CACHE, main_root, params, roots, sources
+from tasks.common import CACHE, main_root, params, sources
 from tasks.inputs import finished_in, inputs_of, require_unchanged
 
 DECODED_BELOW = 20_000  # images of a split: `pack.verify: auto` decodes fewer, which takes some seconds
@@ -36,7 +36,7 @@ def pack() -> None:
     fingerprint covers everything that shapes the cache, so only the same pack continues it.
     """
     outside = may_lie_outside(params().data)
-    found = load_sources(RAW / "manifest.json", roots(), outside)
+    found = load_sources(RAW / "manifest.json", roots_of(params().data, main_root()), outside)
     splits = {name: read_split(pairs, outside) for name, pairs in found.items()}
     categories = splits["train"].categories
     if splits["val"].categories != categories:
