@@ -1,4 +1,4 @@
-"""Stage `data`: make the embedded data set, fetch COCO, or find yours; in any case list its files."""
+"""Stage `data`: make the embedded data set, fetch COCO, or find yours; list the files in a manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WHERE_YOURS_IS = "check data.root, data.train and data.val in params.yaml"
 
 
 def data() -> None:
-    """Write data/coco/manifest.json, last; before it what `digits` and `voc` need there."""
+    """Write data/coco/manifest.json; before it the images of `digits` and the annotations of `voc`."""
     source = params().data
     roots = roots_of(source, main_root())
     root, advice = roots[1], WHERE_YOURS_IS
