@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 
 from m2det.data.jpeg import RAW, RAW_MARK, decode_bgr
+from m2det.data.sources.coco import ImageRecord
 from m2det.errors import InputError
-
-if TYPE_CHECKING:
-    from m2det.data.sources.coco import ImageRecord
 
 LONGEST = 65_500  # side that a JPEG encoder takes and the head of raw pixels can say, px
 SAMPLED = 32  # images, whose size tells that of all
