@@ -77,11 +77,11 @@ def draw() -> None:
         detections = np.array(rows.get(image_id, []), np.float32).reshape(-1, 6)
         reviews.append(review(index, detections, objects.boxes[counted], objects.labels[counted]))
     metrics = json.loads((RESULTS / "metrics.json").read_text())
-    detected, total = sum(int(r.found.sum()) for r in reviews), sum(len(r.found) for r in reviews)
+    found, total = sum(int(r.found.sum()) for r in reviews), sum(len(r.found) for r in reviews)
     wrong = sum(int((~r.correct).sum()) for r in reviews)
     title = [
         f"{params().model.name} on {len(split)} validation images: AP {metrics['AP']:.3f}, AP50 "
-        f"{metrics['AP50']:.3f}; at score {SHOWN_SCORE} {detected} of {total} objects found, {wrong} detections wrong",
+        f"{metrics['AP50']:.3f}; at score {SHOWN_SCORE} {found} of {total} objects found, {wrong} detections wrong",
         "left: ground truth (green found, blue missed)   right: detections (green right, red wrong), with scores",
     ]
     _, png = cv2.imencode(".png", draw_review(split, reviews, title))

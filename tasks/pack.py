@@ -26,7 +26,7 @@ from tasks.common import CACHE, main_root, params, sources
 from tasks.inputs import finished_in, inputs_of, require_unchanged
 
 DECODED_BELOW = 20_000  # images of a split: `pack.verify: auto` decodes fewer, which takes some seconds
-MAX_THREADS = 32  # each holds the interpreter's lock for some hundredths of its time
+MOST_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
 
 
 def pack() -> None:
@@ -48,7 +48,7 @@ def pack() -> None:
     keep_freed_memory()
     jpeg_decoder()  # chosen here, before threads ask for it at once
     storage = {"train": ImageEncoding(settings.images, settings.side, settings.quality), "val": ORIGINAL}
-    threads = min(usable_cores(), MAX_THREADS)
+    threads = min(usable_cores(), MOST_THREADS)
     unfinished = main_root() / "data" / "unfinished" / _fingerprint(splits.values())
     with writing(unfinished), locked(unfinished):
         for other in sorted(unfinished.parent.iterdir()):
@@ -85,9 +85,9 @@ def pack() -> None:
         )
 
 
-def _verification(verify: str, images: int) -> str:
-    if verify != "auto":
-        return verify
+def _verification(wanted: str, images: int) -> str:
+    if wanted != "auto":
+        return wanted
     return "decode" if images < DECODED_BELOW else "header"
 
 
