@@ -98,7 +98,8 @@ def _put(content: CommentedMap, values: dict[str, Any], where: str) -> list[str]
             changes += _put(content[key], value, f"{where}{key}.")
         elif old != value or key not in content:
             changes.append(f"{where}{key}: {old} -> {value}")
-            content.ca.items.pop(key, None) if isinstance(old, list | dict) else None  # a block's comments break a line
+            if isinstance(old, list | dict):
+                content.ca.items.pop(key, None)  # comments of a block do not fit another value
             if key not in content and not isinstance(value, list):
                 content.yaml_add_eol_comment(comment(settings()[f"{where}{key}"]), key)
             content[key] = value

@@ -9,6 +9,7 @@ from flows.changes import checked_changes
 from flows.pipeline import STAGES, check_stages
 from flows.stage import api_url
 from m2det_prefect import deployments, expand, is_command
+from tasks.train import FINGERPRINT_SECTIONS
 from tests.conftest import ROOT
 
 
@@ -22,6 +23,12 @@ def test_every_dependency_of_a_stage_exists():
         for dep in stage["deps"]:
             made = any(dep == out or dep.startswith(f"{out}/") for out in outs)
             assert made or (ROOT / dep).exists(), (name, dep)
+
+
+def test_the_fingerprint_of_a_run_covers_the_parameters_of_its_stage():
+    params = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["params"]
+    assert set(params) - set(FINGERPRINT_SECTIONS) == {"weights.min_match"}, "which only refuses"
+    assert set(FINGERPRINT_SECTIONS) <= set(params) and "run" not in FINGERPRINT_SECTIONS
 
 
 def test_deployments_are_read_from_prefect_yaml():
