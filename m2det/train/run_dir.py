@@ -53,16 +53,16 @@ def write_run_config(folder: Path, shape: dict[str, Any]) -> None:
             (differing_keys(config, run.shape), run) for run in unfinished_runs(folder.parent) if run.folder != folder
         ]
         if differences:
-            keys, run = min(differences, key=lambda pair: len(pair[0]))
+            keys, run = min(differences, key=lambda pair: (len(pair[0]), pair[0] != [CODE]))
+            text = _continue_with_old_code(run.folder) if keys == [CODE] else ""
             log.info(
-                "a new run; %s, unfinished at step %d, has other %s%s",
-                *(run.folder, run.step, ", ".join(keys), _old_code(run.folder) if keys == [CODE] else ""),
+                "a new run; %s, unfinished at step %d, has other %s", run.folder, run.step, text or ", ".join(keys)
             )
     write_whole(folder / CONFIG, json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
-def _old_code(folder: Path) -> str:
-    """The files in which the code differs from the run's, and how to continue the run with its own."""
+def _continue_with_old_code(folder: Path) -> str:
+    """The files that differ from the run's copies, and the commands to continue it; "" if the copies say nothing."""
     try:
         inputs = Inputs.load(folder / FOLDER)
     except (OSError, ValueError, KeyError, TypeError):  # damaged
@@ -70,7 +70,7 @@ def _old_code(folder: Path) -> str:
     if not (changes := list(inputs.changed_sources())):
         return ""
     files, command = "; ".join(change.text for change in changes), inputs.undo(changes, folder / FOLDER)
-    return f" ({files}). To continue that run with its code, stop this one, then: {command}; and the same command again"
+    return f"code, and nothing else: {files}. To continue that run, stop this one, then: {command}; and train again"
 
 
 def differing_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
