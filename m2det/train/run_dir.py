@@ -70,7 +70,10 @@ def _continue_with_old_code(folder: Path) -> str:
     if not (changes := list(inputs.changed_sources())):
         return ""
     files, command = "; ".join(change.text for change in changes), inputs.undo(changes, folder / FOLDER)
-    return f"code, and nothing else: {files}. To continue that run, stop this one, then: {command}; and train again"
+    return (
+        f"code, and nothing else: {files}. To continue that run, stop this one, commit or copy your edits, then: "
+        f"{command}; and train again"
+    )
 
 
 def differing_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

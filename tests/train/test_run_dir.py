@@ -75,7 +75,7 @@ def test_a_run_that_differs_only_in_code_says_how_to_continue_with_the_old(tmp_p
         f"{old}, unfinished at step 5, has other code, and nothing else: m2det/loss.py edited; m2det/more.py is new."
         in said
     )
-    command = re.search(r"stop this one, then: (.+); and train again", said)[1]
+    command = re.search(r"copy your edits, then: (.+); and train again", said)[1]
     assert command == "cp models/unfinished/old/inputs/m2det/loss.py m2det/loss.py && rm m2det/more.py"
     subprocess.run(["sh", "-c", command], check=True)
     assert {name: (tmp_path / name).read_text() for name in code} == code and not (tmp_path / "m2det/more.py").exists()
