@@ -2,8 +2,8 @@
 
 Prefect's command line wants FLOW/DEPLOYMENT, the stock form, which works everywhere. Prefect's plugin hook
 (docs.prefect.io, "Plugins"; entry point group `prefect.plugins`, enabled by [tool.prefect.plugins] in this
-folder's pyproject.toml) calls `setup_environment` before it reads its arguments: there a bare name of one of
-the deployments in ./prefect.yaml gets its flow's name. Nothing else is touched.
+folder's pyproject.toml) calls `setup_environment` before it reads its arguments: that function puts the flow's name
+before a bare name of a deployment in ./prefect.yaml. Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BEFORE_A_NAME = ("--name", "--watch", "--no-watch", "--prompt", "--no-prompt")  
 
 
 def deployments(path: Path = Path("prefect.yaml")) -> list[dict[str, Any]]:
-    """The entries of prefect.yaml that deploy the flow m2det; none where there is no such file."""
+    """Return the entries of prefect.yaml that deploy the flow m2det; none if the file does not exist."""
     from ruamel.yaml import YAML
 
     entries = YAML(typ="safe").load(path)["deployments"] if path.exists() else []
@@ -29,12 +29,12 @@ def deployments(path: Path = Path("prefect.yaml")) -> list[dict[str, Any]]:
 
 
 def is_command(argv: list[str]) -> bool:
-    """Whether argv is `prefect [...] deployment run|inspect ...`."""
+    """Return whether argv is `prefect [...] deployment run|inspect ...`."""
     return any(a in ("deployment", "deployments") and b in ("run", "inspect") for a, b in pairwise(argv))
 
 
 def expand(argv: list[str], names: Collection[str]) -> list[str]:
-    """argv with the first bare one of `names` spelled m2det/NAME."""
+    """Return argv with m2det/ before its first word that is one of `names`."""
     for i, word in enumerate(argv):
         before = argv[i - 1]
         option = before.startswith("-") and "=" not in before and before not in BEFORE_A_NAME

@@ -1,8 +1,8 @@
-"""The values that a run of the flow puts into params.yaml, from its recipe and its overrides.
+"""The values that a run of the flow writes into params.yaml, from its recipe and its overrides.
 
 DVC writes them: `dvc exp run --set-param` reads Hydra's grammar, in which keys may delete, add, or name another file,
-and values may be functions or sweeps. So keys are ours alone, strings are always quoted, and what DVC would write is
-compared with what was meant before anything is written.
+and values may be functions or sweeps. So only keys of params.yaml are accepted, strings are always quoted, and DVC
+first writes a copy, which must hold the intended values.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from m2det.files.whole import temporary_folder
 from m2det.files.yaml_file import read_yaml
 
 PARAMS = Path("params.yaml")
-MOST_BYTES = 100_000  # of a value on DVC's command line; Linux takes 131,072
+MAX_BYTES = 100_000  # of a value on DVC's command line; Linux takes 131,072
 
 
 def checked_changes(recipe: str | None, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The recipe's values and, over them, the overrides, by keys such as train.lr.
+    """Return the recipe's values, replaced by the overrides, by keys such as train.lr.
 
-    Raises InputError for a recipe or a key that does not exist, for values that would not make valid parameters of
-    this folder's params.yaml, and for those that DVC would not write as they are.
+    Raises:
+        InputError: a recipe or key does not exist, params.yaml with the values would not be valid, or DVC would write
+            other values.
     """
     for key in overrides or {}:
         _check_key(key)
     changes = (dotted(read_recipe(recipe)[1]) if recipe is not None else {}) | dict(overrides or {})
     if not changes:
         return {}
-    wanted = _with(read_yaml(PARAMS), changes)
+    intended = _with(read_yaml(PARAMS), changes)
     where = f"{PARAMS} with this run's {' and '.join(['recipe'] * bool(recipe) + ['overrides'] * bool(overrides))}"
-    params = check_params(wanted, where)
+    params = check_params(intended, where)
     if any(key.startswith("model.") for key in changes):
         with cann_explained():
             from m2det.model import get_config
@@ -46,12 +47,12 @@ def checked_changes(recipe: str | None, overrides: Mapping[str, Any] | None) -> 
             get_config(params.model.name, **params.model.all_overrides)
         except InputError as error:
             raise InputError(f"{where}: model: {error}") from error
-    _rehearse(set_params(changes), wanted)
+    _rehearse(set_params(changes), intended)
     return changes
 
 
 def set_params(changes: Mapping[str, Any]) -> list[str]:
-    """Arguments of `dvc exp run` that put these values, which have been checked, into params.yaml."""
+    """Return arguments of `dvc exp run` that write these checked values into params.yaml."""
     settings = []
     for key, value in changes.items():
         if isinstance(value, dict):
@@ -61,13 +62,13 @@ def set_params(changes: Mapping[str, Any]) -> list[str]:
 
 
 def _check_key(key: str) -> None:
-    known = parameter_keys()
-    if key in known:
+    keys = parameter_keys()
+    if key in keys:
         return
-    section = [name for name in known if name.startswith(f"{key}.")]
+    section = [name for name in keys if name.startswith(f"{key}.")]
     if section:
         raise InputError(f"overrides: {key} is a section of {PARAMS}; give single keys of it, such as {section[0]}")
-    if whole := [name for name in known if key.startswith(f"{name}.")]:
+    if whole := [name for name in keys if key.startswith(f"{name}.")]:
         raise InputError(f"overrides: {whole[0]} is given as a whole; put the new value of it under that key")
     raise InputError(f"overrides: no key of {PARAMS} is called {key[:80]!a}; keys are such as epochs and train.lr")
 
@@ -94,14 +95,14 @@ def _hydra(value: Any) -> str:
     return json.dumps(value)
 
 
-def _rehearse(arguments: list[str], wanted: dict[str, Any]) -> None:
-    """Have DVC write a copy of params.yaml and compare. Raises InputError where other values come out."""
+def _rehearse(arguments: list[str], intended: dict[str, Any]) -> None:
+    """Have DVC write a copy of params.yaml; raise InputError if it holds other values than the intended ones."""
     from dvc.utils.cli_parse import to_path_overrides
     from dvc.utils.hydra import apply_overrides
 
-    if longest := next((a for a in arguments if len(a.encode()) > MOST_BYTES), None):
+    if longest := next((a for a in arguments if len(a.encode()) > MAX_BYTES), None):
         key = longest.partition("=")[2].partition("=")[0].removeprefix("++")
-        raise InputError(f"overrides: {key} has more than {MOST_BYTES:,} bytes; write it into {PARAMS} instead")
+        raise InputError(f"overrides: {key} has more than {MAX_BYTES:,} bytes; write it into {PARAMS} instead")
     with temporary_folder() as folder:
         trial = folder / PARAMS.name
         with writing(trial):
@@ -110,13 +111,13 @@ def _rehearse(arguments: list[str], wanted: dict[str, Any]) -> None:
         assert list(overrides) == [PARAMS.name]
         try:
             apply_overrides(trial, overrides[PARAMS.name])
-            found = read_yaml(trial)
+            written = read_yaml(trial)
         except OSError as error:
-            with writing(PARAMS):  # which the copy has the permissions of
+            with writing(PARAMS):  # the copy has its permissions
                 raise OSError(error.errno, error.strerror) from error
-        except Exception as error:  # whatever else DVC, Hydra, OmegaConf or ruamel.yaml have against it
+        except Exception as error:  # any error of DVC, Hydra, OmegaConf or ruamel.yaml
             raise InputError(_refusal(str(error) or type(error).__name__)) from error
-    if json.dumps(found, sort_keys=True) != json.dumps(wanted, sort_keys=True):
+    if json.dumps(written, sort_keys=True) != json.dumps(intended, sort_keys=True):
         raise InputError(_refusal("other values came out"))
 
 

@@ -1,4 +1,4 @@
-"""The flow behind the deployments: DVC decides what must be rebuilt, Prefect says how it goes.
+"""The flow behind the deployments: DVC decides what must be rebuilt, Prefect keeps states, logs and retries.
 
 One task per DVC stage, each a child process `python -m dvc repro --single-item STAGE`; the stage that DVC
 starts joins as a subflow of its task (flows.stage). With overrides, one task for `dvc exp run`.
@@ -37,14 +37,15 @@ def m2det(
 ) -> State[None] | None:
     """From data to a trained model, its metrics and its pictures.
 
-    recipe: one that `m2det recipes` lists; its values replace those of params.yaml, but for where the data lies.
-    overrides: values for keys of params.yaml, such as {"epochs": 160, "train.lr": 0.01}, over the recipe's.
-        With either the run is a DVC experiment in the working copy, which holds its results afterwards.
-    isolated: run the experiment in a temporary copy and leave the working copy as it is.
-    only: these stages and no other, in this order; the last one even if it is up to date, for a measurement is
-        another machine's or another day's.
+    A wrong argument fails the run with one sentence, before a task starts or a file is written.
 
-    What is wrong in any of them ends the run in one sentence, before a task starts or a file is written.
+    Args:
+        recipe: a name that `m2det recipes` lists; its values replace those of params.yaml, except data.root,
+            data.outside and data.mirror.
+        overrides: values for keys of params.yaml, such as {"epochs": 160, "train.lr": 0.01}; they replace the
+            recipe's. With a recipe or overrides, the run is a DVC experiment in the working copy.
+        isolated: run the experiment in a temporary copy and leave the working copy as it is.
+        only: run these stages alone, in this order; the last one even if it is up to date, to repeat a measurement.
     """
     try:
         check_stages(only or [], isolated)
@@ -75,19 +76,19 @@ def reproduce(stage: str) -> State[None] | None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def alone(stage: str, forced: bool, overrides: dict[str, Any]) -> State[None] | None:
-    """The same, by other parameters if there are any, which stay in params.yaml."""
+    """Run one stage, with overrides if there are any, which stay in params.yaml."""
     options = ["--single-item", *["--force"] * forced, stage]
     return _dvc("exp", "run", *set_params(overrides), *options) if overrides else _dvc("repro", *options)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="experiment")
 def experiment(overrides: dict[str, Any], isolated: bool) -> State[None] | None:
-    """Run all stages with other parameters."""
+    """Run all stages as an experiment with these overrides."""
     return _dvc("exp", "run", *["--temp"] * isolated, *set_params(overrides))
 
 
 def check_stages(only: list[str], isolated: bool) -> None:
-    """Raises InputError for a stage that does not exist or is named twice, and for stages of an isolated run."""
+    """Raise InputError for a stage that does not exist or is named twice, and for stages of an isolated run."""
     if unknown := [stage for stage in only if stage not in STAGES]:
         raise InputError(f"only: no stage is called {unknown[0][:80]!a}; there are {', '.join(STAGES)}")
     if len(set(only)) != len(only):
@@ -101,7 +102,7 @@ def _outcome(state: State[Any]) -> State[None] | None:
 
 
 def _dvc(*arguments: str) -> State[None] | None:
-    """Run DVC with its output in this task's log; the state of a failure says why in the stage's words."""
+    """Run DVC with its output in this task's log; return a failed state with the stage's error."""
     if inside := os.environ.get("DVC_STAGE"):
         return Failed(message=f"the flow cannot run inside the DVC stage {inside}, whose files DVC has locked")
     log = get_run_logger()
@@ -114,10 +115,10 @@ def _dvc(*arguments: str) -> State[None] | None:
 
     environment = os.environ | {
         PARENT_TASK_RUN: str(task_run.get_id()),
-        # the stages' commands say `python`, which is to be this one
+        # the stages' commands say `python`: this one
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # its own log has the rest, not ours a second time
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the rest would be logged twice
     }
     try:
         relay_child([sys.executable, "-m", "dvc", *arguments], write, env=environment)
@@ -127,7 +128,7 @@ def _dvc(*arguments: str) -> State[None] | None:
 
 
 def failure(lines: Iterable[str]) -> str:
-    """What failed and why, from DVC's last lines: the sentence `error: ...` of a stage, or else these lines."""
+    """Return what failed and why, from DVC's last lines: the line `error: ...` of a stage, or the last five."""
     lines = list(lines)
     stage = re.search(r"failed to reproduce '(.+?)'", "\n".join(lines))
     sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

@@ -1,4 +1,4 @@
-"""`python -m flows.serve`: the deployments of prefect.yaml, run here one at a time, without a worker."""
+"""`python -m flows.serve`: run the deployments of prefect.yaml here, one at a time, without a worker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from m2det_prefect import deployments
 
 
 def served(entry: dict[str, Any]) -> RunnerDeployment:
-    """The deployment `entry` of prefect.yaml, its runs in this folder."""
-    # a flow with a source replaces the folder of a deployment that `prefect deploy` has made before
+    """Return the deployment of an entry of prefect.yaml, with its runs in this folder."""
+    # a flow with a source also replaces the folder of a deployment that `prefect deploy` made
     flow = Flow.from_source(source=str(Path.cwd()), entrypoint=entry["entrypoint"])
-    assert isinstance(flow, Flow)  # a coroutine only where an event loop is running
+    assert isinstance(flow, Flow)  # a coroutine only in an event loop
     made = flow.to_deployment(entry["name"], description=entry.get("description"), parameters=entry.get("parameters"))
     assert isinstance(made, RunnerDeployment)
     return made

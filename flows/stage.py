@@ -1,7 +1,7 @@
-"""How a DVC stage runs: as a Prefect flow of tasks where a Prefect API is configured, otherwise plainly.
+"""Run a DVC stage: as a Prefect flow of tasks if a Prefect API is configured, otherwise as plain calls.
 
-Prefect without a server would start one for each stage (10 to 20 s, and it fails when several start at once),
-so it is used only where there is one. The steps, their order and their outputs are the same both ways.
+Without a server, Prefect would start one for each stage (10 to 20 s, and a failure when several start at once). The
+steps, their order and their outputs are the same both ways.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ PARENT_TASK_RUN = "M2DET_PARENT_TASK_RUN"  # set by flows.pipeline: the Prefect 
 
 
 def run_stage(name: str, *steps: Step) -> None:
-    """The whole of `python -m flows.NAME`: call the steps in order, then see that the stage's inputs are as they were.
+    """Run `python -m flows.NAME`: call the steps in order, then check that the stage's inputs have not changed.
 
-    Wrong input (InputError) ends the process with one sentence on stderr and exit code 1, SIGTERM with
-    143, Ctrl-C with 130, a terminal that is closed with 129. Where DVC has the results of an earlier run, a last line
-    says how to restore them.
+    Wrong input (InputError) ends the process with one sentence on stderr and exit code 1, SIGTERM with 143, Ctrl-C with
+    130, a closed terminal with 129. If DVC has the results of an earlier run, a last line says how to restore them.
+
+    Args:
+        name: of the stage.
+        steps: functions without arguments; each is a Prefect task of its name.
     """
     outlive_reader()
     stage_process()
     any_text_prints()
-    log = logging.getLogger("m2det")  # its own handler: Prefect takes over the root logger's
+    log = logging.getLogger("m2det")  # with a handler of its own: Prefect replaces the root logger's
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PrintableFormatter())
     log.addHandler(handler)
@@ -51,14 +54,14 @@ def run_stage(name: str, *steps: Step) -> None:
 
     def read_parameters() -> None:
         params()
-        inputs_of(name).refuse_changes()  # else it would work by others than were recorded
+        inputs_of(name).refuse_changes()  # what was read is what was recorded
 
     def check_inputs() -> None:
         conclude(name)
 
     steps = tuple(cann_explained()(step) for step in (read_parameters, *steps, check_inputs))
     ENDING.last_line = how_to_restore(name)
-    atexit.register(_say_last_line)  # behind sentences and tracebacks
+    atexit.register(_print_last_line)  # after errors and tracebacks
     try:
         inputs_of(name)  # before anything else reads them
         if api_url():
@@ -70,20 +73,20 @@ def run_stage(name: str, *steps: Step) -> None:
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from what is finished", file=sys.stderr)
+        print("interrupted: the same command continues from the last finished part", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    atexit.unregister(_say_last_line)
+    atexit.unregister(_print_last_line)
 
 
-def _say_last_line() -> None:
+def _print_last_line() -> None:
     if ENDING.last_line:
         print(ENDING.last_line, file=sys.stderr)
 
 
 def api_url() -> str | None:
-    """The Prefect API in use: $PREFECT_API_URL, else the active profile's.
+    """Return the Prefect API in use: $PREFECT_API_URL, else the active profile's.
 
-    Found without importing Prefect, which takes 1.2 s.
+    Importing Prefect to ask it would take 1.2 s.
     """
     if url := os.environ.get("PREFECT_API_URL"):
         return url
@@ -98,7 +101,7 @@ def api_url() -> str | None:
 
 
 def _run_tracked(name: str, steps: tuple[Step, ...]) -> None:
-    # a parent relays all we print to its log; on our own, prints and log lines go to the log of this run
+    # a parent relays all output to its log; without one, prints and log lines go to this run's log
     parent = os.environ.get(PARENT_TASK_RUN)
     if parent is None:
         os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "m2det")
@@ -108,7 +111,7 @@ def _run_tracked(name: str, steps: tuple[Step, ...]) -> None:
     from prefect.states import Failed
 
     options: dict[str, Any] = {"persist_result": False, "log_prints": parent is None}
-    wrong: list[InputError] = []
+    errors: list[InputError] = []
 
     def as_task(step: Step) -> Any:
         @task(name=step.__name__, task_run_name=step.__name__, cache_policy=NO_CACHE, **options)
@@ -116,7 +119,7 @@ def _run_tracked(name: str, steps: tuple[Step, ...]) -> None:
             try:
                 step()
             except InputError as error:
-                wrong.append(error)
+                errors.append(error)
                 return Failed(message=str(error))  # raised, it would be logged as a traceback
             return None
 
@@ -140,8 +143,8 @@ def _run_tracked(name: str, steps: tuple[Step, ...]) -> None:
         if parent:
             flow_run = client.create_flow_run(stage, parameters={}, parent_task_run_id=UUID(parent))
     final = run_flow_sync(stage, flow_run=flow_run, return_type="state")
-    if wrong:
-        raise wrong[0]
+    if errors:
+        raise errors[0]
     state = cast("State[None]", final)
     if not state.is_completed():
         sys.exit(f"error: {state.message}")  # Prefect has printed the traceback

@@ -1,1 +1,1 @@
-"""The stages: plain functions that read their parameters, call m2det and write their outputs."""
+"""The stages: functions that read their parameters, call m2det and write their outputs."""

@@ -1,4 +1,4 @@
-"""Stage `benchmark`: how fast each part is on this machine."""
+"""Stage `benchmark`: the speed of each part on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.common import CACHE, MODEL, RESULTS, params
 
 
 def benchmark() -> None:
-    """Write results/perf.json. A measurement: DVC repeats it only when asked (`dvc repro -f -s benchmark`)."""
+    """Write results/perf.json. `dvc repro -f -s benchmark` measures again."""
     from m2det.bench.parts import benchmark as measure
     from m2det.device import choose_device
     from m2det.distributed.cores import check_workers

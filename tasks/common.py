@@ -1,4 +1,4 @@
-"""What every stage needs: the parameters, and where files lie."""
+"""The parameters, and the places of files, for every stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
-from m2det.data.sources.manifest import Roots, roots_of
 from m2det.distributed.grace import ENDING
 
 PARAMS = Path("params.yaml")
@@ -22,32 +21,27 @@ RESULTS = Path("results")
 
 @cache
 def params() -> Params:
-    """params.yaml of the folder the stage runs in, checked; read once per process, which has its stop_grace to end."""
-    read = load_params(PARAMS)
-    ENDING.grace = read.run.stop_grace
-    return read
+    """Return the checked parameters of ./params.yaml, read once per process; run.stop_grace becomes the process's."""
+    loaded = load_params(PARAMS)
+    ENDING.grace = loaded.run.stop_grace
+    return loaded
 
 
 def main_root() -> Path:
-    """The user's own working copy, also when the stage runs in an experiment's temporary copy of it.
+    """Return the user's working copy, also when the stage runs in an experiment's temporary copy of it.
 
-    DVC deletes that copy when a run fails, so what must survive a failure lies under this folder.
-    DVC sets DVC_ROOT to it in `dvc exp run --temp` and `--queue` runs; elsewhere it is where we are.
+    DVC deletes the temporary copy when a run fails, so files that must survive a failure lie in the working copy.
+    In `dvc exp run --temp` and `--queue` DVC sets DVC_ROOT to the temporary copy, a folder of the working copy.
     """
-    here = Path(os.environ.get("DVC_ROOT") or ".").resolve()
-    parts = here.parts
+    root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
+    parts = root.parts
     for i in range(len(parts) - 2):
         if parts[i : i + 3] == (".dvc", "tmp", "exps"):
             return Path(*parts[:i])
-    return here
-
-
-def roots() -> Roots:
-    """Where annotation files and images are found."""
-    return roots_of(params().data, main_root())
+    return root
 
 
 def sources(stage: str) -> list[Path]:
-    """The Python files among a stage's deps in dvc.yaml, the one list of what shapes its result."""
+    """Return the Python files among a stage's deps in dvc.yaml."""
     deps = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][stage]["deps"]
     return [source for dep in deps for source in (Path(dep), *Path(dep).rglob("*.py")) if source.suffix == ".py"]

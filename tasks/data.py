@@ -1,19 +1,20 @@
-"""Stage `data`: make the embedded data set, fetch COCO, or find yours; in any case list its files."""
+"""Stage `data`: make the embedded data set, fetch COCO, or find yours; list the files in a manifest."""
 
 from __future__ import annotations
 
 from m2det.data.sources.coco2014 import ADVICE, SPLITS, derive_minival, download_coco2014
-from m2det.data.sources.manifest import RAW, may_lie_outside, write_manifest
+from m2det.data.sources.manifest import RAW, may_lie_outside, roots_of, write_manifest
 from m2det.errors import InputError, writing
-from tasks.common import params, roots
+from tasks.common import main_root, params
 
 WHERE_YOURS_IS = "check data.root, data.train and data.val in params.yaml"
 
 
 def data() -> None:
-    """Write data/coco/manifest.json, last; before it what `digits` and `voc` need there."""
+    """Write data/coco/manifest.json; before it the images of `digits` and the annotations of `voc`."""
     source = params().data
-    root, advice = roots()[1], WHERE_YOURS_IS
+    roots = roots_of(source, main_root())
+    root, advice = roots[1], WHERE_YOURS_IS
     with writing(RAW):
         RAW.mkdir(parents=True, exist_ok=True)
         if source.source != "coco2014-download" and not root.is_dir():
@@ -37,4 +38,4 @@ def data() -> None:
                 download_coco2014(root, source.mirror)
             derive_minival(root)
             splits, advice = SPLITS, ADVICE
-        write_manifest(RAW / "manifest.json", roots(), splits, advice, may_lie_outside(source))
+        write_manifest(RAW / "manifest.json", roots, splits, advice, may_lie_outside(source))

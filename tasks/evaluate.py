@@ -1,4 +1,4 @@
-"""Stage `evaluate`: detections, metrics, pictures. Three steps, which hand each other files."""
+"""Stage `evaluate`: three steps, detect, score and draw, which pass files to one another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURES = RESULTS / "pictures"
 
 
 def detect() -> None:
-    """Write results/detections.json: COCO results on the validation images, by as many processes as training has."""
+    """Write results/detections.json: COCO results on the validation images, with `run.processes` processes."""
     from m2det.distributed.group import Group
     from m2det.distributed.launch import count_processes, kept_if_failed, launch, needs_torchrun
     from m2det.evaluate.rank import detect_val
@@ -35,14 +35,14 @@ def detect() -> None:
 
 
 def score() -> None:
-    """Write results/metrics.json, the precision-recall curves, and results/evaluation.json: what was scored by what."""
+    """Write results/metrics.json, the precision-recall curves, and results/evaluation.json (hashes of the inputs)."""
     from m2det.data.packed.reader import PackedSplit
     from m2det.evaluate.metrics import coco_scores
     from m2det.evaluate.record import write_record
     from m2det.viz.curves import draw_precision_recall, precision_by_recall, write_precision_recall
 
     scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, DETECTIONS, params().evaluate.scorer)
-    # `dvc metrics show` prints the names as they are
+    # `dvc metrics show` does not escape names
     metrics = {printable(name): round(value, 6) for name, value in scores.metrics.items()}
     curves = precision_by_recall(scores.precision)
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
@@ -53,7 +53,7 @@ def score() -> None:
 
 
 def draw() -> None:
-    """Write the pictures: worst and best detections next to the ground truth, the learning curve, the labels."""
+    """Draw the worst and best detections beside the ground truth, the learning curve, and statistics of the labels."""
     import cv2
     import numpy as np
 

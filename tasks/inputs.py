@@ -1,4 +1,4 @@
-"""What each stage is made of, by dvc.yaml: recorded when its process begins, compared before its result counts."""
+"""The inputs of each stage by dvc.yaml: recorded when its process begins, compared before its result counts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from m2det.files.inputs import FOLDER, Inputs
 from m2det.files.locks import locked
 from tasks.common import PARAMS
 
-_finished: dict[str, Path] = {}  # stage -> the folder where its finished state waits until its inputs were compared
+_finished: dict[str, Path] = {}  # stage -> folder of its finished state, until its inputs have been compared
 
 
 @cache
 def inputs_of(stage: str) -> Inputs:
-    """The params and deps that dvc.yaml lists for the stage, as they are at the first call.
+    """Return the params and deps that dvc.yaml lists for the stage, as of the first call.
 
-    Nothing for a stage that dvc.yaml does not list. What other stages make is data, the rest the project's files;
-    another file of params counts as a whole.
+    A stage that dvc.yaml does not list has no inputs. Deps that other stages make are data, all others the project's
+    files; a params file beside params.yaml counts as a whole.
     """
     stages = read_stages("dvc.yaml")
     if stage not in stages:
@@ -41,33 +41,34 @@ def inputs_of(stage: str) -> Inputs:
 
 
 def finished_in(stage: str, folder: Path) -> Path:
-    """Say that the stage's finished state lies in the folder until `conclude`; its inputs are kept there.
+    """Keep copies of the stage's inputs in the folder, which has its finished state until `conclude`.
 
-    Returns the kept params.yaml.
+    Returns:
+        The copy of params.yaml: the values that this process read.
     """
     _finished[stage] = folder
     return inputs_of(stage).keep(folder / FOLDER)
 
 
 def require_unchanged(stage: str) -> None:
-    """Raise InputError where the stage's inputs are no longer those that it began with."""
+    """Raise InputError if the stage's inputs have changed since it began."""
     inputs = inputs_of(stage)
     changes = inputs.changes()
     if not changes:
         return
-    what = "; ".join(change.text for change in changes)
-    what = f"inputs changed while {stage} ran: {what}; its result is not recorded"
+    texts = "; ".join(change.text for change in changes)
+    problem = f"inputs changed while {stage} ran: {texts}; its result is not recorded"
     if stage not in _finished:
-        raise InputError(f"{what}: give the same command again, and {stage} runs with the inputs as they are now")
+        raise InputError(f"{problem}: give the same command again, and {stage} runs with the inputs as they are now")
     raise InputError(
-        f"{what}, but kept. To publish it, undo the changes and give the same command again: "
+        f"{problem}, but kept. To publish it, undo the changes and give the same command again: "
         f"{inputs.undo(changes, _finished[stage] / FOLDER)}. To go on with the inputs as they are now, just give the "
         "command again"
     )
 
 
 def conclude(stage: str) -> None:
-    """The end of each stage: its inputs are compared for the last time, then a finished state is removed."""
+    """End a stage: compare its inputs for the last time, then delete its finished state."""
     require_unchanged(stage)
     if folder := _finished.get(stage):
         with locked(folder):
@@ -75,18 +76,18 @@ def conclude(stage: str) -> None:
 
 
 def read_stages(name: str) -> dict[str, Any]:
-    """The stages of dvc.yaml or dvc.lock by name; none where no such file is."""
+    """Return the stages of dvc.yaml or dvc.lock by name; none if the file does not exist."""
     path = Path(name)
     return YAML(typ="safe").load(path)["stages"] if path.exists() else {}
 
 
 def outs_of(entry: dict[str, Any]) -> list[Any]:
-    """All outputs of a stage's entry, metrics and plots among them."""
+    """Return all outputs of a stage's entry, with metrics and plots."""
     return [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
 
 
 def is_cached(out: str | dict[str, Any]) -> bool:
-    """Whether DVC's cache keeps this out of dvc.yaml."""
+    """Return whether DVC's cache keeps an output, given as in dvc.yaml."""
     return isinstance(out, str) or next(iter(out.values())).get("cache", True)
 
 
@@ -96,5 +97,5 @@ def _restore(dep: str, maker: str, out: str | dict[str, Any]) -> str:
 
 
 def _name(out: str | dict[str, Any]) -> str:
-    """An out of dvc.yaml is its path, or a mapping from it to options."""
+    """An output in dvc.yaml is its path, or a mapping from its path to options."""
     return out if isinstance(out, str) else next(iter(out))

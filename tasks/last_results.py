@@ -1,4 +1,4 @@
-"""How to get back what an earlier run of a stage made: DVC deletes a stage's outputs before it runs."""
+"""Commands that restore a stage's earlier results: DVC deletes a stage's outputs before it runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tasks.inputs import is_cached, outs_of, read_stages
 
 
 def how_to_restore(stage: str) -> str:
-    """A line with the commands, or "" where no earlier result can be had, or DVC has deleted none.
+    """Return a line with the commands, or "" if there is no earlier result, or DVC has deleted none.
 
-    `dvc checkout` brings back what DVC's cache holds. Files that are kept by git are named only where the last commit
-    has them as dvc.lock records them: results of another run beside this model would be worse than none.
+    `dvc checkout` restores the outputs in DVC's cache. Outputs in git are named only if the last commit has them as
+    dvc.lock records them: results of another run beside this model would be worse than none.
     """
     recorded = outs_of(read_stages("dvc.lock").get(stage, {}))
     if os.environ.get("DVC_STAGE") != stage or main_root() != Path.cwd() or not recorded:
@@ -33,9 +33,9 @@ def how_to_restore(stage: str) -> str:
 
 
 def _committed_md5(path: str) -> str:
-    """Of the file in the last commit; "" where git or the commit has none."""
+    """The md5 of the file in the last commit, "" if the commit has no such file."""
     try:
         shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, check=False)
-    except FileNotFoundError:  # DVC does without the program
+    except FileNotFoundError:  # no git on this machine
         return ""
     return "" if shown.returncode else hashlib.md5(shown.stdout, usedforsecurity=False).hexdigest()

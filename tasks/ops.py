@@ -16,7 +16,7 @@ SOURCES = (Path("m2det/ops/nms.pyx"), Path("setup.py"))
 
 
 def ops() -> None:
-    """Build m2det/ops/_nms, then write its stamp: the extension itself differs between machines and is no output."""
+    """Build m2det/ops/_nms and write build/ops.json; the extension differs between machines, so it is no output."""
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--force"]
     build = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if build.returncode:

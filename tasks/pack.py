@@ -1,4 +1,4 @@
-"""Stage `pack`: images and annotations into one cache that training reads fast and DVC hashes fast."""
+"""Stage `pack`: images and annotations in one cache, which training reads fast and DVC hashes fast."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
 from m2det.data.packed.writer import CHECKS, MEANING, ORIGINAL, finish_cache, require_room, write_split
 from m2det.data.sources.coco import Split, read_split
-from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside
+from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of
 from m2det.distributed.lifetime import keep_freed_memory, usable_cores
 from m2det.errors import InputError, writing
 from m2det.files.hashing import digest, digest_files
 from m2det.files.inputs import FOLDER
 from m2det.files.locks import LOCK, locked
 from m2det.text import printable
-from tasks.common import CACHE, main_root, params, roots, sources
+from tasks.common import CACHE, main_root, params, sources
 from tasks.inputs import finished_in, inputs_of, require_unchanged
 
 DECODED_BELOW = 20_000  # images of a split: `pack.verify: auto` decodes fewer, which takes some seconds
@@ -32,12 +32,12 @@ MOST_THREADS = 32  # each needs the interpreter, which is one, for some hundredt
 def pack() -> None:
     """Write data/cache, its manifest last.
 
-    Until then it lies in data/unfinished/<fingerprint>/ of the main working copy, where DVC deletes nothing; the
+    An unfinished cache lies in data/unfinished/<fingerprint>/ of the main working copy, where DVC deletes nothing; the
     fingerprint covers everything that shapes the cache, so only the same pack continues it.
     """
     outside = may_lie_outside(params().data)
-    found = load_sources(RAW / "manifest.json", roots(), outside)
-    splits = {name: read_split(pairs, outside) for name, pairs in found.items()}
+    pairs = load_sources(RAW / "manifest.json", roots_of(params().data, main_root()), outside)
+    splits = {name: read_split(files, outside) for name, files in pairs.items()}
     categories = splits["train"].categories
     if splits["val"].categories != categories:
         raise InputError("the validation annotations have other categories than the training annotations")
@@ -53,8 +53,8 @@ def pack() -> None:
     with writing(unfinished), locked(unfinished):
         for other in sorted(unfinished.parent.iterdir()):
             if other != unfinished:
-                what = "is an unfinished pack with other data, settings or code; delete it if nobody wants it"
-                print(f"{printable(str(other))} {what}")
+                advice = "is an unfinished pack with other data, settings or code; delete it if nobody wants it"
+                print(f"{printable(str(other))} {advice}")
         total = 0
         for name, split in splits.items():
             expected, number = storage[name].expected_bytes(split.records), len(split.records)
@@ -64,7 +64,7 @@ def pack() -> None:
             total += expected + number * 4096  # LMDB's pages and tree, annotations
         inputs = inputs_of("pack")
         finished_in("pack", unfinished)
-        if not is_finished(unfinished):  # packed before, and not published since its inputs had changed meanwhile
+        if not is_finished(unfinished):  # else it was packed before, but its inputs had changed by then
             (unfinished / "manifest.json").unlink(missing_ok=True)
             require_room(unfinished, total)
             entries = {}
@@ -93,7 +93,7 @@ def _verification(wanted: str, images: int) -> str:
 
 def _fingerprint(splits: Iterable[Split]) -> str:
     files = (RAW / "manifest.json").read_bytes()  # names and sizes of images, hashes of annotations
-    # an image that was replaced by another of its size must not be continued after
+    # a pack must not continue after an image was replaced by another of the same size
     times = [os.stat(record.path).st_mtime_ns for split in splits for record in split.records]  # noqa: PTH116 - quicker
     settings = json.dumps(params().section("pack"), sort_keys=True).encode()
     code = digest_files(sources("pack"), Path())
@@ -101,9 +101,9 @@ def _fingerprint(splits: Iterable[Split]) -> str:
 
 
 def _publish(unfinished: Path) -> None:
-    """Put the cache where it belongs, the manifest last; the finished state stays until the stage ends."""
+    """Link or copy the cache to data/cache, the manifest last; the finished state stays until the stage ends."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    (CACHE / "manifest.json").unlink(missing_ok=True)  # of another cache; not over files that are half of each
+    (CACHE / "manifest.json").unlink(missing_ok=True)  # it describes the files that are replaced now
     files = {path.name: path for path in unfinished.iterdir() if path.name not in (LOCK, FOLDER)}
     manifest = files.pop("manifest.json")
     for path in (*files.values(), manifest):

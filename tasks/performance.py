@@ -1,4 +1,4 @@
-"""Stage `performance`: how fast this machine trains, by the seed's measure."""
+"""Stage `performance`: the speed of training on this machine, as the ModelZoo baseline measures it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.inputs import inputs_of
 
 
 def performance() -> None:
-    """Write results/performance.json. A measurement: DVC repeats it only when asked (`dvc repro -f -s performance`)."""
+    """Write results/performance.json. `dvc repro -f -s performance` measures again."""
     from m2det.bench.throughput import RESULT, compare, measure
     from m2det.distributed.cores import check_workers
     from m2det.distributed.group import Group
@@ -26,9 +26,9 @@ def performance() -> None:
         with kept_if_failed("performance") as folder:
             arguments = (inputs_of("performance").keep(folder / FOLDER), CACHE, BACKBONE, folder)
             launch("m2det.bench.throughput", arguments, params(), processes, folder, run_child)
-            found = json.loads((folder / RESULT).read_text())
+            result = json.loads((folder / RESULT).read_text())
     else:
-        found = measure(params(), CACHE, BACKBONE, Group())
+        result = measure(params(), CACHE, BACKBONE, Group())
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "performance.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(compare(found))
+    (RESULTS / "performance.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(compare(result))

@@ -21,15 +21,16 @@ from tasks.inputs import finished_in, require_unchanged
 if TYPE_CHECKING:
     from m2det.train.state import TrainResult
 
-SHAPING = ("epochs", "seed", "model", "train", "precision")
+FINGERPRINT_SECTIONS = ("epochs", "seed", "model", "train", "precision")  # with hashes of data, backbone and code
 
 
 def train() -> None:
     """Write models/m2det.safetensors, results/train.json, results/curves.csv and results/log.txt.
 
-    The state of an unfinished run lies in models/unfinished/<fingerprint>/ of the main working copy, where DVC
-    deletes nothing; the fingerprint covers everything that shapes the run, so only the same run resumes it. The folder
-    also keeps the inputs; where they have changed by the end, the finished state stays there, to be published later.
+    The state of an unfinished run lies in its run directory, models/unfinished/<fingerprint>/ of the main working copy,
+    where DVC deletes nothing; the fingerprint covers everything that shapes the numbers, so only the same run resumes
+    it. The directory also has copies of the inputs, params.yaml among them, which every process reads. If inputs have
+    changed by the end, the finished state stays there, to be published later.
     """
     from m2det.distributed.cores import check_workers
     from m2det.distributed.launch import count_processes, needs_torchrun
@@ -40,16 +41,16 @@ def train() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
     check_workers(params(), processes)
-    params().train.accumulation(processes)  # raises where it is no whole number
-    shape = params().section(*SHAPING)
+    params().train.accumulation(processes)  # raises InputError if it is no whole number
+    shape = params().section(*FINGERPRINT_SECTIONS)
     hashes = {**_hashes(), "params": digest(json.dumps(shape, sort_keys=True).encode())}
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
     with locked(unfinished):
         with writing(unfinished):
             write_run_config(unfinished, shape | {"hashes": hashes})
-            kept_params = finished_in("train", unfinished)  # what each process reads, whenever it starts
+            frozen_params = finished_in("train", unfinished)  # an edit cannot give processes different values
         if needs_torchrun(params(), processes):
-            outcome = train_distributed(params(), kept_params, CACHE, BACKBONE, unfinished, processes, run_child)
+            outcome = train_distributed(params(), frozen_params, CACHE, BACKBONE, unfinished, processes, run_child)
         else:
             outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
         require_unchanged("train")

@@ -1,4 +1,4 @@
-"""Stage `weights`: what training starts from."""
+"""Stage `weights`: the backbone or the model that training starts from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def weights() -> None:
-    """Write models/backbone.safetensors from what weights.source names: a backbone, or a whole model."""
+    """Write models/backbone.safetensors from weights.source: a backbone, or a whole model."""
     from m2det.files.tensors import save_tensors
     from m2det.files.untrusted import read_tensors
     from m2det.model.pretrained import VGG16_REDUCEDFC, load_backbone, random_backbone
@@ -32,7 +32,7 @@ def weights() -> None:
         state = {key: value.clone() for key, value in read_tensors(path).items()}  # aliases share memory
     else:
         source = VGG16_REDUCEDFC if settings.source == "vgg16_reducedfc" else settings.source
-        path = _download(source) if "://" in source else _local_file(source)
+        path = download(source) if "://" in source else _local_file(source)
         state = _named(load_backbone(name, path, settings.images))
     save_tensors(BACKBONE, state, {})
 
@@ -42,10 +42,10 @@ def _named(backbone: nn.Module) -> dict[str, Tensor]:
 
 
 def _local_file(name: str) -> Path:
-    """A file of the user's, its sha256 printed, and verified where weights.sha256 is set."""
+    """Return the user's file, its sha256 printed, and compared with weights.sha256 if that is set."""
     from m2det.model.pretrained import verify
 
-    path = main_root() / os.path.expanduser(name)  # noqa: PTH111 - Path's raises where there is no such user
+    path = main_root() / os.path.expanduser(name)  # noqa: PTH111 - Path's raises for a user that does not exist
     if not path.is_file():
         raise InputError(f"weights: {path}: no such file")
     sha256 = verify(path, params().weights.sha256, str(path), "take that file, or correct weights.sha256")
@@ -53,8 +53,8 @@ def _local_file(name: str) -> Path:
     return path
 
 
-def _download(url: str) -> Path:
-    """Kept across runs and experiments, outside what DVC deletes."""
+def download(url: str) -> Path:
+    """Return the file at the URL, in models/downloads of the main working copy, where DVC deletes nothing."""
     from m2det.model.pretrained import VGG16_REDUCEDFC, fetch
 
     sha256 = params().weights.sha256

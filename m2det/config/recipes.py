@@ -1,4 +1,4 @@
-"""Complete, named parameter sets: the files NAME.yaml in this folder, each beginning with what it promises."""
+"""Named parameter sets: the files recipes/NAME.yaml, each a comment and what differs from the schema's defaults."""
 
 from __future__ import annotations
 
@@ -8,44 +8,59 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap
 
+from m2det.config.document import comment
+from m2det.config.schema import default, defaults, settings
 from m2det.errors import InputError
 from m2det.files.whole import replacing
 from m2det.files.yaml_file import read_yaml
 
 FOLDER = files("m2det") / "recipes"
-END_OF_HEADER = "#\n"  # the comment line in params.yaml below what the recipe says of itself
-OWN = {"root": "", "outside": False, "mirror": "http://images.cocodataset.org"}  # of data: where it lies, in no recipe
+END_OF_HEADER = "#\n"  # the comment line in params.yaml below the recipe's comment
+USERS_KEYS = ("data.root", "data.outside", "data.mirror")  # where the user's data lies: in no recipe
 
 
 def recipe_names() -> list[str]:
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in (files("m2det") / "recipes").iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    """Return the names of the recipes, sorted."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in FOLDER.iterdir() if entry.name.endswith(".yaml"))
 
 
 def read_recipe(name: str) -> tuple[str, dict[str, Any]]:
-    """The recipe's comment, and its values: all of params.yaml but where the data lies.
+    """Return the recipe's comment and its values: all of params.yaml but `USERS_KEYS`.
 
-    Raises InputError for a name that does not exist.
+    A recipe without a section `data` keeps the user's, so its values have none.
+
+    Raises:
+        InputError: no recipe has the name.
     """
     if name not in recipe_names():
         raise InputError(f"no recipe is called {name[:80]!r}; there are {', '.join(recipe_names())}")
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-    return header, YAML(typ="safe").load(text)
+    differences = YAML(typ="safe").load(text)
+    values: dict[str, Any] = {}
+    for key, value in defaults().items():
+        if isinstance(value, dict):
+            inner = differences.get(key, {})
+            values[key] = {k: inner.get(k, v) for k, v in value.items() if f"{key}.{k}" not in USERS_KEYS}
+        else:
+            values[key] = differences.get(key, value)
+    if "data" not in differences:
+        del values["data"]
+    return header, values
 
 
 def use_recipe(name: str, path: Path) -> list[str]:
-    """Write the recipe into a params.yaml, keeping its comments, its order, and the user's data.root, outside, mirror.
+    """Write the recipe into a params.yaml, keeping its comments, its order and the user's `USERS_KEYS`.
 
-    Of those three, the ones that a params.yaml of an earlier version lacks get their defaults.
+    Keys that a params.yaml of an earlier version lacks are added with their comments, `USERS_KEYS` with defaults.
 
-    Returns what changed, as `key: old -> new`. Raises InputError where there is no such recipe or file, a section that
-    holds no keys, or a disk that takes no file.
+    Returns:
+        What changed, as `key: old -> new`.
+
+    Raises:
+        InputError: no such recipe or file, a section that holds no keys, or a full or read-only disk.
     """
     header, values = read_recipe(name)
     read_yaml(path)
@@ -54,12 +69,15 @@ def use_recipe(name: str, path: Path) -> list[str]:
     for section in ("data", *(key for key, value in values.items() if isinstance(value, dict))):
         if not isinstance(content.setdefault(section, CommentedMap()), dict):
             raise InputError(f"{path}: {section} must hold keys and values, like those the project came with")
-    absent = {key: value for key, value in OWN.items() if key not in content["data"]}
-    changes = _put(content, values, "") + _put(content["data"], absent, "data.")
+    for key in USERS_KEYS:
+        section, _, inner = key.partition(".")
+        if inner not in content[section]:
+            values.setdefault(section, {})[inner] = default(settings()[key])
+    changes = _put(content, values, "")
     out = io.StringIO()
     yaml.dump(content, out)
     text = header + END_OF_HEADER + _without_header(out.getvalue())
-    target = path.resolve()  # of a link, the file it leads to
+    target = path.resolve()  # a link stays a link
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
         assert read_yaml(temporary) == YAML(typ="safe").load(out.getvalue())
@@ -67,7 +85,6 @@ def use_recipe(name: str, path: Path) -> list[str]:
 
 
 def _without_header(text: str) -> str:
-    """What stands below the comment of another recipe; all of it where it begins with none."""
     if text.startswith("# The recipe `") and END_OF_HEADER in text:
         return text[text.index(END_OF_HEADER) + len(END_OF_HEADER) :]
     return text
@@ -78,18 +95,12 @@ def _put(content: CommentedMap, values: dict[str, Any], where: str) -> list[str]
     for key, value in values.items():
         old = content.get(key)
         if isinstance(value, dict) and value:
-            changes += _put(content.setdefault(key, CommentedMap()), value, f"{where}{key}.")
-        elif old != value:
+            changes += _put(content[key], value, f"{where}{key}.")
+        elif old != value or key not in content:
             changes.append(f"{where}{key}: {old} -> {value}")
-            content.ca.items.pop(key, None) if isinstance(old, list | dict) else None  # a block's comments break a line
-            content[key] = _in_line(value)
+            if isinstance(old, list | dict):
+                content.ca.items.pop(key, None)  # comments of a block do not fit another value
+            if key not in content and not isinstance(value, list):
+                content.yaml_add_eol_comment(comment(settings()[f"{where}{key}"]), key)
+            content[key] = value
     return changes
-
-
-def _in_line(value: Any) -> Any:
-    """Lists and empty mappings as [1, 2] and {}, as params.yaml has them."""
-    if isinstance(value, list | dict):
-        made = CommentedSeq(value) if isinstance(value, list) else CommentedMap(value)
-        made.fa.set_flow_style()
-        return made
-    return value

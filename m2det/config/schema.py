@@ -1,22 +1,28 @@
-"""The typed form of params.yaml: one class per section, every key required, unknown keys refused."""
+"""The typed form of params.yaml: each key's default, range, unit and description, once.
+
+Every key is required in a file and unknown ones are refused: the defaults are what recipes differ from.
+"""
 
 from __future__ import annotations
 
+import copy
 import re
 import reprlib
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from m2det.errors import InputError
 from m2det.files.yaml_file import read_yaml
 from m2det.text import printable
 
-# Ranges are those that hold on any machine and that no honest setting leaves; what this machine bears, the stages say.
-MOST_SENTENCES = 5  # of one file's faults
+# Ranges hold on any machine; stages refuse what exceeds the machine that they run on.
+MAX_FAULTS = 5  # of one file, that are printed
 
 
 def _plain(text: str) -> str:
@@ -45,7 +51,7 @@ def _address(text: str) -> str:
 
 
 def file_of_address(url: str) -> str:
-    """The name under which the address's file is kept."""
+    """Return the name under which the file at the address is kept."""
     return urlsplit(url).path.rpartition("/")[2]
 
 
@@ -55,19 +61,33 @@ def _source_of_weights(text: str) -> str:
     return text
 
 
-def _zero_or_at_least(least: float) -> AfterValidator:
-    def check(value: float) -> float:
-        if 0 < value < least:
-            raise ValueError(f"takes 0 or at least {least:g}, not {value:g}")
+@dataclass(frozen=True)
+class ZeroOrAtLeast:
+    """Refuse numbers between 0 and `least`."""
+
+    least: float
+
+    def __call__(self, value: float) -> float:
+        if 0 < value < self.least:
+            raise ValueError(f"takes 0 or at least {self.least:g}, not {value:g}")
         return value
 
-    return AfterValidator(check)
+
+def setting(default: Any, what: str, unit: str = "") -> Any:
+    """Describe one key of params.yaml.
+
+    Args:
+        default: the value that recipes leave out; a file must hold the key nevertheless.
+        what: the meaning, as params.yaml's comment and docs/params.md print it.
+        unit: of a number, such as "px".
+    """
+    return Field(description=what, json_schema_extra={"default": default, "unit": unit})
 
 
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]
 File = Annotated[Text, AfterValidator(_path)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Images = Annotated[int, Field(ge=1, le=65_536)]  # of a batch
+Images = Annotated[int, Field(ge=1, le=65_536)]
 Steps = Annotated[int, Field(ge=1, le=10**9)]
 
 
@@ -87,12 +107,26 @@ Sources = Annotated[list[Source], Field(max_length=100)]
 
 
 class DataParams(Section):
-    source: Literal["digits", "coco", "coco2014", "coco2014-download", "voc"]
-    root: File
-    outside: bool
-    mirror: Annotated[Text, AfterValidator(_address)]
-    train: Sources
-    val: Sources
+    """Where images and annotations come from."""
+
+    source: Literal["digits", "coco", "coco2014", "coco2014-download", "voc"] = setting(
+        "coco2014",
+        "digits (made here), coco (your data in COCO's format), coco2014 (COCO 2014 under data.root), "
+        "coco2014-download (fetches it into data.root), or voc (data.root is VOCdevkit)",
+    )
+    root: File = setting(
+        "",
+        "folder that data.train and data.val are relative to, itself relative to this file; excluded from DVC's hashes",
+    )
+    outside: bool = setting(
+        False, "allow images outside of their folder: through links, .. or absolute names in annotations"
+    )
+    mirror: Annotated[Text, AfterValidator(_address)] = setting(
+        "http://images.cocodataset.org",
+        "host that coco2014-download fetches from, official or a mirror of its layout; excluded from DVC's hashes",
+    )
+    train: Sources = setting([], "for coco: list of {annotations: FILE.json, images: FOLDER} to train on")
+    val: Sources = setting([], "for coco: list of {annotations: FILE.json, images: FOLDER} to validate on")
 
     @model_validator(mode="after")
     def _sources_fit(self) -> DataParams:
@@ -106,18 +140,42 @@ class DataParams(Section):
 
 
 class PackParams(Section):
-    verify: Literal["auto", "decode", "header"]
-    images: Literal["original", "jpeg", "raw"]
-    side: Annotated[int, Field(ge=0, le=65_500), _zero_or_at_least(16)]  # 65,500: of m2det/data/packed/encoding.py
-    quality: Annotated[int, Field(ge=1, le=100)]
+    """How the packed cache keeps images."""
+
+    verify: Literal["auto", "decode", "header"] = setting(
+        "auto",
+        "decode (decode every image once), header (read markers and sizes only), or auto (decode splits of "
+        "fewer than 20,000 images)",
+    )
+    images: Literal["original", "jpeg", "raw"] = setting(
+        "original",
+        "how training images are kept: original (the files' bytes), jpeg (encoded again) or raw (pixels); the "
+        "latter two load faster for more disk or less detail",
+    )
+    side: Annotated[int, Field(ge=0, le=65_500), AfterValidator(ZeroOrAtLeast(16))] = setting(
+        640, "longest side that jpeg and raw keep; 0 keeps any (COCO's images have 640)", "px"
+    )
+    quality: Annotated[int, Field(ge=1, le=100)] = setting(90, "JPEG quality, for pack.images: jpeg")
 
 
 class WeightsParams(Section):
-    source: Annotated[File, Field(min_length=1), AfterValidator(_source_of_weights)]
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")]
-    images: Literal["bgr255", "rgb1"]
-    checkpoint: File
-    min_match: Fraction
+    """What training starts from."""
+
+    source: Annotated[File, Field(min_length=1), AfterValidator(_source_of_weights)] = setting(
+        "vgg16_reducedfc",
+        "backbone to start from: random, a file, a URL (with weights.sha256), or vgg16_reducedfc (its "
+        "official URL); or checkpoint (a whole model)",
+    )
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")] = setting(
+        "", "SHA-256 of that file, 64 hexadecimal digits; empty accepts any file, but none from a URL"
+    )
+    images: Literal["bgr255", "rgb1"] = setting(
+        "bgr255",
+        "what the backbone was trained on: bgr255 (Caffe's VGG: BGR, 0 to 255, mean subtracted, as here) or "
+        "rgb1 (torchvision: RGB, 0 to 1, normalized); the first layer is adapted",
+    )
+    checkpoint: File = setting("", "for checkpoint: a model.safetensors, or a .pth of the original")
+    min_match: Fraction = setting(0.5, "for checkpoint: share of the model's values that the file must supply")
 
     @model_validator(mode="after")
     def _checkpoint_fits(self) -> WeightsParams:
@@ -140,10 +198,18 @@ Name = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
 
 
 class ModelParams(Section):
-    name: Annotated[Text, Field(min_length=1, max_length=100)]
-    sfam: bool
-    # which fields there are and what they take, m2det/model/config.py knows
-    overrides: Annotated[dict[Name, Annotated[Any, AfterValidator(_override)]], Field(max_length=20)]
+    """The network."""
+
+    name: Annotated[Text, Field(min_length=1, max_length=100)] = setting(
+        "m2det512-vgg16",
+        "m2det-tiny, or m2detSIZE-BACKBONE with SIZE 320, 512, 704 or 800 and BACKBONE vgg16 or resnet18 to resnet152",
+    )
+    sfam: bool = setting(
+        False, "scale-wise feature aggregation (paper, section 3.3); the ModelZoo baseline trains without"
+    )
+    overrides: Annotated[dict[Name, Annotated[Any, AfterValidator(_override)]], Field(max_length=20)] = setting(
+        {}, "other fields of M2DetConfig (m2det/model/config.py), such as {levels: 4}"
+    )
 
     @property
     def all_overrides(self) -> dict[str, Any]:
@@ -152,49 +218,96 @@ class ModelParams(Section):
 
 
 class RunParams(Section):
-    """How a training is run; nothing in it shapes the result but the order of sums."""
+    """How a training is run: in no dependency of a stage but the measurements of speed."""
 
-    device: Literal["auto", "cpu", "cuda", "npu"]
-    processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
-    oversubscribe: bool
-    workers: Annotated[int, Field(ge=0, le=256)]
-    compile: bool
-    log_every: Steps
-    save_every: Steps
-    stop_grace: Annotated[int, Field(ge=1, le=3600)]
+    device: Literal["auto", "cpu", "cuda", "npu"] = setting(
+        "auto", "auto (an accelerator if there is one), cpu, cuda or npu"
+    )
+    processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = setting(
+        1, "training processes of this machine, one per device; auto takes all devices, and 1 on a CPU"
+    )
+    oversubscribe: bool = setting(
+        False, "on a CPU, allow more than 4 processes or 2 workers per core (8 of each are always allowed)"
+    )
+    workers: Annotated[int, Field(ge=0, le=256)] = setting(
+        8, "data-loading processes of each training process; 0 loads in the training process"
+    )
+    compile: bool = setting(
+        False, "compile the network with torch.compile (cpu and cuda): minutes of preparation, then faster steps"
+    )
+    log_every: Steps = setting(100, "steps between log lines", "steps")
+    save_every: Steps = setting(
+        500, "steps between checkpoints within an epoch; the end of an epoch always writes one", "steps"
+    )
+    stop_grace: Annotated[int, Field(ge=1, le=3600)] = setting(
+        60, "seconds from a signal to stop until processes are killed", "seconds"
+    )
 
 
 class TrainParams(Section):
-    batch_size: Images
-    microbatch: Images
-    max_steps: Annotated[int, Field(ge=0, le=10**9)]
-    optimizer: Literal["sgd", "adamw"]
-    lr: Annotated[float, Field(ge=1e-8, le=10)]
-    lr_batch_size: Annotated[int, Field(ge=1, le=10**8)]
-    schedule: Literal["steps", "cosine"]
-    gammas: Annotated[list[Annotated[float, Field(ge=1e-6, le=1000)]], Field(max_length=101)]
-    milestones: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=100)]
-    warmup: Fraction
-    momentum: Annotated[float, Field(ge=0, le=0.999)]
-    weight_decay: Fraction
-    weight_decay_norm_bias: bool
-    max_grad_norm: Annotated[float, Field(ge=0, le=1e6), _zero_or_at_least(1e-6)]
-    ema_decay: Annotated[float, Field(ge=0, le=0.999999)]
-    label_smoothing: Annotated[float, Field(ge=0, le=0.9)]
-    loss_normalization: Literal["local", "global"]
-    sync_bn: bool
-    freeze_backbone: bool
-    freeze_bn_stats: bool
-    crop_probability: Annotated[float, Field(ge=0, le=0.99)]  # drawn until it fails or a crop fits, which none may
-    expand_probability: Fraction
-    hflip: bool
-    evaluate_every: Annotated[int, Field(ge=1, le=100_000)]
-    keep: Literal["final", "best"]
+    """What a training is, beside its epochs, its random seed and its network."""
+
+    batch_size: Images = setting(16, "images of a step, all processes together", "images")
+    microbatch: Images = setting(16, "images that share batch-norm statistics and one loss divisor", "images")
+    max_steps: Annotated[int, Field(ge=0, le=10**9)] = setting(
+        0, "steps after which training ends; 0 trains all epochs", "steps"
+    )
+    optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd (the original's) or adamw")
+    lr: Annotated[float, Field(ge=1e-8, le=10)] = setting(
+        0.001, "learning rate (lr) for steps of train.lr_batch_size images"
+    )
+    lr_batch_size: Annotated[int, Field(ge=1, le=10**8)] = setting(
+        16, "images of a step that train.lr is meant for; another train.batch_size scales lr in proportion", "images"
+    )
+    schedule: Literal["steps", "cosine"] = setting(
+        "steps", "after the warm-up: steps (the original's) or cosine (down to 0)"
+    )
+    gammas: Annotated[list[Annotated[float, Field(ge=1e-6, le=1000)]], Field(max_length=101)] = setting(
+        [1.0, 0.5, 0.1, 0.01, 0.001],
+        "for steps: factor of lr in each interval between milestones, so one more than milestones",
+    )
+    warmup: Fraction = setting(0.03125, "fraction of epochs over which lr rises linearly from 1e-6", "epochs")
+    milestones: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=100)] = setting(
+        [0.5625, 0.6875, 0.8125, 0.9375],
+        "for steps: rising fractions of epochs, where the next interval begins",
+        "epochs",
+    )
+    momentum: Annotated[float, Field(ge=0, le=0.999)] = setting(0.9, "momentum of sgd")
+    weight_decay: Fraction = setting(0.0005, "L2 penalty (original: 0.0005; few images want more)")
+    weight_decay_norm_bias: bool = setting(True, "decay batch-norm parameters and biases, too, as the original does")
+    max_grad_norm: Annotated[float, Field(ge=0, le=1e6), AfterValidator(ZeroOrAtLeast(1e-6))] = setting(
+        0.0,
+        "maximum gradient norm; 0 does not clip (original). Tiny microbatches at 320 px need it: batch norm "
+        "over two values inflates gradients",
+    )
+    ema_decay: Annotated[float, Field(ge=0, le=0.999999)] = setting(
+        0.0, "decay per step of a moving average of the weights; 0 keeps none"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, le=0.9)] = setting(
+        0.0, "share of a label's probability spread over all classes (original: 0)"
+    )
+    loss_normalization: Literal["local", "global"] = setting(
+        "local",
+        "divide the loss by the positive priors of each microbatch (local, the original's) or of the step (global)",
+    )
+    sync_bn: bool = setting(False, "batch-norm statistics over the microbatches of all processes (cuda and npu)")
+    freeze_backbone: bool = setting(False, "do not train the backbone")
+    freeze_bn_stats: bool = setting(False, "do not update batch norm's running statistics")
+    crop_probability: Annotated[float, Field(ge=0, le=0.99)] = setting(
+        0.857143, "probability of training on a crop of an image (original: 6/7)"
+    )
+    expand_probability: Fraction = setting(0.6, "probability of zooming out into a larger canvas (original: 0.6)")
+    hflip: bool = setting(True, "flip half of the images horizontally; off for digits: a mirrored 2 is no 2")
+    evaluate_every: Annotated[int, Field(ge=1, le=100_000)] = setting(
+        10, "epochs between evaluations on data.val", "epochs"
+    )
+    keep: Literal["final", "best"] = setting("final", "weights to keep: final, or best (by AP on data.val)")
 
     def accumulation(self, processes: int) -> int:
         """Return how many microbatches each process computes one after the other in a step.
 
-        Raises InputError with the nearest values that work where batch_size is not divided by microbatch x processes.
+        Raises:
+            InputError: batch_size is no multiple of microbatch x processes; names the nearest values that are.
         """
         together = self.microbatch * processes
         if self.batch_size % together:
@@ -222,7 +335,7 @@ class TrainParams(Section):
         if len(self.gammas) != len(self.milestones) + 1:
             raise ValueError(
                 f"train.gammas needs one entry more than train.milestones "
-                f"({len(self.milestones) + 1}, not {len(self.gammas)}): one per stretch between milestones"
+                f"({len(self.milestones) + 1}, not {len(self.gammas)}): one per interval between milestones"
             )
         if any(a >= b for a, b in pairwise(self.milestones)):
             raise ValueError("train.milestones must rise, each above the one before")
@@ -237,10 +350,20 @@ REFUSED_LEVELS = {
 
 
 class PrecisionParams(Section):
-    opt_level: Literal["O0", "O1"]
-    loss_scale: Annotated[float, Field(ge=2**-14, le=2**24)] | Literal["dynamic"]
-    dtype: Literal["auto", "float16", "bfloat16"]
-    backend: Literal["native", "apex"]
+    """Number formats of the training's computations."""
+
+    opt_level: Literal["O0", "O1"] = setting(
+        "O1", "O0 (float32) or O1 (autocast: the network in low precision, the rest in float32)"
+    )
+    loss_scale: Annotated[float, Field(ge=2**-14, le=2**24)] | Literal["dynamic"] = setting(
+        32.0, "loss scale: static (ModelZoo baseline: 32), or dynamic (halved by an overflow, whose step is skipped)"
+    )
+    dtype: Literal["auto", "float16", "bfloat16"] = setting(
+        "auto", "low-precision dtype: float16, bfloat16, or auto (what the device computes fast)"
+    )
+    backend: Literal["native", "apex"] = setting(
+        "native", "native, or apex (Ascend's, to repeat old runs; not tested on a device)"
+    )
 
     @field_validator("opt_level", mode="before")
     @classmethod
@@ -251,24 +374,42 @@ class PrecisionParams(Section):
 
 
 class EvaluateParams(Section):
-    batch_size: Images
-    nms: Literal["hard", "linear", "gaussian"]
-    score_threshold: Fraction
-    nms_iou: Fraction
-    per_class: Annotated[int, Field(ge=1, le=100_000)]
-    per_image: Annotated[int, Field(ge=0, le=10**6)]
-    scorer: Literal["auto", "hotcoco", "pycocotools"]
+    """From the network's output to detections and metrics."""
+
+    batch_size: Images = setting(16, "images of a step", "images")
+    nms: Literal["hard", "linear", "gaussian"] = setting(
+        "linear", "hard, linear or gaussian (the latter two are soft-NMS; original: linear)"
+    )
+    score_threshold: Fraction = setting(0.1, "candidates score more than this, before NMS")
+    nms_iou: Fraction = setting(0.3, "IoU above which NMS acts (original's effective value: 0.3)")
+    per_class: Annotated[int, Field(ge=1, le=100_000)] = setting(
+        50, "detections kept per class and image (original: 50)"
+    )
+    per_image: Annotated[int, Field(ge=0, le=10**6)] = setting(
+        0, "detections kept per image; 0 keeps all (the original)"
+    )
+    scorer: Literal["auto", "hotcoco", "pycocotools"] = setting(
+        "auto", "auto, hotcoco or pycocotools; their numbers agree"
+    )
 
 
 class BenchmarkParams(Section):
-    batch_size: Images
-    warmup: Annotated[int, Field(ge=1, le=10**6)]
-    steps: Annotated[int, Field(ge=1, le=10**6)]
+    """Sizes of the measurements of speed."""
+
+    batch_size: Images = setting(16, "images of a step", "images")
+    warmup: Annotated[int, Field(ge=1, le=10**6)] = setting(
+        6, "steps before the timed ones (ModelZoo baseline: 6)", "steps"
+    )
+    steps: Annotated[int, Field(ge=1, le=10**6)] = setting(50, "timed steps", "steps")
 
 
 class Params(Section):
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    """All of params.yaml."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = setting(160, "passes over the training images")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = setting(
+        49, "random seed of initial weights, order of images and augmentation (ModelZoo baseline: 49)"
+    )
     run: RunParams
     data: DataParams
     pack: PackParams
@@ -280,60 +421,86 @@ class Params(Section):
     benchmark: BenchmarkParams
 
     def section(self, *names: str) -> dict[str, Any]:
-        """The named parts as plain values, for fingerprints and cards."""
+        """Return the named parts as plain values, for fingerprints and cards."""
         everything = self.model_dump(mode="json")
         return {name: everything[name] for name in names}
 
 
 def dotted(values: dict[str, Any]) -> dict[str, Any]:
-    """Sections of params.yaml -> one mapping with keys such as train.lr."""
+    """Return the values of sections in one mapping, by keys such as train.lr."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
     return flat
 
 
-def parameter_keys() -> list[str]:
-    """The keys of params.yaml that hold a value, such as epochs and train.lr."""
-    keys: list[str] = []
+def settings() -> dict[str, FieldInfo]:
+    """Return the fields of params.yaml that hold a value, by keys such as epochs and train.lr, in the file's order."""
+    found: dict[str, FieldInfo] = {}
     for name, field in Params.model_fields.items():
-        section = field.annotation if isinstance(field.annotation, type) else None
-        inner = section.model_fields if section and issubclass(section, Section) else None
-        keys += [f"{name}.{key}" for key in inner] if inner else [name]
-    return keys
+        kind = field.annotation
+        section = kind.model_fields if isinstance(kind, type) and issubclass(kind, Section) else None
+        found |= {f"{name}.{key}": inner for key, inner in section.items()} if section else {name: field}
+    return found
+
+
+def default(field: FieldInfo) -> Any:
+    """Return a copy of the value that recipes leave out."""
+    assert isinstance(field.json_schema_extra, dict)
+    return copy.deepcopy(field.json_schema_extra["default"])
+
+
+def defaults() -> dict[str, Any]:
+    """Return the value of every key, in sections."""
+    values: dict[str, Any] = {}
+    for key, field in settings().items():
+        section, _, name = key.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[name] = default(field)
+    return values
+
+
+def parameter_keys() -> list[str]:
+    """Return the keys of params.yaml that hold a value, such as epochs and train.lr."""
+    return list(settings())
 
 
 def load_params(path: str | Path) -> Params:
     """Read and check a params.yaml.
 
-    Raises InputError naming the file, every wrong key and what it should be.
+    Raises:
+        InputError: names the file, every wrong key and what it should be.
     """
     path = Path(path)
     return check_params(read_yaml(path), str(path))
 
 
 def check_params(raw: dict[str, Any], where: str) -> Params:
-    """The parameters that these keys and values are.
+    """Return the parameters in a file's keys and values.
 
-    Raises InputError that begins with `where` they come from and names wrong keys and what they should be.
+    Args:
+        raw: the keys and values.
+        where: the file, for the error.
+
+    Raises:
+        InputError: begins with `where` and names wrong keys and what they should be.
     """
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
         faults = list(dict.fromkeys(_sentence(e, raw) for e in error.errors()))
-        more = [f"and {len(faults) - MOST_SENTENCES} more"] if len(faults) > MOST_SENTENCES else []
-        raise InputError(f"{where}: " + "; ".join(faults[:MOST_SENTENCES] + more)) from error
+        more = [f"and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
+        raise InputError(f"{where}: " + "; ".join(faults[:MAX_FAULTS] + more)) from error
 
 
 def _sentence(error: Any, raw: dict[str, Any]) -> str:
     # a union (`processes`) reports each of its members under a name of its own: keep the user's keys only
     keys: list[str] = []
-    here: Any = raw
+    value: Any = raw
     for part in error["loc"]:
-        if not (isinstance(here, dict) and part in here) and not (isinstance(here, list) and isinstance(part, int)):
+        if not (isinstance(value, dict) and part in value) and not (isinstance(value, list) and isinstance(part, int)):
             break
         keys.append(str(part) if re.fullmatch(r"\w{1,60}", str(part)) else _shown(part))
-        here = here[part]
+        value = value[part]
     name = ".".join(keys)
     if error["type"] == "extra_forbidden":
         return f"unknown key '{name}' (remove it, or look for a typo)"

@@ -1,7 +1,7 @@
-"""The inputs of a result as they were when the work began, compared with what they are later.
+"""The inputs of a result: recorded when a stage begins, compared before its result counts.
 
 A training takes days, and DVC reads settings and files when it ends: an edit in between would be recorded as what the
-model was made from. So the inputs are recorded at the start, and compared before the result is published.
+model was made from.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from m2det.files.yaml_file import read_yaml
 
 log = logging.getLogger(__name__)
 
-FOLDER = "inputs"  # in a run's folder, where they are kept
-NAME, VERSION = "inputs.json", 2  # in that folder
+FOLDER = "inputs"  # in a run directory: copies of the inputs
+NAME, VERSION = "inputs.json", 2  # in that folder: the record
 ABSENT = "absent"  # of a setting that one of two params.yaml lacks
 LARGE = 1 << 30  # bytes; larger files are not hashed at the start
-# what Python, editors and NFS leave beside sources; .dvcignore has them, too
+# files that Python, editors and NFS leave beside sources; .dvcignore lists the same
 IGNORED = ("__pycache__", "*.so", "*~", ".*.sw?", "4913", ".DS_Store", ".nfs*")
 Stat = tuple[int, int, int]  # inode, bytes, time of the last change in ns
 
@@ -44,8 +44,10 @@ class Change:
 class Data:
     """A file or folder that a stage made.
 
-    files: stats and md5 of each file in it, "" for a large one; md5: of the whole, as `content_md5` has it, "" where
-    nobody knows; restore: the command that brings it back.
+    Attributes:
+        files: stats and md5 of each file in it; md5 "" for a large one.
+        md5: of the whole, as `content_md5` computes it; "" if unknown.
+        restore: the command that brings it back.
     """
 
     files: dict[str, tuple[Stat, str]]
@@ -55,10 +57,15 @@ class Data:
 
 @dataclass
 class Inputs:
-    """What a result is made of; `Inputs()` holds nothing, and so never changes.
+    """The inputs of a result; `Inputs()` has none, and so never changes.
 
-    params: the file of settings; keys: those that count, each a setting or a section; settings: their values by dotted
-    key. sources: the project's files and folders; md5: of each file in them. data: what other stages made, by path.
+    Attributes:
+        params: the file of settings.
+        keys: the settings and sections that count.
+        settings: their values by dotted key.
+        sources: the project's files and folders.
+        md5: of each file in `sources`.
+        data: files and folders that other stages made, by path.
     """
 
     params: str = "params.yaml"
@@ -76,23 +83,28 @@ class Inputs:
     def record(
         cls, params: str, keys: Sequence[str], sources: Sequence[str], data: Mapping[str, tuple[str, str]]
     ) -> Inputs:
-        """Read all of them now, paths relative to the working directory.
+        """Read all inputs now, paths relative to the working directory.
 
-        data: path -> (md5 of the whole or "", command that brings it back).
-        Raises InputError for a params file that is missing or no YAML.
+        Args:
+            params, keys, sources: as the attributes.
+            data: path -> (md5 of the whole or "", command that brings it back).
+
+        Raises:
+            InputError: the params file is missing or no YAML.
         """
         contents = dict(_read(sources))
+        written = _bytes(params)
         settings = _select(read_yaml(Path(params)), keys)
         made = {
             path: Data({p: (stat, _small_md5(p, stat)) for p, stat in _stats(path).items()}, md5, restore)
             for path, (md5, restore) in data.items()
         }
         inputs = cls(params, list(keys), settings, list(sources), {p: _md5(c) for p, c in contents.items()}, made)
-        inputs._contents = {params: Path(params).read_bytes(), **contents}
+        inputs._contents = {params: written, **contents}
         return inputs
 
     def keep(self, folder: Path) -> Path:
-        """Write the record, and copies of params and sources, to the folder, alone; returns that of params."""
+        """Replace the folder by the record and copies of params and sources, as recorded; return the copy of params."""
         shutil.rmtree(folder, ignore_errors=True)
         for path, content in self._contents.items():
             write_whole(folder / path, content)
@@ -105,48 +117,59 @@ class Inputs:
 
     @classmethod
     def load(cls, folder: Path) -> Inputs:
-        """What `keep` wrote to the folder; nothing where nothing was kept."""
-        if not (folder / NAME).exists():
+        """Return what `keep` wrote to the folder; no inputs if it wrote none, or in another version's form."""
+        record = json.loads((folder / NAME).read_text(encoding="utf-8")) if (folder / NAME).exists() else {}
+        if record.pop("version", 0) != VERSION:
             return cls()
-        record = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        assert record.pop("version") == VERSION  # written by the process that started this one
         for path, data in record["data"].items():
             files = {name: (tuple(stat), md5) for name, (stat, md5) in data["files"].items()}
             record["data"][path] = Data(files, data["md5"], data["restore"])
         return cls(**record)
 
     def changes(self, thorough: bool = True) -> list[Change]:
-        """How the inputs differ from what they were; a file that was only touched does not.
+        """Return how the inputs differ from the record; a file that was only touched does not.
 
-        thorough: hash large files whose stats changed, which takes minutes; else they count as the same.
+        Args:
+            thorough: hash large files whose stats changed, which takes minutes; otherwise they count as the same.
         """
-        return [*self._changed_settings(), *self._changed_sources(), *self._changed_data(thorough)]
+        return [*self._changed_settings(), *self.changed_sources(), *self._changed_data(thorough)]
 
     def refuse_changes(self) -> None:
-        """Raise InputError where the inputs have changed: for a process that has just read them."""
-        if changes := self.changes(thorough=False):
+        """Raise InputError if this process may have read other inputs than the recorded ones.
+
+        A process that has loaded the record reads the copy of params, so settings count only in the one that made it:
+        there the whole file does, for the copy must hold what this process has read, also in other sections.
+        """
+        changes = [*self.changed_sources(), *self._changed_data(thorough=False)]
+        if self._contents and _bytes(self.params) != self._contents[self.params]:
+            changes = [*(list(self._changed_settings()) or [Change(f"{self.params} edited", self.params)]), *changes]
+        if changes:
             raise InputError(
                 f"inputs changed while this started: {'; '.join(change.text for change in changes)}; give the same "
                 "command again"
             )
 
     def warn_of_changes(self, folder: Path) -> None:
-        """Log a warning of changes, once for each set of them. folder: where `keep` wrote."""
+        """Log a warning of changes, once for each set of changes.
+
+        Args:
+            folder: where `keep` wrote.
+        """
         changes = self.changes(thorough=False)
         if changes != self._reported:
             self._reported = changes
             if changes:
                 log.warning(
-                    "warning: inputs changed while this runs: %s; the run goes on with those that it began with, and "
-                    "its result is published only after: %s",
+                    "warning: inputs changed while this runs: %s; the run goes on with the recorded inputs, and its "
+                    "result is published only after: %s",
                     "; ".join(change.text for change in changes),
                     self.undo(changes, folder),
                 )
             else:
-                log.info("the inputs are again what this began with")
+                log.info("the inputs are the recorded ones again")
 
     def undo(self, changes: Sequence[Change], folder: Path) -> str:
-        """The shell command that brings back what `keep` wrote to the folder, and data."""
+        """Return the shell command that brings back the changed inputs from the folder where `keep` wrote."""
         commands = []
         for path in dict.fromkeys(change.path for change in changes):
             if path in self.data:
@@ -170,7 +193,8 @@ class Inputs:
             if old != new:
                 yield Change(f"{key}: {old!r} -> {new!r}", self.params)
 
-    def _changed_sources(self) -> Iterator[Change]:
+    def changed_sources(self) -> Iterator[Change]:
+        """Return how the project's files differ from the record."""
         now = {path: _md5(content) for path, content in _read(self.sources)}
         for path in sorted(self.md5.keys() | now.keys()):
             if self.md5.get(path) != now.get(path):
@@ -196,7 +220,7 @@ class Inputs:
 
 
 def content_md5(path: Path) -> str:
-    """The md5 of a file's content; of a folder, over the md5 and name of each file in it, as DVC computes it."""
+    """Return the md5 of a file's content, or of a folder: over the md5 and name of each file, as DVC computes it."""
     if not path.is_dir():
         return _file_md5(path)
     entries = [{"md5": _file_md5(Path(p)), "relpath": Path(p).relative_to(path).as_posix()} for p in _files(str(path))]
@@ -222,11 +246,11 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
 
 
 def _files(path: str) -> list[str]:
-    """The file, or all in the folder but what is ignored; none where nothing is."""
+    """The file, or those in the folder that are not ignored; none if the path does not exist."""
     if not Path(path).is_dir():
         return [path] if Path(path).is_file() else []
-    found = (p for p in Path(path).rglob("*") if p.is_file() and not any(map(_is_ignored, p.parts)))
-    return sorted(p.as_posix() for p in found)
+    files = (p for p in Path(path).rglob("*") if p.is_file() and not any(map(_is_ignored, p.parts)))
+    return sorted(p.as_posix() for p in files)
 
 
 def _is_ignored(name: str) -> bool:
@@ -234,12 +258,16 @@ def _is_ignored(name: str) -> bool:
 
 
 def _read(sources: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Each file and its content; one that cannot be read, since an editor is replacing it, say, counts as absent."""
+    """Each file and its content; one that cannot be read (an editor may be replacing it) counts as absent."""
     for path in (path for source in sources for path in _files(source)):
         try:
             yield path, Path(path).read_bytes()
         except OSError:
             continue
+
+
+def _bytes(path: str) -> bytes:
+    return Path(path).read_bytes() if Path(path).is_file() else b""
 
 
 def _stats(path: str) -> dict[str, Stat]:
@@ -254,7 +282,7 @@ def _stats(path: str) -> dict[str, Stat]:
 
 
 def _small_md5(name: str, stat: Stat) -> str:
-    """Of a file's content, "" for a large one and for one that is gone."""
+    """The md5 of a file's content, "" for a large file and for one that is gone."""
     try:
         return _file_md5(Path(name)) if stat[1] <= LARGE else ""
     except OSError:
@@ -271,6 +299,5 @@ def _file_md5(path: Path) -> str:
 
 
 def _shown(path: Path) -> str:
-    """Relative to the working directory where the path lies in it."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    """The path, relative to the working directory if it lies in it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,4 +1,4 @@
-"""The folders of unfinished trainings: what each is, and which there are."""
+"""The run directories of unfinished trainings: describe, list and delete them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from typing import Any
 
 from m2det.config import dotted
 from m2det.errors import InputError
+from m2det.files.inputs import FOLDER, Inputs
 from m2det.files.locks import locked
 from m2det.files.whole import write_whole
 from m2det.train.checkpoint import checkpoints, step_of
 
 log = logging.getLogger(__name__)
 
-WHAT = "run.json"
-SHOWN = ("model.name", "epochs", "seed")  # of a run, in the list of all
+CONFIG = "run.json"
+LISTED_KEYS = ("model.name", "epochs", "seed")  # of a run, in the list of all
+CODE = "hashes.code"
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """One folder: what shapes its run (dotted keys), the steps done, and its size in bytes."""
+    """An unfinished training.
+
+    Attributes:
+        folder: its run directory.
+        shape: everything that shapes the run, by dotted keys.
+        step: steps done.
+        size: of the folder, in bytes.
+    """
 
     folder: Path
     shape: dict[str, Any]
@@ -32,33 +41,57 @@ class Unfinished:
 
 
 def write_run_config(folder: Path, shape: dict[str, Any]) -> None:
-    """Write down what shapes the run; where it is new, log in what it differs from the nearest unfinished one."""
-    flat = dotted(shape)
-    if not (folder / WHAT).exists():
-        others = [run for run in unfinished_runs(folder.parent) if run.folder != folder]
-        differences = [(differing(flat, run.shape), run) for run in others]
+    """Write what shapes the run to its directory; for a new run, log how it differs from the nearest unfinished one.
+
+    Args:
+        folder: the run directory.
+        shape: sections of params.yaml and `hashes`.
+    """
+    config = dotted(shape)
+    if not (folder / CONFIG).exists():
+        differences = [
+            (differing_keys(config, run.shape), run) for run in unfinished_runs(folder.parent) if run.folder != folder
+        ]
         if differences:
-            nearest, run = min(differences, key=lambda pair: len(pair[0]))
-            log.info("a new run; %s, unfinished at step %d, has other %s", run.folder, run.step, ", ".join(nearest))
-    write_whole(folder / WHAT, json.dumps(flat, indent=1, sort_keys=True) + "\n")
+            keys, run = min(differences, key=lambda pair: (len(pair[0]), pair[0] != [CODE]))
+            text = _continue_with_old_code(run.folder) if keys == [CODE] else ""
+            log.info(
+                "a new run; %s, unfinished at step %d, has other %s", run.folder, run.step, text or ", ".join(keys)
+            )
+    write_whole(folder / CONFIG, json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
-def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """The keys whose values differ, and those that only one has."""
+def _continue_with_old_code(folder: Path) -> str:
+    """The files that differ from the run's copies, and the commands to continue it; "" if the copies say nothing."""
+    try:
+        inputs = Inputs.load(folder / FOLDER)
+    except (OSError, ValueError, KeyError, TypeError):  # damaged
+        return ""
+    if not (changes := list(inputs.changed_sources())):
+        return ""
+    files, command = "; ".join(change.text for change in changes), inputs.undo(changes, folder / FOLDER)
+    return (
+        f"code, and nothing else: {files}. To continue that run, stop this one, commit or copy your edits, then: "
+        f"{command}; and train again"
+    )
+
+
+def differing_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Return the keys whose values differ, and those that only one has."""
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
 def unfinished_runs(root: Path) -> list[Unfinished]:
-    """All under `root` (models/unfinished), by name; one whose description is damaged is left out with a warning."""
+    """Return all runs under `root` (models/unfinished), by name, without those whose run.json is damaged (logged)."""
     runs = []
-    for folder in sorted(path.parent for path in root.glob(f"*/{WHAT}")):
+    for folder in sorted(path.parent for path in root.glob(f"*/{CONFIG}")):
         try:
-            shape = json.loads((folder / WHAT).read_text())
+            shape = json.loads((folder / CONFIG).read_text())
         except (OSError, ValueError):
             shape = None
-        if not isinstance(shape, dict) or not shape.keys() >= set(SHOWN):
+        if not isinstance(shape, dict) or not shape.keys() >= set(LISTED_KEYS):
             log.warning(
-                "warning: %s is damaged; `m2det unfinished --delete %s` removes the run", folder / WHAT, folder.name
+                "warning: %s is damaged; `m2det unfinished --delete %s` removes the run", folder / CONFIG, folder.name
             )
             continue
         saved = checkpoints(folder)
@@ -68,9 +101,13 @@ def unfinished_runs(root: Path) -> list[Unfinished]:
 
 
 def delete(root: Path, name: str) -> None:
-    """Remove one folder. Raises InputError where it is not there or somebody trains in it."""
+    """Delete one run directory.
+
+    Raises:
+        InputError: no run has the name, or a process trains in it.
+    """
     folder = root / name
-    if not (folder / WHAT).exists():
+    if not (folder / CONFIG).exists():
         names = ", ".join(run.folder.name for run in unfinished_runs(root)) or "none"
         raise InputError(f"{folder} is no unfinished training; there are: {names}")
     with locked(folder):

@@ -1,15 +1,20 @@
 """params.yaml: its keys are a public surface, and what is wrong in it ends in a sentence."""
 
+import difflib
 import io
-from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from m2det.config import load_params
+from m2det.config import dotted, load_params
+from m2det.config.document import PAGE, comment, page
+from m2det.config.schema import default, settings
 from m2det.errors import InputError
+from tests.conftest import ROOT
 
-FILE = Path(__file__).parents[2] / "params.yaml"
+FILE = ROOT / "params.yaml"
 KEYS = {
     "epochs": None,
     "seed": None,
@@ -52,9 +57,61 @@ KEYS = {
 
 
 def test_the_keys_are_these():
-    found = YAML(typ="safe").load(FILE)
-    assert {key: set(value) if isinstance(value, dict) else None for key, value in found.items()} == KEYS
+    values = YAML(typ="safe").load(FILE)
+    assert {key: set(value) if isinstance(value, dict) else None for key, value in values.items()} == KEYS
+    assert list(settings()) == list(dotted(values)), "the schema has them in the file's order"
     load_params(FILE)
+
+
+def test_docs_params_is_generated_from_the_schema():
+    assert (ROOT / PAGE).read_text() == page(), "run python -m m2det.config.document"
+
+
+def comments(text: str) -> dict[str, str]:
+    """The comment of each key in a params.yaml: beside the value and below, or above a list."""
+    found: dict[str, str] = {}
+    section, key, above = "", "", ""
+    for line in text.splitlines():
+        before, _, said = line.partition("# ")
+        name, colon, value = before.strip().partition(":")
+        if colon and name.isidentifier():
+            section = "" if not line.startswith(" ") else section
+            key = f"{section}.{name}" if section else name
+            if not (line.startswith(" ") or value.strip()):
+                section = name
+                continue
+            found[key], above = f"{above}{said}", ""
+        elif said and len(before) > 10:
+            found[key] += f" {said}"
+        elif said and before:
+            above = f"{above} {said}".strip()
+    return found
+
+
+def test_the_comments_in_params_yaml_are_the_schemas_descriptions():
+    said = comments(FILE.read_text())
+    assert {key: " ".join(text.split()) for key, text in said.items()} == {
+        key: comment(field) for key, field in settings().items()
+    }
+
+
+def test_every_choice_is_in_its_keys_description():
+    for key, field in settings().items():
+        kinds: list[Any] = [field.annotation, *get_args(field.annotation)]
+        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        assert field.description and all(str(choice) in field.description for choice in choices), key
+
+
+@pytest.mark.parametrize("key", settings())
+def test_dvc_changes_one_line_for_one_value(tmp_path, key):
+    """As `dvc exp run -S` writes it; lists are blocks because DVC makes blocks of them."""
+    path, before = tmp_path / "params.yaml", FILE.read_text()
+    path.write_text(before)
+    value = {"train.gammas": "[2.0, 0.1, 0.01]", "train.milestones": "[0.5, 0.93]"}.get(key, "7")
+    apply_overrides(path, [f"{key}={value}"])
+    lines = list(difflib.ndiff(before.splitlines(), path.read_text().splitlines()))
+    assert [line[0] for line in lines if line[0] in "+-"] == ["-", "+"]
+    assert default(settings()[key]) is not None
 
 
 def test_writing_it_as_dvc_does_changes_nothing():
@@ -70,8 +127,8 @@ def test_writing_it_as_dvc_does_changes_nothing():
         ("epochs: ", "epochs: '3' #", "epochs: input should be a valid integer, got '3'"),
         ("epochs: ", "#", "key 'epochs' is missing"),
         ("  lr: ", "  rate: 3\n  lr: ", "unknown key 'train.rate'"),
-        ("  milestones: ", "  milestones: [1.5] #", "train.milestones.0: input should be less than 1, got 1.5"),
-        ("  milestones: ", "  milestones: [] #", "gammas needs one entry more"),
+        ("  - 0.8\n", "  - 1.5\n", "train.milestones.0: input should be less than 1, got 1.5"),
+        ("  - 0.93\n", "", "gammas needs one entry more"),
         ("  processes: ", "  processes: [1] #", "run.processes: input should be a valid integer"),
         ("  processes: ", "  processes: many #", "run.processes: input should be a valid integer, got 'many'"),
         ("  source: digits", "  source: coco", "source 'coco' needs"),

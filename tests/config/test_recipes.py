@@ -13,8 +13,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from m2det.cli.main import main
-from m2det.config import Params, load_params
-from m2det.config.recipes import read_recipe, recipe_names
+from m2det.config import Params, TrainParams, dotted, load_params
+from m2det.config.recipes import USERS_KEYS, read_recipe, recipe_names
+from m2det.config.schema import default, settings
 from tests.conftest import ROOT
 
 NAMES = "coco320-8p coco512-1p coco512-8p coco512-original coco800-8p digits finetune-1p"
@@ -45,6 +46,26 @@ def test_the_shipped_params_are_the_recipe_digits():
     assert shipped["data"].pop("mirror").startswith("http://images.coco")
     assert values == shipped
     assert (ROOT / "params.yaml").read_text().startswith(header + "#\n")
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_a_recipe_holds_only_what_differs_from_the_defaults(name):
+    stored = dotted(YAML(typ="safe").load((ROOT / "m2det/recipes" / f"{name}.yaml").read_text()))
+    stored.pop("data.source", None)  # has `m2det use` replace the user's data
+    shared = {key for key, value in stored.items() if value == default(settings()[key])}
+    assert not shared and not stored.keys() & set(USERS_KEYS)
+
+
+def test_the_batches_of_the_recipes_for_512_pixels():
+    for name, sizes in {"coco512-8p": (128, 16), "coco512-1p": (16, 16), "coco512-original": (32, 8)}.items():
+        train = read_recipe(name)[1]["train"]
+        assert (train["batch_size"], train["microbatch"]) == sizes
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_the_processes_of_a_recipe_divide_its_batch(name):
+    values = read_recipe(name)[1]
+    assert TrainParams.model_validate(values["train"]).accumulation(values["run"]["processes"]) == 1
 
 
 def test_comments_stay_in_any_locale(params):
@@ -148,22 +169,25 @@ def test_a_params_yaml_of_an_earlier_version_becomes_whole(params, keys, name):
     params.write_text(re.sub(rf"(?m)^ *({keys}): .*\n", "", params.read_text(), count=keys.count("|") + 1))
     assert main(["use", name]) == 0
     values = YAML(typ="safe").load(params)
-    assert values["data"]["outside"] is False and values["oversubscribe"] is False
+    assert values["data"]["outside"] is False and values["run"]["oversubscribe"] is False
     if values["data"]["source"] == "digits":
         load_params(params)
+    assert "  outside: false" in params.read_text()
+    assert re.search(r"(?m)^  outside: false +# allow images outside of their folder", params.read_text())
     assert set(values["data"]) == set(Params.model_fields["data"].annotation.model_fields)
 
 
 def test_what_an_editor_leaves_is_no_recipe(tmp_path, monkeypatch):
     for name in ("digits.yaml", "digits.yaml~", ".digits.yaml.swp"):
         (tmp_path / name).touch()
-    monkeypatch.setattr("m2det.config.recipes.files", lambda _: tmp_path)
+    monkeypatch.setattr("m2det.config.recipes.FOLDER", tmp_path)
     assert recipe_names() == ["digits"]
 
 
-def test_the_eight_npu_recipe_is_the_seeds():
+def test_the_eight_npu_recipe_is_the_modelzoo_baselines():
     _, values = read_recipe("coco512-8p")
     train, precision = values["train"], values["precision"]
+    assert train["microbatch"] == 16
     assert (values["epochs"], values["seed"], values["run"]["processes"]) == (160, 49, 8)
     assert (train["batch_size"], train["lr"], train["lr_batch_size"], train["max_grad_norm"]) == (128, 0.001, 128, 0.0)
     assert (precision["opt_level"], precision["loss_scale"]) == ("O1", 32.0)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m2det.train.ema_decay import Average
 
 from m2det.config import Params, check_params, dotted, load_params, parameter_keys
 from m2det.data.packed.encoding import ImageEncoding
@@ -26,9 +25,10 @@ from m2det.loss import MultiBoxLoss
 from m2det.model import get_config, prior_boxes
 from m2det.model.config import M2DetConfig
 from m2det.train.amp import Precision
+from m2det.train.ema import Average
 from m2det.train.optim import make_optimizer, scaled_lr
 from m2det.train.schedule import learning_rate
-from tasks.weights import _download
+from tasks.weights import download
 from tests.conftest import ROOT
 
 SHIPPED_PARAMS = load_params(ROOT / "params.yaml")
@@ -269,5 +269,5 @@ def test_weights_are_kept_under_the_name_that_was_checked(end, monkeypatch, tmp_
     monkeypatch.setattr("tasks.weights.params", lambda: checked)
     monkeypatch.setattr("tasks.weights.main_root", lambda: tmp_path)
     monkeypatch.setattr("m2det.model.pretrained.fetch", lambda _, sha256, path: kept.append(path) or sha256)
-    _download(checked.weights.source)
+    download(checked.weights.source)
     assert kept == [tmp_path / "models" / "downloads" / end.partition("?")[0]]

@@ -143,8 +143,34 @@ def test_another_process_reads_the_record():
     assert texts(read) == ["loss.py edited"]
     with pytest.raises(InputError, match=r"inputs changed while this started: loss.py edited"):
         read.refuse_changes()
+    Path("loss.py").write_text("loss = 1\n")
+    Path("params.yaml").write_text("epochs: 3\n")
+    read.refuse_changes()  # this process reads the copy, whatever is in the file
     assert texts(Inputs.load(Path("elsewhere"))) == []
     assert not list(Path("run").rglob("*.tmp"))
+
+
+@pytest.mark.usefixtures("project")
+def test_a_process_that_may_have_read_another_file_of_settings_is_refused():
+    inputs = record()
+    inputs.refuse_changes()
+    before = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(before + "run: {workers: 3}\n")  # none of the stage's keys
+    with pytest.raises(InputError, match=r"inputs changed while this started: params.yaml edited; give the same"):
+        inputs.refuse_changes()
+    assert texts(inputs) == [], "later, such an edit counts for nothing"
+    assert inputs.keep(Path("run")).read_text() == before, "what was recorded, not what is in the file now"
+    Path("params.yaml").write_text(before.replace("epochs: 2", "epochs: 3"))
+    with pytest.raises(InputError, match="while this started: epochs: 2 -> 3; give"):
+        inputs.refuse_changes()
+
+
+@pytest.mark.usefixtures("project")
+def test_a_record_of_another_version_is_not_read():
+    record().keep(Path("run"))
+    path = Path("run/inputs.json")
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    assert Inputs.load(Path("run")) == Inputs()
 
 
 @pytest.mark.usefixtures("project")
@@ -157,7 +183,7 @@ def test_a_warning_is_given_once_for_each_set_of_changes(caplog):
             inputs.warn_of_changes(Path("run"))
     warning, calm = (record.getMessage() for record in caplog.records)
     assert "loss.py edited" in warning and "only after: cp run/loss.py loss.py" in warning
-    assert "again what this began with" in calm
+    assert "the recorded ones again" in calm
 
 
 def test_the_md5_of_a_folder_is_dvcs(tmp_path):

@@ -194,9 +194,11 @@ def test_a_mapping_replaces_the_one_that_was_there(folder, new):
 
 def test_a_key_that_the_file_lacks_is_added(folder):
     path = folder / "params.yaml"
-    path.write_text(path.read_text().replace("oversubscribe: ", "# "))
-    assert written(folder, checked_changes(None, {"oversubscribe": False}))["oversubscribe"] is False
-    with pytest.raises(InputError, match=r"^params.yaml with this run's overrides: key 'oversubscribe' is missing$"):
+    path.write_text(path.read_text().replace("  oversubscribe: ", "  # "))
+    assert written(folder, checked_changes(None, {"run.oversubscribe": False}))["run"]["oversubscribe"] is False
+    with pytest.raises(
+        InputError, match=r"^params.yaml with this run's overrides: key 'run.oversubscribe' is missing$"
+    ):
         checked_changes(None, {"epochs": 2})
 
 

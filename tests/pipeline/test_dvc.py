@@ -9,14 +9,17 @@ import pytest
 from ruamel.yaml import YAML
 
 from flows.changes import set_params
-from m2det.config import dotted
+from m2det.config import RunParams, dotted, load_params
 from m2det.config.recipes import read_recipe
 from m2det.evaluate.metrics import NAMES
+from tasks.inputs import outs_of
+from tests.conftest import ROOT
 from tests.pipeline.conftest import SHORT
 from tests.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.slow
 
+MEASUREMENTS = {"benchmark", "performance"}
 OUTPUTS = (
     "models/m2det.safetensors",
     "results/metrics.json",
@@ -37,8 +40,17 @@ OUTPUTS = (
 def stages_to_run(clone) -> set[str]:
     status = json.loads(clone.run("dvc", "status", "--json").stdout)
     changed = {name for name, why in status.items() if any("changed" in str(reason) for reason in why)}
-    # what a changed stage makes, others take: they run when it turns out different
     return {name.split(":")[-1] for name in changed}
+
+
+def with_downstream(stages: set[str]) -> set[str]:
+    """The stages and all that take what they make, by dvc.yaml."""
+    entries = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    for name, entry in entries.items():  # which is in the order of the pipeline
+        made = {out if isinstance(out, str) else next(iter(out)) for s in stages for out in outs_of(entries[s])}
+        if made & set(entry["deps"]):
+            stages = stages | {name}
+    return stages
 
 
 def test_a_run_makes_everything(short_run):
@@ -62,10 +74,13 @@ def test_again_there_is_nothing_to_do(short_run):
     [
         ("README.md", "", "\n", set()),
         ("params.yaml", "epochs: 1", "epochs: 2", {"train"}),
-        ("m2det/loss.py", "", "\n# changed\n", {"train"}),
+        ("params.yaml", "lr: 0.04", "lr: 0.05", {"train"}),
+        ("m2det/config/schema.py", "", "\n# changed\n", set()),
+        ("m2det/data/packed/writer.py", "", "\n# changed\n", {"pack"}),
+        ("m2det/loss.py", "", "\n# changed\n", {"train", *MEASUREMENTS}),
         ("m2det/ops/nms.pyx", "", "\n# changed\n", {"ops"}),
         ("m2det/data/sources/coco2014.py", "", "\n# changed\n", {"data"}),
-        ("m2det/data/packed/reader.py", "", "\n# changed\n", {"pack", "train", "evaluate"}),
+        ("m2det/data/packed/reader.py", "", "\n# changed\n", {"pack", "train", "evaluate", *MEASUREMENTS}),
         ("m2det/viz/draw.py", "", "\n# changed\n", {"evaluate"}),
     ],
 )
@@ -77,6 +92,28 @@ def test_what_a_change_reruns(short_run, path, old, new, stages):
         assert stages_to_run(short_run) == stages
     finally:
         file.write_text(before)
+
+
+@pytest.mark.parametrize("key", RunParams.model_fields)
+def test_how_a_training_is_run_makes_no_result_stale(short_run, key):
+    file = short_run.folder / "params.yaml"
+    before = file.read_text()
+    now = load_params(file).run
+    other = {"device": "cpu" if now.device == "auto" else "auto"}.get(key) or json.dumps(
+        not getattr(now, key) if isinstance(getattr(now, key), bool) else getattr(now, key) + 1
+    )
+    short_run.edit({f"  {key}: ": f"  {key}: {other}"})
+    try:
+        assert getattr(load_params(file).run, key) != getattr(now, key)
+        assert json.loads(short_run.run("dvc", "status", "--json", "pack", "weights", "train", "evaluate").stdout) == {}
+        measured = {"device", "processes", "workers", "compile"}
+        assert stages_to_run(short_run) == (MEASUREMENTS if key in measured else set())
+    finally:
+        file.write_text(before)
+
+
+def test_another_learning_rate_leaves_pack_and_performance():
+    assert with_downstream({"train"}) == {"train", "evaluate", "benchmark"}
 
 
 def test_metrics_plots_and_an_experiment_as_typed(short_run):
@@ -135,11 +172,11 @@ def test_wrong_parameters_end_in_one_sentence_and_keep_results(short_run, change
 )
 def test_a_stage_refuses_what_this_machine_does_not_bear(short_run, stage, changes, sentence):
     before = (short_run.folder / "params.yaml").read_text()
-    short_run.edit(changes | {"device: ": "device: cpu"})
+    short_run.edit(changes | {"  device: ": "  device: cpu"})
     try:
         done = short_run.run(f"flows.{stage}", ok=False)
         assert done.returncode == 1
-        assert sentence in done.stderr and "set oversubscribe to true in params.yaml" in done.stderr, done.stderr
+        assert sentence in done.stderr and "set run.oversubscribe to true in params.yaml" in done.stderr, done.stderr
     finally:
         (short_run.folder / "params.yaml").write_text(before)
 
@@ -263,7 +300,6 @@ def test_a_recipe_reaches_params_yaml_through_dvc(clone):
 def test_two_processes_train_in_the_stage(clone):
     clone.edit(SHORT | {"  processes: ": "  processes: 2", "  batch_size: ": "  batch_size: 8"})
     done = clone.run("dvc", "repro", "evaluate")
-    assert "for a total batch of 4 x 2" in done.stdout
     assert json.loads((clone.folder / "results/train.json").read_text())["steps"] == 3
     assert not list((clone.folder / "models/unfinished").glob("*/step-*.pt"))
     clone.edit({"  batch_size: ": "  batch_size: 4000"})

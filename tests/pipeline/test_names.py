@@ -9,6 +9,7 @@ from flows.changes import checked_changes
 from flows.pipeline import STAGES, check_stages
 from flows.stage import api_url
 from m2det_prefect import deployments, expand, is_command
+from tasks.train import FINGERPRINT_SECTIONS
 from tests.conftest import ROOT
 
 
@@ -24,6 +25,12 @@ def test_every_dependency_is_made_by_an_earlier_stage_or_is_a_file_of_the_projec
             assert is_source or path in made, (name, path)
         outputs = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
         made |= {entry if isinstance(entry, str) else next(iter(entry)) for entry in outputs}
+
+
+def test_the_fingerprint_of_a_run_covers_the_parameters_of_its_stage():
+    params = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["params"]
+    assert set(params) - set(FINGERPRINT_SECTIONS) == {"weights.min_match"}, "which only refuses"
+    assert set(FINGERPRINT_SECTIONS) <= set(params) and "run" not in FINGERPRINT_SECTIONS
 
 
 def test_deployments_are_read_from_prefect_yaml():

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from m2det.config import load_params
 from tests.pipeline.conftest import SHORT, Clone, make_clone
 
 pytestmark = pytest.mark.slow
@@ -83,6 +85,43 @@ def test_edits_during_a_training_are_not_recorded_as_what_it_was_made_from(ready
     made = digest(ready, "models/m2det.safetensors")
     ready.run("dvc", "repro", "-f", "-s", "train")
     assert digest(ready, "models/m2det.safetensors") == made, "the bytes of a training that nobody disturbed"
+
+
+EDITING = """
+from pathlib import Path
+from flows.stage import run_stage
+from m2det.train import rank
+from tasks.train import train
+
+def launch_after_an_edit(*arguments):
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("  log_every: 1 ", "  log_every: 5 ").replace("lr: 0.04", "lr: 0.5"))
+    launch(*arguments)
+
+launch, rank.launch = rank.launch, launch_after_an_edit
+run_stage("train", train)
+"""
+
+
+def test_an_edit_between_the_stage_and_its_processes_reaches_none_of_them(ready):
+    params = ready.folder / "params.yaml"
+    before = params.read_text()
+    (ready.folder / "editing.py").write_text(EDITING)
+    params.write_text(re.sub("(?m)^  log_every: .*", "  log_every: 1 ", before))
+    ready.edit({"  processes: ": "  processes: 2", "  batch_size: ": "  batch_size: 8"})
+    try:
+        done = ready.run("editing", ok=False)
+        assert done.returncode == 1 and "train.lr: 0.04 -> 0.5; its result is not recorded" in done.stderr, done.stderr
+        assert "run.log_every" not in done.stderr, "how it is run shapes no result"
+        [folder] = (ready.folder / "models/unfinished").iterdir()
+        frozen = load_params(folder / "inputs/params.yaml")
+        assert (frozen.train.lr, frozen.run.log_every) == (0.04, 1)
+        log = (folder / "log.txt").read_text()
+        assert all(f"step {step}/{STEPS} " in log for step in range(1, STEPS + 1)), "log_every is 1 in the processes"
+    finally:
+        params.write_text(before)
+        (ready.folder / "editing.py").unlink()
+        shutil.rmtree(ready.folder / "models/unfinished")
 
 
 def flip_a_bit(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Unfinished trainings: one process at a time, listed, compared, deleted."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import pytest
 
 from m2det.cli.main import main
 from m2det.errors import InputError
+from m2det.files.inputs import FOLDER, Inputs
 from m2det.files.locks import locked
+from m2det.files.whole import write_whole
 from m2det.train.checkpoint import save_state
 from m2det.train.run_dir import unfinished_runs, write_run_config
 from tests.conftest import ROOT
@@ -18,7 +21,7 @@ SHAPE = {"epochs": 3, "seed": 1, "model": {"name": "m2det-tiny"}, "train": {"lr"
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from m2det.unfinished import locked
+from m2det.files.locks import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:
         sys.argv.append("child")  # which is stopped, say, and lives on
@@ -52,6 +55,35 @@ def test_a_new_run_says_in_what_it_differs_from_the_nearest(tmp_path, caplog):
     caplog.clear()
     write_run_config(tmp_path / "c", SHAPE | {"train": {"lr": 0.2}})
     assert caplog.text == "", "a run that goes on is nothing new"
+
+
+def test_a_run_that_differs_only_in_code_says_how_to_continue_with_the_old(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    code = {"params.yaml": "epochs: 3\n", "m2det/loss.py": "old\n", "m2det/boxes.py": "same\n"}
+    for name, text in code.items():
+        write_whole(tmp_path / name, text)
+    old, new = tmp_path / "models/unfinished/old", tmp_path / "models/unfinished/new"
+    write_run_config(old, SHAPE | {"hashes": {"cache": "a", "code": "1"}})
+    Inputs.record("params.yaml", ["epochs"], ["m2det"], {}).keep(old / FOLDER)
+    save_state(old, {"step": 5})
+    write_whole(tmp_path / "m2det/loss.py", "new\n")
+    write_whole(tmp_path / "m2det/more.py", "")
+    write_run_config(new, SHAPE | {"hashes": {"cache": "a", "code": "2"}})
+    said = caplog.text
+    assert (
+        f"{old}, unfinished at step 5, has other code, and nothing else: m2det/loss.py edited; m2det/more.py is new."
+        in said
+    )
+    command = re.search(r"copy your edits, then: (.+); and train again", said)[1]
+    assert command == "cp models/unfinished/old/inputs/m2det/loss.py m2det/loss.py && rm m2det/more.py"
+    subprocess.run(["sh", "-c", command], check=True)
+    assert {name: (tmp_path / name).read_text() for name in code} == code and not (tmp_path / "m2det/more.py").exists()
+
+    caplog.clear()
+    (old / FOLDER / "inputs.json").write_text("{")
+    write_run_config(tmp_path / "models/unfinished/third", SHAPE | {"hashes": {"cache": "a", "code": "3"}})
+    assert "has other hashes.code" in caplog.text and "then:" not in caplog.text, "nothing is known of the code"
 
 
 def test_they_are_listed_and_deleted(tmp_path, monkeypatch, capsys):
