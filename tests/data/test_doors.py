@@ -8,7 +8,8 @@ import pytest
 
 from m2det.cli.main import main
 from m2det.data.packed.writer import write_split
-from m2det.data.sources.coco import read_annotations, read_split
+from m2det.data.sources.coco import read_split
+from m2det.data.sources.coco_json import read_annotations
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.data.sources.manifest import load_sources, write_manifest
 from m2det.data.statistics import find_images
@@ -108,7 +109,7 @@ def test_nor_one_that_is_exchanged_while_it_is_packed(project, tmp_path, what):
     changed.symlink_to(project.secret.parent / ("c.jpg" if what == "image" else ""))
     (tmp_path / "cache").mkdir()
     with pytest.raises(InputError, match=r"more/c\.jpg leads to .*secret/c\.jpg, out of the image folder"):
-        write_split(tmp_path / "cache", "train", split, lambda *_: None)
+        write_split(tmp_path / "cache", "train", split)
     assert SECRET not in (tmp_path / "cache/train.lmdb").read_bytes()
 
 
@@ -134,7 +135,7 @@ def test_what_is_no_regular_file_is_never_opened(project, kind, tmp_path):
     project.set(source="coco", outside=True)
     project.refused("data", "images/s.jpg is no regular file")
     split = read_split([(project.root / "train.json", project.images)], outside=True)
-    for read in (split.records[1].read, lambda: write_split(tmp_path, "train", split, lambda *_: None)):
+    for read in (split.records[1].read, lambda: write_split(tmp_path, "train", split)):
         with pytest.raises(InputError, match=r"images/s\.jpg is no regular file"):
             read()
 

@@ -21,8 +21,7 @@ EPOCH = """
 import multiprocessing, os, sys
 from pathlib import Path
 from m2det.config import TrainParams
-from m2det.data.loader import TrainingBatchSampler, TrainingDataset, training_loader
-from m2det.data.store import PackedSplit
+from m2det.data import PackedSplit, TrainingBatchSampler, TrainingDataset, training_loader
 
 def mib(pid):
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
@@ -30,7 +29,7 @@ def mib(pid):
     return (sizes["Pss_Anon"] + sizes["Pss_Shmem"] + sizes["Private_Clean"]) // 1024
 
 split, (size, images, steps) = PackedSplit(sys.argv[1], "train"), map(int, sys.argv[2:])
-odds = TrainParams.model_construct(None, crop_probability=0, expand_probability=0, mirror=True)
+odds = TrainParams.model_construct(None, crop_probability=0, expand_probability=0, hflip=True)
 samples, order = TrainingDataset(split, size, 0, odds), TrainingBatchSampler(len(split), images, 0, steps)
 seen, most = 0, 0
 for step, batch in enumerate(training_loader(samples, order, 8, False)):

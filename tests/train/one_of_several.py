@@ -10,7 +10,7 @@ import torch.distributed as dist
 from m2det.train.ema_decay import Average
 
 from m2det.config import load_params
-from m2det.data.dataset import collate
+from m2det.data.batch import collate
 from m2det.distributed.group import Group
 from m2det.distributed.launch import run_worker
 from m2det.train.rank import main

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from m2det.data.image_checks import check_jpeg_is_whole, check_size
-from m2det.data.packed import reader as store
+from m2det.data.packed import reader
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
@@ -42,10 +42,10 @@ def dataset(tmp_path):
     return tmp_path / "annotations.json", tmp_path / "images"
 
 
-def pack(dataset, folder, check=lambda *_: None):
+def pack(dataset, folder):
     folder.mkdir()
     split = read_split([dataset])
-    finish_cache(folder, split.categories, {"train": write_split(folder, "train", split, check)})
+    finish_cache(folder, split.categories, {"train": write_split(folder, "train", split)})
     return split
 
 
@@ -78,7 +78,7 @@ def test_it_reads_in_a_forked_and_in_an_unpickled_copy(dataset, tmp_path):
     path = (tmp_path / "cache/train.lmdb").resolve()
     reading, writing = os.pipe()
     if os.fork() == 0:
-        own = packed.record(0) == first and store._open[path][0] == os.getpid()
+        own = packed.record(0) == first and reader._open[path][0] == os.getpid()
         os.write(writing, b"1" if own else b"0")
         os._exit(0)
     assert os.read(reading, 1) == b"1", "a child opens the file by itself"

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2det.data.sources.coco import NOT_POSITIVE, OUTSIDE, TOO_THIN, Split, read_annotations, read_split
+from m2det.data.sources.coco import NOT_POSITIVE, OUTSIDE, TOO_THIN, read_split
+from m2det.data.sources.coco_json import read_annotations
+from m2det.data.sources.records import Split
 from m2det.errors import InputError
 
 

@@ -131,7 +131,7 @@ def test_a_damaged_record_is_none(server, tmp_path, caplog):
         (root / coco2014.RECORD).write_bytes(text)
         get(server, root)
         assert server.gets == []
-        said = "is damaged: what lies there is taken as if unpacked by hand" in caplog.text
+        said = "is damaged: unpacked files are taken as if unpacked by hand" in caplog.text
         of_none = text.startswith((b"{}", b'{"val')) or text.endswith(b'"archives": {}}')  # or of another version
         assert said != of_none, text
     (root / "images" / IMAGES[0]).write_text("")  # a file that is empty counts as missing
@@ -147,7 +147,7 @@ def test_a_file_that_changed_is_put_back(server, tmp_path, caplog, content):
     server.gets.clear()
     caplog.set_level("INFO")
     get(server, root)
-    assert f"{IMAGES[8]} is not as it was in val2014.zip" in caplog.text
+    assert f"{IMAGES[8]} differs from val2014.zip" in caplog.text
     assert server.gets == [("/zips/val2014.zip", None)]
     check(root)
 
@@ -248,9 +248,9 @@ LAST = IMAGES[5]
 HOSTILE = {
     "a link": (with_members(*WHOLE[:5], member(LAST, 0o120777, "/etc/passwd")), f"{LAST} is a link"),
     "a pipe": (with_members(*WHOLE[:5], member(LAST, 0o010644)), f"{LAST} is a link, a device"),
-    "a name twice": (with_members(*WHOLE, member(LAST, content="other")), "7 of the wanted files under 6 names"),
-    "too few": (with_members(*WHOLE[:5]), "5 of the wanted files under 5 names, not 6"),
-    "a path": (with_members(*WHOLE[:5], member("train2014/../../escaped.jpg")), "5 of the wanted files"),
+    "a name twice": (with_members(*WHOLE, member(LAST, content="other")), "7 of the expected files under 6 names"),
+    "too few": (with_members(*WHOLE[:5]), "5 of the expected files under 5 names, not 6"),
+    "a path": (with_members(*WHOLE[:5], member("train2014/../../escaped.jpg")), "5 of the expected files"),
     "a bomb": (
         zipped(dict.fromkeys(IMAGES[:6], "0" * 10**6), zipfile.ZIP_DEFLATED),
         "unpacked it would be 6,000,000 bytes",

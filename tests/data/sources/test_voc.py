@@ -54,7 +54,7 @@ def test_it_is_read_like_coco(root, tmp_path):
 def test_a_year_that_is_not_there_is_said(root, tmp_path, caplog):
     (root / "VOC2012/ImageSets/Main/trainval.txt").unlink()
     assert convert_voc(root, tmp_path)["train"] == [("annotations/VOC2007_trainval.json", "VOC2007/JPEGImages")]
-    assert "VOC2012/ImageSets/Main/trainval.txt is not there: train goes without it" in caplog.text
+    assert "VOC2012/ImageSets/Main/trainval.txt is missing: train is made without it" in caplog.text
     (root / "VOC2007/ImageSets/Main/test.txt").unlink()
     with pytest.raises(InputError, match=r"has no VOC2007/ImageSets/Main/test.txt; data.root must be VOCdevkit"):
         convert_voc(root, tmp_path)
