@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from m2det.config import TrainParams
 from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
-from m2det.data.sampling import Stream, generator, identity, sample_augmentation
+from m2det.data.sampling import UNCHANGED, Stream, generator, identity, sample_augmentation
 from m2det.data.transforms import apply, crop_resize
 
 Key = tuple[int, int]  # (epoch, index) of a training sample
@@ -79,8 +79,7 @@ class PlainDataset(Dataset[Sample]):
         objects = self.split.annotations(index)
         width, height = self.split.sizes[index].tolist()
         stored = self.split.encoding.size(width, height)
-        whole = identity(width, height)
-        rects = crop_resize(whole, (width, height), stored, self.size, reduce=False)
+        rects = crop_resize(identity(width, height), (width, height), stored, self.size, reduce=False)
         out = np.empty((self.size, self.size, 3), np.uint8)
-        apply(decode_bgr(self.split.record(index), self.split.file_names[index]), rects, out, whole.colours)
+        apply(decode_bgr(self.split.record(index), self.split.file_names[index]), rects, out, UNCHANGED)
         return out, rects.boxes(objects.boxes, self.size), objects.labels, index

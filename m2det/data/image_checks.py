@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from m2det.data.jpeg import JPEG_START, REDUCTIONS, decode_bgr, jpeg_decoder
@@ -25,7 +26,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Return (width, height) of a JPEG's frame header (ITU T.81, B.2.2), px; None if the data are no JPEG."""
     for marker, offset in _markers(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and offset + 7 <= len(data):
-            height, width = (int.from_bytes(data[offset + i : offset + i + 2], "big") for i in (3, 5))
+            height, width = struct.unpack_from(">HH", data, offset + 3)
             return width, height
     return None
 

@@ -97,15 +97,12 @@ def draw_review(
 
 def _object_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]:
     objects = split.annotations(item.index)
-    counted = ~objects.iscrowd
-    annotations = [
-        BoxAnnotation(tuple(box), split.classes[label - 1], GREEN if detected else BLUE)
-        for box, label, detected in zip(objects.boxes[counted], objects.labels[counted], item.detected, strict=True)
+    names = [split.classes[label - 1] for label in objects.labels]
+    crowds = [
+        BoxAnnotation(tuple(objects.boxes[i]), f"crowd of {names[i]}", GREY) for i in np.flatnonzero(objects.iscrowd)
     ]
-    crowds = zip(objects.boxes[~counted], objects.labels[~counted], strict=True)
-    return annotations + [
-        BoxAnnotation(tuple(box), f"crowd of {split.classes[label - 1]}", GREY) for box, label in crowds
-    ]
+    counted = zip(np.flatnonzero(~objects.iscrowd), item.detected, strict=True)
+    return [BoxAnnotation(tuple(objects.boxes[i]), names[i], GREEN if hit else BLUE) for i, hit in counted] + crowds
 
 
 def _detection_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]:

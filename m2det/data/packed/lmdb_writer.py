@@ -9,7 +9,6 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,7 +45,7 @@ def write_images(path: Path, max_sizes: list[int], encode: Callable[[int], bytes
     # values live in pages of their own of 4 KiB; a tenth and 64 MiB for the tree
     map_size = sum(-(-size // 4096) * 4096 + 4096 for size in max_sizes) * 11 // 10 + (64 << 20)
     try:
-        return _write_missing(path, map_size, max_sizes, partial(_prepare, encode), threads)
+        return _write_missing(path, map_size, max_sizes, encode, threads)
     except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError) as error:
         raise InputError(f"{path} is damaged ({error}); delete {path.parent} and give the command again") from error
     except lmdb.Error as error:
@@ -54,12 +53,14 @@ def write_images(path: Path, max_sizes: list[int], encode: Callable[[int], bytes
 
 
 def _write_missing(
-    path: Path,
-    map_size: int,
-    max_sizes: list[int],
-    prepare: Callable[[range], list[tuple[bytes, int]]],
-    threads: int,
+    path: Path, map_size: int, max_sizes: list[int], encode: Callable[[int], bytes], threads: int
 ) -> NDArray[np.uint32]:
+    def prepare(chunk: range) -> list[tuple[bytes, int]]:
+        return [(data, zlib.crc32(data)) for data in map(encode, chunk)]
+
+    def cost(chunk: range) -> int:
+        return sum(max_sizes[chunk.start : chunk.stop])
+
     sums_path = path.with_suffix(".sums")
     if not sums_path.exists():
         path.unlink(missing_ok=True)  # not even its first pages are sure to be whole
@@ -68,7 +69,6 @@ def _write_missing(
     title = f"packing {path.stem}"
     if done:
         print(f"{title}: continues after {done} of {len(max_sizes)} images", flush=True)
-    cost = partial(_cost, max_sizes)
     with (
         sums_path.open("ab") as sums,
         tqdm(total=len(max_sizes), initial=done, desc=title, unit="image") as bar,
@@ -116,12 +116,3 @@ def _chunks(max_sizes: Sequence[int], first: int) -> Iterator[range]:
         if size >= BYTES_PER_CHUNK or end - first == RECORDS_PER_CHUNK or end == len(max_sizes):
             yield range(first, end)
             first, size = end, 0
-
-
-def _cost(max_sizes: Sequence[int], indices: range) -> int:
-    return sum(max_sizes[indices.start : indices.stop])
-
-
-def _prepare(encode: Callable[[int], bytes], indices: range) -> list[tuple[bytes, int]]:
-    """Return the records of the indices, each with its CRC32."""
-    return [(data, zlib.crc32(data)) for data in map(encode, indices)]

@@ -88,13 +88,17 @@ class PackedSplit:
 
     image_ids: int64 [N]. file_names: of N images. sizes: int32 [N,2], (width, height) of the annotated images, px.
     crc32: uint32 [N], of the records. encoding: of the images. manifest: the cache's.
+    classes, category_ids: names and COCO category ids, in the order of the labels. ground_truth: JSON to score against.
     """
 
     def __init__(self, folder: str | Path, name: str) -> None:
         """Open the split `name` of the cache in `folder`. Raises InputError if the cache is unfinished or damaged."""
         self.folder, self.name = Path(folder), name
         self._lmdb = (self.folder / f"{name}.lmdb").resolve()
+        self.ground_truth = self.folder / f"{name}.json"
         self.manifest = read_manifest(self.folder)
+        self.classes: list[str] = self.manifest["classes"]
+        self.category_ids: list[int] = self.manifest["category_ids"]
         self.encoding = ImageEncoding(**self.manifest["splits"][name]["stored"])
         self._lmdb_bytes: int = self.manifest["splits"][name]["lmdb_bytes"]
         # not mapped: a file that is truncated later would be SIGBUS; nor parsed before it is known to be whole
@@ -114,23 +118,6 @@ class PackedSplit:
 
     def __len__(self) -> int:
         return len(self.image_ids)
-
-    @property
-    def classes(self) -> list[str]:
-        """The classes' names, in the order of the labels."""
-        classes: list[str] = self.manifest["classes"]
-        return classes
-
-    @property
-    def category_ids(self) -> list[int]:
-        """The classes' COCO category ids, in the order of the labels."""
-        ids: list[int] = self.manifest["category_ids"]
-        return ids
-
-    @property
-    def ground_truth(self) -> Path:
-        """The COCO JSON to score against."""
-        return self.folder / f"{self.name}.json"
 
     def annotations(self, index: int) -> Annotations:
         """Return the objects of the image at that position."""

@@ -111,20 +111,9 @@ def _write_arrow(path: Path, records: list[ImageRecord], crcs: NDArray[np.uint32
         items = pa.FixedSizeListArray.from_arrays(flat.ravel(), 4) if flat.ndim == 2 else pa.array(flat)
         return pa.ListArray.from_arrays(offsets, items)
 
-    table = pa.table(
-        {
-            "image_id": [r.image_id for r in records],
-            "file_name": [r.file_name for r in records],
-            "width": [r.width for r in records],
-            "height": [r.height for r in records],
-            "boxes": per_object([r.boxes for r in records]),
-            "labels": per_object([r.labels for r in records]),
-            "iscrowd": per_object([r.iscrowd for r in records]),
-            "area": per_object([r.area for r in records]),
-            "crc32": crcs,
-        },
-        schema=SCHEMA,
-    )
+    columns = {name: [getattr(r, name) for r in records] for name in SCHEMA.names if name != "crc32"}
+    columns |= {name: per_object(columns[name]) for name in ("boxes", "labels", "iscrowd", "area")}
+    table = pa.table(columns | {"crc32": crcs}, schema=SCHEMA)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_table(table)
 

@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2det.data.sources.coco_json import (
-    area_of,
-    check_annotations,
-    check_categories,
-    check_names,
-    gc_disabled,
-    read_annotations,
-)
+from m2det.data.sources.coco_json import area_of, check_annotations, check_categories, gc_disabled, read_annotations
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.data.sources.records import Category, ImageRecord, Split
 from m2det.errors import InputError
@@ -45,7 +38,7 @@ def read_split(sources: Sequence[tuple[Path, Path]], outside: bool = False) -> S
     categories: list[Category] = []
     folders: dict[int, ImageFolder] = {}
     for path, folder in sources:
-        content, image_folder = read_annotations(path), ImageFolder(folder, outside)
+        content, image_folder = read_annotations(path, outside), ImageFolder(folder, outside)
         own_categories = check_categories(content, path)
         if categories and own_categories != categories:
             raise InputError(
@@ -56,8 +49,6 @@ def read_split(sources: Sequence[tuple[Path, Path]], outside: bool = False) -> S
             if image["id"] in folders:
                 raise InputError(f"{path}: image id {image['id']} occurs twice in this split; it must be unique")
             folders[image["id"]] = image_folder
-        if not outside:
-            check_names(content, path)
         check_annotations(content, path)
         images += content["images"]
         annotations += content["annotations"]
@@ -136,14 +127,8 @@ def _ground_truth(
     return {
         "images": [{key: image[key] for key in ("id", "width", "height", "file_name")} for image in images],
         "annotations": [
-            {
-                "id": number,
-                "image_id": a["image_id"],
-                "category_id": a["category_id"],
-                "bbox": a["bbox"],
-                "area": area_of(a),
-                "iscrowd": a.get("iscrowd", 0),
-            }
+            {"id": number, **{key: a[key] for key in ("image_id", "category_id", "bbox")}}
+            | {"area": area_of(a), "iscrowd": a.get("iscrowd", 0)}
             for number, a in enumerate(annotations, 1)
         ],
         "categories": [{"id": category.id, "name": category.name} for category in categories],

@@ -153,9 +153,7 @@ def _read_record(root: Path) -> dict[str, Any]:
         return {}
     record = content.get("archives") if isinstance(content, dict) else None
     archives = {archive.name: archive for archive in ARCHIVES}
-    if not (
-        isinstance(record, dict) and all(name in archives and _is_of(record[name], archives[name]) for name in record)
-    ):
+    if not isinstance(record, dict) or not all(n in archives and _is_of(record[n], archives[n]) for n in record):
         log.warning("%s is damaged: unpacked files are taken as if unpacked by hand, without their CRC32s", path)
         return {}
     return record
@@ -268,8 +266,8 @@ def derive_minival(root: Path) -> None:
     missing = {name: count for name, count in DERIVED.items() if not _instances(root, name).exists()}
     if not missing or not val2014.exists() or not val2017.exists():
         return
-    minival = {image["id"] for image in read_annotations(val2017)["images"]}
-    content = read_annotations(val2014, outlines=True)  # other programs may need them in the files made here
+    minival = {image["id"] for image in read_annotations(val2017, outside=True)["images"]}
+    content = read_annotations(val2014, outside=True, outlines=True)  # other programs may use the outlines
     check_annotations(content, val2014)
     for name, count in missing.items():
         images = [image for image in content["images"] if (image["id"] in minival) == (name == "minival2014")]

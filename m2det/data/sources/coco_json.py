@@ -34,15 +34,17 @@ def gc_disabled() -> Iterator[None]:
 
 
 @gc_disabled()
-def read_annotations(path: Path, outlines: bool = False) -> dict[str, Any]:
+def read_annotations(path: Path, outside: bool = False, outlines: bool = False) -> dict[str, Any]:
     """Return the content of an annotation file, its images checked: ids, file names and sizes.
 
     Args:
         path: of the JSON file.
+        outside: whether images' names may lead out of their folder.
         outlines: keep the objects' `segmentation`, which boxes do without and which is most of COCO's files.
 
     Raises:
-        InputError: the file is missing, no regular file, no JSON, not in COCO format, or has no images.
+        InputError: the file is missing, no regular file, no JSON, not in COCO format, or has no
+            images or one whose name leads out of its folder.
     """
     if not path.exists():
         raise InputError(f"{path}: no such annotation file; check its name and the data root")
@@ -69,6 +71,11 @@ def read_annotations(path: Path, outlines: bool = False) -> dict[str, Any]:
             raise InputError(f"{path}: image {image['id']} has file_name {image['file_name']!r}, no text")
         if fault := name_fault(image["file_name"]):
             raise InputError(f"{path}: image {image['id']} has file_name {image['file_name']!r}, {fault}; rename it")
+        if not outside and leaves_folder(image["file_name"]):
+            raise InputError(
+                f"{path}: image {image['id']} has file_name {image['file_name']!r}, which leads out of the image "
+                f"folder; {ADVICE}"
+            )
     return content
 
 
@@ -80,7 +87,7 @@ def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
 
 def read_categories(path: Path) -> list[Category]:
     """Return the categories of an annotation file, sorted by id. Raises InputError as read_annotations does."""
-    return check_categories(read_annotations(path), path)
+    return check_categories(read_annotations(path, outside=True), path)
 
 
 def check_categories(content: dict[str, Any], path: Path) -> list[Category]:
@@ -105,16 +112,6 @@ def check_categories(content: dict[str, Any], path: Path) -> list[Category]:
                 raise InputError(f"{path}: category {key} {entry[key]!r} occurs twice; it must be unique")
             seen.add(str(entry[key]))
     return sorted((Category(e["id"], str(e["name"])) for e in entries), key=lambda category: category.id)
-
-
-def check_names(content: dict[str, Any], path: Path) -> None:
-    """Raise InputError for the first image of what read_annotations gave whose name leads out of its folder."""
-    for image in content["images"]:
-        if leaves_folder(image["file_name"]):
-            raise InputError(
-                f"{path}: image {image['id']} has file_name {image['file_name']!r}, which leads out of the image "
-                f"folder; {ADVICE}"
-            )
 
 
 def check_annotations(content: dict[str, Any], path: Path) -> None:

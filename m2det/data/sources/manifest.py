@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from m2det.config import DataParams
-from m2det.data.sources.coco_json import check_names, read_annotations
+from m2det.data.sources.coco_json import read_annotations
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.errors import InputError
 from m2det.files.hashing import file_sha256
@@ -89,10 +89,7 @@ def _describe(roots: Roots, annotations: str, images: str, advice: str, outside:
         raise InputError(f"annotation file {file} is missing; {advice}")
     if not folder.is_dir():
         raise InputError(f"image folder {folder} is missing; {advice}")
-    content = read_annotations(file)
-    if not outside:
-        check_names(content, file)
-    names = sorted({image["file_name"] for image in content["images"]})
+    names = sorted({image["file_name"] for image in read_annotations(file, outside)["images"]})
     sizes = ImageFolder(folder, outside).sizes(names)
     missing = [name for name in names if name not in sizes]
     if missing:
