@@ -1,4 +1,4 @@
-"""`python -m tests.aarch64 > reports/aarch64.md`: has every dependency a wheel for Python 3.11 on aarch64?
+"""`python -m tests.aarch64 > reports/aarch64.md`: list the dependencies' wheels for Python 3.11 on aarch64.
 
 Asks the package index about each requirement of pyproject.toml, at the version of constraints.txt or else the newest;
 not part of CI.
@@ -18,7 +18,7 @@ TORCH = "2.13.0"  # not in constraints.txt: any build of it may be chosen
 
 
 def wheel(package: str, version: str) -> str:
-    """The file name of its wheel, or nothing."""
+    """Return the file name of the package's wheel, empty if none exists."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "--no-deps", "-d", folder]
         command += ["--python-version", "3.11", *(f"--platform={name}" for name in PLATFORMS), f"{package}{version}"]
@@ -34,15 +34,15 @@ def main() -> None:
     print("Kunpeng servers with Ascend NPUs are aarch64. `python -m tests.aarch64` asked for each package:\n")
     platforms = " ".join(f"--platform {name}" for name in PLATFORMS)
     print(f"`pip download --only-binary=:all: --no-deps --python-version 3.11 {platforms} PACKAGE==VERSION`\n")
-    print("Found by name and platform, not run: no aarch64 machine was at hand.\n")
+    print("Resolved by name and platform, not run on aarch64.\n")
     print("| extra | package | version | wheel | platform |\n|---|---|---|---|---|")
     for extra, requirements in groups.items():
         for requirement in requirements:
             package = re.match(r"[\w.-]+", requirement).group().lower()
             version = pinned.get(package, TORCH if package == "torch" else "")
             name = wheel(package, f"=={version}" if version else "").removesuffix(".whl")
-            found = ("yes", name.split("-")[-1]) if name else ("no", "")
-            print("|", " | ".join((extra, package, version or name.split("-")[1], *found)), "|", flush=True)
+            cells = ("yes", name.split("-")[-1]) if name else ("no", "")
+            print("|", " | ".join((extra, package, version or name.split("-")[1], *cells)), "|", flush=True)
 
 
 if __name__ == "__main__":

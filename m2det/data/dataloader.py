@@ -147,7 +147,7 @@ def _death(workers: Workers) -> InputError:
     dead = next(process for _, process in workers if process.sentinel in ended)
     dead.join()
     if dead.exitcode in (-signal.SIGBUS, -signal.SIGSEGV):
-        advice = "damage in the tree of an LMDB file does that: `m2det data verify` tells"
+        advice = "damage in the tree of an LMDB file does that: `m2det data verify` finds the damage"
     else:
         advice = "lower run.workers or train.batch_size if memory is short"
     return InputError(

@@ -1,4 +1,4 @@
-"""Which images each training step has, and which of them each process computes."""
+"""The images of each training step, and the share of each process."""
 
 from __future__ import annotations
 

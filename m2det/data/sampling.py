@@ -1,4 +1,4 @@
-"""What is sampled at random for a training image, before a pixel of it is read: SSD's augmentation.
+"""The random parameters of SSD's augmentation, sampled for a training image before its pixels are read.
 
 Source: Liu et al. 2016, section 2.2; ranges and probabilities are the original's (data/data_augment.py). All randomness
 comes from the generator handed in.
@@ -154,7 +154,7 @@ def sample_distortion(rng: np.random.Generator) -> Distortion:
 
 
 class Stream(IntEnum):
-    """What random numbers are for; another number is another training."""
+    """The uses of random numbers; another number gives another training."""
 
     ORDER = 1  # of an epoch's images
     AUGMENTATION = 2  # of an image in an epoch

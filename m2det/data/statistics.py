@@ -1,4 +1,4 @@
-"""What a data set holds, and whether the priors can learn it: printed before a training is paid for."""
+"""Statistics of a data set, and whether a model's priors match its boxes: printed before a training."""
 
 from __future__ import annotations
 

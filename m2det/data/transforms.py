@@ -1,4 +1,4 @@
-"""What is done to an image's pixels and boxes: SSD's augmentation, in one resize.
+"""SSD's augmentation of an image's pixels and boxes, in one resize.
 
 The original crops, distorts, pastes the result into a canvas up to four times as large, flips and resizes. Here all
 parameters are sampled first (m2det/data/sampling.py), and the crop alone is resized, once, to its place in the output:

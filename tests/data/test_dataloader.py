@@ -140,9 +140,9 @@ def test_a_cache_of_another_encoding_gives_the_same_samples(source, samples, tmp
 
 @pytest.mark.usefixtures("quiet_signals")
 @pytest.mark.parametrize(
-    ("victim", "number", "advice"), [(0, "KILL", "lower"), (1, "BUS", ".*`m2det data verify` tells")]
+    ("victim", "number", "advice"), [(0, "KILL", "lower"), (1, "BUS", ".*`m2det data verify` finds the damage")]
 )
-def test_a_killed_worker_is_a_sentence_within_seconds(samples, victim, number, advice):
+def test_a_killed_worker_is_an_error_within_seconds(samples, victim, number, advice):
     loader = training_loader(samples, order(10**6), 2, False)
     next(loader)
     before = {p.pid for p in multiprocessing.active_children()}
@@ -172,7 +172,7 @@ class Broken:
         raise self.error
 
 
-def test_a_fault_in_a_worker_is_its_sentence_or_its_traceback():
+def test_an_error_in_a_worker_is_raised_with_its_message_or_traceback():
     with pytest.raises(InputError, match=r"^bad picture$"):
         next(training_loader(Broken(InputError("bad picture")), order(), 1, False))
     with pytest.raises(RuntimeError, match="KeyError: 'lost'"):
@@ -323,7 +323,7 @@ def test_epochs_and_seeds_differ(coloured):
     assert len({tuple(i for _, i in order) for order in orders}) == 4
 
 
-def test_an_object_too_small_to_be_kept_has_the_whole_image(coloured):
+def test_an_image_of_too_small_objects_is_only_resized(coloured):
     samples, whole = TrainingDataset(coloured, SIDE, 3, ODDS), np.array([1, 1, 3, 3]) / [300, 200, 300, 200]
     for epoch in range(20):
         _, boxes, labels, _ = samples[epoch, IMAGES - 1]
@@ -331,7 +331,7 @@ def test_an_object_too_small_to_be_kept_has_the_whole_image(coloured):
         assert labels.tolist() == [1]
 
 
-def test_no_box_has_no_width_where_its_pixel_is_rounded_away(tmp_path):
+def test_a_box_on_a_pixel_lost_by_rounding_is_dropped(tmp_path):
     """1282 px decoded at an eighth are 161, of which 160 are used; the box lies on the last."""
     cv2.imwrite(str(tmp_path / "1.jpg"), np.zeros((1282, 1282, 3), np.uint8))
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1280, 100, 2, 30], "area": 60, "iscrowd": 0}

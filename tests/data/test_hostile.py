@@ -200,14 +200,14 @@ def test_a_mutated_annotation_file_is_trained_on_or_named(folder, no_hang, conte
         assert ("a.json" in str(error) or ".jpg" in str(error) or "image " in str(error)) and "\n" not in str(error)
 
 
-def test_nesting_without_end_is_named(folder):
+def test_endless_nesting_is_named(folder):
     (folder / "a.json").write_text("[" * 200_000)
     with pytest.raises(InputError, match=r"a\.json is no valid JSON"):
         read_split([(folder / "a.json", folder)])
 
 
 def stage(folder, name, limit=None, **options):
-    """Run `python -m flows.NAME` there; limit: most bytes of a file."""
+    """Run `python -m flows.NAME` in the folder; limit: most bytes of a file."""
     command = [sys.executable, "-m", f"flows.{name}"]
     preexec = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
     return subprocess.run(

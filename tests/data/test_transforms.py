@@ -102,7 +102,7 @@ def test_a_sample_written_into_a_slot_of_a_batch_changes_neither_its_neighbours_
 
 
 @pytest.mark.parametrize("shape", [(640, 480), (61, 400), (9, 9), (1, 1)])
-def test_a_crop_that_is_not_tried_could_not_be(shape):
+def test_no_crop_exceeds_the_upper_bound_of_the_iou(shape):
     """The best overlap of 3000 smallest crops with a box they lie in or around stays under the bound."""
     width, height = shape
     rng = np.random.default_rng(0)
@@ -141,7 +141,7 @@ def test_a_smaller_image_shows_the_same_in_the_same_place(stored):
         assert small.dst_rect == whole.dst_rect and small.src_rect[2] <= -(-stored[0] // small.reduction)
 
 
-def test_an_image_is_reduced_only_while_a_pixel_is_left_for_each():
+def test_an_image_is_reduced_only_while_each_output_pixel_has_one():
     def reduction(side: int, share: float = 1.0) -> int:
         sample = Augmentation((0, 0, side, side), (0, 0, share, share), np.ones(0, bool))
         return crop_resize(sample, (side, side), (side, side), 100, True).reduction

@@ -1,4 +1,4 @@
-"""How a packed cache keeps its images: as they came, or prepared for faster reading at a cost in disk or detail."""
+"""The encoding of a packed cache's images: as in their files, or faster to read at a cost in disk or detail."""
 
 from __future__ import annotations
 

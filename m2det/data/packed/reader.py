@@ -177,6 +177,6 @@ def _environment(path: Path) -> Any:
 
 
 def _only_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """The table was written as one record batch; an empty one reads as no chunk at all."""
+    """Return a column's array: the table was written as one record batch."""
     assert column.num_chunks == 1
     return column.chunk(0)

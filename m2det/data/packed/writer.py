@@ -81,7 +81,7 @@ def write_split(
 
 
 def require_room(folder: Path, size: int) -> None:
-    """Raise InputError if the disk has no room for `size` bytes, of which those in the folder are already there."""
+    """Raise InputError if the disk has no room for `size` bytes, those in the folder counted."""
     used = sum(path.stat().st_size for path in folder.iterdir())
     free = shutil.disk_usage(folder).free
     if used + free < size:
@@ -95,8 +95,8 @@ def _file_size(record: ImageRecord) -> int:
         status = record.path.stat()
     except OSError as error:  # a name too long for the disk, say
         raise InputError(
-            f"image {record.image_id} is missing: {record.path} is not there; put it there, or remove it "
-            "from the annotations and run `dvc repro -f data`"
+            f"image {record.image_id} is missing: {record.path} does not exist; put the file there, or "
+            "remove it from the annotations and run `dvc repro -f data`"
         ) from error
     require_regular(record.path, status)
     return status.st_size

@@ -134,7 +134,7 @@ def download_coco2014(root: Path, mirror: str) -> None:
     for archive in missing:
         record[archive.name] = _unpack(archive, root)
         _write_json(root / RECORD, {"version": RECORD_VERSION, "archives": record})
-        # with the partial download of a zip that was then put there by hand
+        # a partial download too, of a zip that the user added by hand
         for path in (root / archive.name, *parts_of(root / archive.name)):
             path.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """Image files that annotations name: which of them are opened.
 
 Only regular files: a FIFO would block, a device might never end. And only files inside the data set's image folder: an
-annotation file could otherwise carry any file of this machine into the cache, and from there to wherever that goes.
+annotation file could otherwise carry any file of this machine into the cache, and so to other people.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a data source gives, in any format: categories, and images with their cleaned boxes."""
+"""The contents of a data source of any format: categories, and images with their cleaned boxes."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def pack(dataset, folder):
     return split
 
 
-def test_what_goes_in_comes_out(dataset, tmp_path):
+def test_the_cache_holds_the_packed_bytes_and_annotations(dataset, tmp_path):
     split = pack(dataset, tmp_path / "cache")
     packed = PackedSplit(tmp_path / "cache", "train")
     assert len(packed) == 12 and packed.classes == ["c0", "c1", "c2"] and packed.category_ids == [5, 6, 7]
@@ -70,7 +70,7 @@ def test_the_same_input_gives_the_same_bytes(dataset, tmp_path):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
 
-def test_it_reads_in_a_forked_and_in_an_unpickled_copy(dataset, tmp_path):
+def test_a_split_is_readable_after_fork_and_unpickling(dataset, tmp_path):
     split = pack(dataset, tmp_path / "cache")
     packed = PackedSplit(tmp_path / "cache", "train")
     first = packed.record(0)

@@ -113,7 +113,7 @@ def test_commits_by_size_are_continued_and_only_the_cache_is_left(split, tmp_pat
     assert 0 < check.ids[0] < 900, "of a commit before record 1000"
 
 
-def test_a_damaged_unfinished_pack_is_to_be_deleted(split, tmp_path):
+def test_a_damaged_unfinished_pack_says_what_to_delete(split, tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/train.lmdb").write_bytes(bytes(1 << 16))
     (tmp_path / "cache/train.sums").write_bytes(bytes(800))
@@ -142,7 +142,7 @@ def test_too_little_room_is_an_error_before_anything_is_written(tmp_path, monkey
         require_room(tmp_path, 1 << 60)
 
 
-def test_a_second_pack_is_kept_out(images, tmp_path):
+def test_a_second_pack_is_refused(images, tmp_path):
     folder = working_copy(tmp_path / "copy", images)
     process = stage(folder)
     while not (locks := [lock for lock in (folder / UNFINISHED).glob("*/lock") if lock.read_text()]):
@@ -167,7 +167,7 @@ def test_a_killed_pack_continues_to_the_same_bytes(images, tmp_path, number):
 
 
 @pytest.mark.slow
-def test_a_changed_parameter_starts_anew_and_a_full_disk_is_continued_on(images, tmp_path):
+def test_a_changed_parameter_starts_anew_and_a_pack_on_a_full_disk_continues(images, tmp_path):
     folder = working_copy(tmp_path / "copy", images)
     max_bytes = 6 << 20  # of a file: more than the first commit, less than all
     full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
