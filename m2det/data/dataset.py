@@ -6,10 +6,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from m2det.config import TrainParams
+from m2det.data.crop_resize import crop_resize
 from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.sampling import UNCHANGED, Stream, generator, identity, sample_augmentation
-from m2det.data.transforms import apply, crop_resize
+from m2det.data.transforms import apply
 
 Key = tuple[int, int]  # (epoch, index) of a training sample
 Objects = tuple[np.ndarray, np.ndarray]  # boxes float32 [N,4] xyxy in [0,1], labels [N]
@@ -22,7 +23,7 @@ class TrainingDataset:
 
     def __init__(self, split: PackedSplit, size: int, seed: int, settings: TrainParams) -> None:
         self.split, self.size, self.seed = split, size, seed
-        self.settings = settings
+        self.probabilities = settings.crop_probability, settings.expand_probability, settings.hflip
 
     def __getitem__(self, key: Key) -> Sample:
         image = np.empty((self.size, self.size, 3), np.uint8)
@@ -42,15 +43,14 @@ class TrainingDataset:
         """
         epoch, index = key
         rng = generator(self.seed, Stream.AUGMENTATION, epoch, index)
-        objects, settings, encoding = self.split.annotations(index), self.settings, self.split.encoding
+        objects, record, encoding = self.split.annotations(index), self.split.record(index), self.split.encoding
         trained = ~objects.iscrowd  # crowds are regions, not objects: only evaluation uses them
         boxes, labels = objects.boxes[trained], objects.labels[trained]
         width, height = self.split.sizes[index].tolist()
         stored, reduce = encoding.size(width, height), encoding.images != "raw"
         augmentation = identity(width, height, len(boxes))
         if len(boxes):
-            probabilities = (settings.crop_probability, settings.expand_probability, settings.hflip)
-            augmentation = sample_augmentation(boxes, width, height, rng, *probabilities)
+            augmentation = sample_augmentation(boxes, width, height, rng, *self.probabilities)
         rects = crop_resize(augmentation, (width, height), stored, self.size, reduce)
         visible = rects.boxes(boxes[augmentation.kept], self.size)
         large = (visible[:, 2:] - visible[:, :2]).min(axis=1) > MIN_SIDE
@@ -61,7 +61,7 @@ class TrainingDataset:
             large = (visible[:, 2:] > visible[:, :2]).all(axis=1)  # not at the edge, within half a pixel
         if augmentation.hflip:
             visible[:, [0, 2]] = 1 - visible[:, [2, 0]]
-        image = decode_bgr(self.split.record(index), self.split.file_names[index], reduction=rects.reduction)
+        image = decode_bgr(record, self.split.file_names[index], reduction=rects.reduction)
         apply(image, rects, out, augmentation.colours, augmentation.hflip)
         return visible[large], labels[augmentation.kept][large]
 

@@ -23,11 +23,7 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     """
     pictures: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            _require_file(path)
-            pictures.append(path)
-            continue
-        inside = _pictures_in(path)
+        inside = _pictures_in(path) if path.is_dir() else [_require_file(path)]
         if not inside:
             raise InputError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
         pictures += inside
@@ -38,16 +34,16 @@ def _pictures_in(folder: Path) -> list[Path]:
     pictures = []
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
         try:
-            _require_file(path)
-            pictures.append(path)
+            pictures.append(_require_file(path))
         except InputError as error:
             if not os.path.isdir(path):  # noqa: PTH112 - Path's raises where a link leads into a closed folder
                 print(f"left out: {error}", file=sys.stderr)
     return pictures
 
 
-def _require_file(path: Path) -> None:
+def _require_file(path: Path) -> Path:
     try:
         require_regular(path, path.stat())
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    return path

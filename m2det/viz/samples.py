@@ -28,9 +28,8 @@ def draw_annotated(split: Split, seed: int = 0) -> NDArray[np.uint8]:
         colours = [BLUE if crowd else GREEN for crowd in record.iscrowd]
         boxes = [BoxAnnotation(tuple(box), *rest) for box, *rest in zip(record.boxes, names, colours, strict=True)]
         thumbnails.append((thumbnail(image, boxes, SIDE), f"image {record.image_id}: {len(boxes)} boxes"))
-    return contact_sheet(
-        thumbnails, COLUMNS, [f"{len(thumbnails)} of {len(records)} images with boxes, as cleaned (blue: crowds)"]
-    )
+    title = f"{len(thumbnails)} of {len(records)} images with boxes, as cleaned (blue: crowds)"
+    return contact_sheet(thumbnails, COLUMNS, [title])
 
 
 def draw_packed(split: PackedSplit, params: Params, epoch: int) -> NDArray[np.uint8]:

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from m2det.data.crop_resize import crop_resize
 from m2det.data.sampling import UNCHANGED, sample_augmentation, sample_distortion
-from m2det.data.transforms import apply, crop_resize, distort
+from m2det.data.transforms import apply, distort
 from tests.data import slow_twin as twin
 
 SIZE = 128

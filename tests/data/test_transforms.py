@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from m2det.data import sampling
+from m2det.data.crop_resize import crop_resize
 from m2det.data.sampling import (
     UNCHANGED,
     Augmentation,
@@ -14,7 +15,7 @@ from m2det.data.sampling import (
     sample_augmentation,
     sample_crop,
 )
-from m2det.data.transforms import apply, crop_resize, resize_to_square
+from m2det.data.transforms import apply, resize_to_square
 from m2det.model.preprocess import MEAN_BGR
 
 

@@ -53,12 +53,11 @@ def write_split(
     """
     records = split.records
     verify = ("decode" if len(records) < MAX_DECODED else "header") if verify == "auto" else verify
-    check = CHECKS[verify]
 
     def encode(index: int) -> bytes:
         record = records[index]
         data = record.read()
-        check(data, f"image {record.image_id} ({record.path})", record.width, record.height)
+        CHECKS[verify](data, f"image {record.image_id} ({record.path})", record.width, record.height)
         return encoding.encode(data, record.file_name)
 
     lmdb_path, table, truth = (folder / f"{name}.{kind}" for kind in ("lmdb", "arrow", "json"))
