@@ -77,7 +77,7 @@ def draw() -> None:
         detections = np.array(rows.get(image_id, []), np.float32).reshape(-1, 6)
         reviews.append(review(index, detections, objects.boxes[counted], objects.labels[counted]))
     metrics = json.loads((RESULTS / "metrics.json").read_text())
-    found, total = sum(int(r.found.sum()) for r in reviews), sum(len(r.found) for r in reviews)
+    found, total = sum(int(r.detected.sum()) for r in reviews), sum(len(r.detected) for r in reviews)
     wrong = sum(int((~r.correct).sum()) for r in reviews)
     title = [
         f"{params().model.name} on {len(split)} validation images: AP {metrics['AP']:.3f}, AP50 "

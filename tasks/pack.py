@@ -13,9 +13,10 @@ import numpy as np
 from m2det.data.jpeg import jpeg_decoder
 from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
-from m2det.data.packed.writer import CHECKS, MEANING, ORIGINAL, finish_cache, require_room, write_split
-from m2det.data.sources.coco import Split, read_split
+from m2det.data.packed.writer import MEANING, ORIGINAL, finish_cache, require_room, write_split
+from m2det.data.sources.coco import read_split
 from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of
+from m2det.data.sources.records import Split
 from m2det.distributed.lifetime import keep_freed_memory, usable_cores
 from m2det.errors import InputError, writing
 from m2det.files.hashing import digest, digest_files
@@ -25,7 +26,6 @@ from m2det.text import printable
 from tasks.common import CACHE, main_root, params, sources
 from tasks.inputs import finished_in, inputs_of, require_unchanged
 
-DECODED_BELOW = 20_000  # images of a split: `pack.verify: auto` decodes fewer, which takes some seconds
 MOST_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
 
 
@@ -44,10 +44,9 @@ def pack() -> None:
     if not any(len(record.boxes) for record in splits["train"].records):
         raise InputError("the training annotations have no usable box: there is nothing to learn from")
     settings = params().pack
-    verify = {name: _verification(settings.verify, len(split.records)) for name, split in splits.items()}
     keep_freed_memory()
     jpeg_decoder()  # chosen here, before threads ask for it at once
-    storage = {"train": ImageEncoding(settings.images, settings.side, settings.quality), "val": ORIGINAL}
+    encodings = {"train": ImageEncoding(settings.images, settings.side, settings.quality), "val": ORIGINAL}
     threads = min(usable_cores(), MOST_THREADS)
     unfinished = main_root() / "data" / "unfinished" / _fingerprint(splits.values())
     with writing(unfinished), locked(unfinished):
@@ -57,9 +56,10 @@ def pack() -> None:
                 print(f"{printable(str(other))} {advice}")
         total = 0
         for name, split in splits.items():
-            expected, number = storage[name].expected_bytes(split.records), len(split.records)
+            expected, number = encodings[name].expected_bytes(split.records), len(split.records)
             print(
-                f"{name}: {number} images, about {expected / 1e6:.0f} MB of disk as {storage[name].images}", flush=True
+                f"{name}: {number} images, about {expected / 1e6:.0f} MB of disk as {encodings[name].images}",
+                flush=True,
             )
             total += expected + number * 4096  # LMDB's pages and tree, annotations
         inputs = inputs_of("pack")
@@ -69,8 +69,7 @@ def pack() -> None:
             require_room(unfinished, total)
             entries = {}
             for name, split in splits.items():
-                entries[name] = write_split(unfinished, name, split, CHECKS[verify[name]], storage[name], threads)
-                entries[name]["verified"] = verify[name]
+                entries[name] = write_split(unfinished, name, split, settings.verify, encodings[name], threads)
                 inputs.warn_of_changes(unfinished / FOLDER)
             finish_cache(unfinished, categories, entries)
         entries = read_manifest(unfinished)["splits"]
@@ -83,12 +82,6 @@ def pack() -> None:
             f"{name}: {entry['images']} images, {entry['boxes']} boxes ({entry['clipped']} clipped, dropped: "
             f"{dropped}), {entry['crowds']} crowd regions; images checked by {MEANING[entry['verified']]}"
         )
-
-
-def _verification(wanted: str, images: int) -> str:
-    if wanted != "auto":
-        return wanted
-    return "decode" if images < DECODED_BELOW else "header"
 
 
 def _fingerprint(splits: Iterable[Split]) -> str:

@@ -18,7 +18,7 @@ TORCH = "2.13.0"  # not in constraints.txt: any build of it may be chosen
 
 
 def wheel(package: str, version: str) -> str:
-    """The file name of its wheel, or nothing."""
+    """Return the file name of the package's wheel, empty if none exists."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "--no-deps", "-d", folder]
         command += ["--python-version", "3.11", *(f"--platform={name}" for name in PLATFORMS), f"{package}{version}"]
@@ -41,8 +41,8 @@ def main() -> None:
             package = re.match(r"[\w.-]+", requirement).group().lower()
             version = pinned.get(package, TORCH if package == "torch" else "")
             name = wheel(package, f"=={version}" if version else "").removesuffix(".whl")
-            found = ("yes", name.split("-")[-1]) if name else ("no", "")
-            print("|", " | ".join((extra, package, version or name.split("-")[1], *found)), "|", flush=True)
+            cells = ("yes", name.split("-")[-1]) if name else ("no", "")
+            print("|", " | ".join((extra, package, version or name.split("-")[1], *cells)), "|", flush=True)
 
 
 if __name__ == "__main__":

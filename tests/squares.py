@@ -28,7 +28,7 @@ def make_material(folder):
     cache = folder / "cache"
     cache.mkdir()
     split = read_split([(folder / "a.json", folder / "images")])
-    entries = {name: write_split(cache, name, split, lambda *_: None) for name in ("train", "val")}
+    entries = {name: write_split(cache, name, split) for name in ("train", "val")}
     finish_cache(cache, split.categories, entries)
     state = {f"base.{k}": v for k, v in random_backbone("m2det-tiny", 0).state_dict().items()}
     save_tensors(folder / "backbone.safetensors", state, {})

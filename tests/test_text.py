@@ -17,7 +17,7 @@ from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
 from m2det.text import printable
-from m2det.viz.draw import GREEN, Mark, draw_boxes, sheet, tile
+from m2det.viz.draw import GREEN, BoxAnnotation, contact_sheet, draw_boxes, thumbnail
 from m2det.viz.labels import write_labels
 from tests.data.project import Project, jpeg, write_annotations
 from tests.tiny_model import write_tiny_model
@@ -132,7 +132,7 @@ def project(tmp_path, monkeypatch):
     entries = {}
     for name in ("train", "val"):
         split = read_split([(made.root / f"{name}.json", made.images)])
-        entries[name] = write_split(cache, name, split, lambda *_: None)
+        entries[name] = write_split(cache, name, split)
     finish_cache(cache, split.categories, entries)
     return made
 
@@ -157,9 +157,12 @@ def test_data_commands_print_and_draw_hostile_names(project, capsys):
 def test_pictures_are_drawn_with_escapes():
     image = np.zeros((60, 90, 3), np.uint8)
     for hostile, shown in zip((*HOSTILE, "\ud800"), (*SHOWN, "\\ud800"), strict=True):
-        pictures = [sheet([(tile(image, [Mark((5, 5, 9, 9), t, GREEN)], 60), t)], 1, [t]) for t in (hostile, shown)]
+        pictures = []
+        for text in (hostile, shown):
+            square = thumbnail(image, [BoxAnnotation((5, 5, 9, 9), text, GREEN)], 60)
+            pictures.append(contact_sheet([(square, text)], 1, [text]))
         assert (pictures[0] == pictures[1]).all()
-        assert draw_boxes(image, [Mark((5, 5, 9, 9), hostile * 99, GREEN)]).shape == image.shape
+        assert draw_boxes(image, [BoxAnnotation((5, 5, 9, 9), hostile * 99, GREEN)]).shape == image.shape
 
 
 @pytest.mark.usefixtures("project")

@@ -20,9 +20,9 @@ from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sampler import TrainingBatchSampler
-from m2det.data.sampling import draw_plan
-from m2det.data.sources.coco import Category, ImageRecord, Split
+from m2det.data.sampling import sample_augmentation
 from m2det.data.sources.image_folder import ImageFolder
+from m2det.data.sources.records import Category, ImageRecord, Split
 from m2det.errors import InputError
 from m2det.files.regular_file import read_file
 from m2det.model.preprocess import MEAN_BGR
@@ -46,7 +46,7 @@ def bench_loader(folder: Path | None, size: int, rounds: int) -> dict[str, float
     with tempfile.TemporaryDirectory() as name:
         original, raw = (_packed(Path(name) / s.images, jpegs, s) for s in (ImageEncoding(), ImageEncoding("raw", 640)))
         settings = TrainParams.model_construct(
-            crop_probability=CROP_AND_EXPAND[0], expand_probability=CROP_AND_EXPAND[1], mirror=True
+            crop_probability=CROP_AND_EXPAND[0], expand_probability=CROP_AND_EXPAND[1], hflip=True
         )
         jpeg, pixels = (TrainingDataset(split, size, 0, settings) for split in (original, raw))
         plain = PlainDataset(original, size)
@@ -70,8 +70,8 @@ def bench_loader(folder: Path | None, size: int, rounds: int) -> dict[str, float
             "the original's way": each(lambda *key: original_way(original, key, size)),
             "decoding alone": each(lambda _, i: decode_bgr(original.record(i), "")),
             "decoding and resizing": each(lambda _, i: plain[i]),
-            "all, from JPEG": each(lambda epoch, i: jpeg.fill((epoch, i), out)),
-            "all, from raw pixels": each(lambda epoch, i: pixels.fill((epoch, i), out)),
+            "all, from JPEG": each(lambda epoch, i: jpeg.write_sample((epoch, i), out)),
+            "all, from raw pixels": each(lambda epoch, i: pixels.write_sample((epoch, i), out)),
             "loader, 1 worker": loaded(1),
             "loader, 2 workers": loaded(2),
         }
@@ -96,8 +96,9 @@ def original_way(split: PackedSplit, key: Key, size: int) -> np.ndarray:
     rng, index = np.random.default_rng(key), key[1]
     image = decode_bgr(split.record(index), "").copy()
     width, height = split.sizes[index].tolist()
-    place = draw_plan(split.annotations(index).boxes, width, height, rng, *CROP_AND_EXPAND, mirror=False).place
-    image = image[place.top : place.top + place.height, place.left : place.left + place.width].copy()
+    sample = sample_augmentation(split.annotations(index).boxes, width, height, rng, *CROP_AND_EXPAND, hflip=False)
+    (x1, y1, x2, y2), (left, top, right, bottom) = sample.src_rect, sample.dst_rect
+    image = image[y1:y2, x1:x2].copy()
     if rng.random() < 0.5:
         image[:] = (image.astype(float) + rng.uniform(-32, 32)).clip(0, 255)
     if rng.random() < 0.5:
@@ -108,11 +109,11 @@ def original_way(split: PackedSplit, key: Key, size: int) -> np.ndarray:
     if rng.random() < 0.5:
         image[..., 1] = (image[..., 1].astype(float) * rng.uniform(0.5, 1.5)).clip(0, 255)
     image = cv2.cvtColor(image, cv2.COLOR_HSV2BGR)
-    if place.x_share < 1:
-        canvas = np.empty((int(place.height / place.y_share), int(place.width / place.x_share), 3), np.uint8)
+    if right - left < 1:
+        canvas = np.empty((int((y2 - y1) / (bottom - top)), int((x2 - x1) / (right - left)), 3), np.uint8)
         canvas[:] = MEAN_BGR
-        left, top = int(place.x * canvas.shape[1]), int(place.y * canvas.shape[0])
-        canvas[top : top + place.height, left : left + place.width] = image
+        x, y = int(left * canvas.shape[1]), int(top * canvas.shape[0])
+        canvas[y : y + y2 - y1, x : x + x2 - x1] = image
         image = canvas
     image = image[:, :: rng.choice((1, -1))]
     small = cv2.resize(image, (size, size), interpolation=int(rng.integers(5))).astype(np.float32)
@@ -131,7 +132,7 @@ def _photographs() -> list[bytes]:
     return pieces
 
 
-def _packed(folder: Path, jpegs: list[bytes], storage: ImageEncoding) -> PackedSplit:
+def _packed(folder: Path, jpegs: list[bytes], encoding: ImageEncoding) -> PackedSplit:
     rng, records = np.random.default_rng(0), []
     folder.mkdir()
     for number, data in enumerate(jpegs):
@@ -146,5 +147,5 @@ def _packed(folder: Path, jpegs: list[bytes], storage: ImageEncoding) -> PackedS
         )
     categories = [Category(1, "thing")]
     split = Split(records, categories, {}, 0, {"images": [], "annotations": [], "categories": []})
-    finish_cache(folder, categories, {"train": write_split(folder, "train", split, lambda *_: None, storage)})
+    finish_cache(folder, categories, {"train": write_split(folder, "train", split, "header", encoding)})
     return PackedSplit(folder, "train")

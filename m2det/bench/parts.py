@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from m2det.bench.step import images_per_second, training_step
 from m2det.config import Params
-from m2det.data.dataloader import plain_loader, training_loader
+from m2det.data.batch import collate
+from m2det.data.dataloader import training_loader
 from m2det.data.dataset import PlainDataset, TrainingDataset
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.sampler import TrainingBatchSampler
@@ -50,7 +52,7 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
     train = training_step(model, model, batch, precision, device, params.train.max_grad_norm)
     rates["training"] = images_per_second(train, settings.warmup, settings.steps)
     model.eval()
-    plain = _forever(lambda: plain_loader(PlainDataset(split, size), batch_size, 0))
+    plain = _forever(lambda: DataLoader(PlainDataset(split, size), batch_size, collate_fn=collate))
 
     def detect() -> int:
         images = next(plain).images

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from m2det.config import PrecisionParams
-from m2det.data.dataset import Batch
+from m2det.data.batch import Batch
 from m2det.device import compile_model, reset_peak_memory, synchronize, to_device, use_fused_optimizer
 from m2det.loss import MultiBoxLoss
 from m2det.model import M2Det, build_model, prior_boxes

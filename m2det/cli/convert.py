@@ -120,7 +120,7 @@ def _classes(annotations: Path | None, count: int) -> tuple[list[str], list[int]
     if annotations is None:
         log.warning("classes: numbered, since their names are not in the file; give --annotations to have them")
         return [f"class {i}" for i in range(1, count + 1)], list(range(1, count + 1))
-    from m2det.data.sources.coco import read_categories
+    from m2det.data.sources.coco_json import read_categories
 
     categories = read_categories(annotations)
     if len(categories) != count:

@@ -11,8 +11,9 @@ import cv2
 import torch
 
 from m2det.config import EvaluateParams
-from m2det.data.jpeg import decode_bgr, find_pictures
-from m2det.data.transforms import Placement, resize_into
+from m2det.data.jpeg import decode_bgr
+from m2det.data.pictures import find_pictures
+from m2det.data.transforms import resize_to_square
 from m2det.device import choose_device, to_device
 from m2det.errors import InputError
 from m2det.evaluate.coco_results import coco_results
@@ -22,7 +23,7 @@ from m2det.files.whole import LONGEST_NAME, write_whole
 from m2det.model import prior_boxes
 from m2det.model.model_file import load_trained
 from m2det.text import printable
-from m2det.viz.draw import Mark, draw_boxes
+from m2det.viz.draw import BoxAnnotation, draw_boxes
 
 # one colour a class, by the golden angle around the circle of hues: neighbours in the list look different
 GOLDEN_ANGLE = 137.508
@@ -66,21 +67,20 @@ def detect_files(
     for number, (target, path) in enumerate(targets.items(), 1):
         image = decode_bgr(read_file(path), str(path), upright=True)  # a telephone's picture as one sees it
         height, width = image.shape[:2]
-        square, _ = resize_into(image, torch.zeros(0, 4).numpy(), Placement(0, 0, width, height), size)
-        batch = torch.from_numpy(square).permute(2, 0, 1)[None]
+        batch = torch.from_numpy(resize_to_square(image, size)).permute(2, 0, 1)[None]
         detections = detect_images(model, priors, batch, [(width, height)], device, settings)[0]
         for entry in coco_results(number, (width, height), detections, card["category_ids"]):
             # half a surrogate pair, as Python holds such bytes, would be no JSON to others
             results.append({**entry, "file_name": os.fsencode(path.name).decode(errors="backslashreplace")})
         shown = detections[detections[:, 4] >= least_score]
         limits = (width - 1, height - 1) * 2
-        marks = []
+        annotations = []
         for row in shown:
             label = int(row[5])
             box = tuple(row[:4].clip(0, limits))
-            marks.append(Mark(box, f"{card['classes'][label - 1]} {row[4]:.2f}", _colour(label)))
+            annotations.append(BoxAnnotation(box, f"{card['classes'][label - 1]} {row[4]:.2f}", _colour(label)))
         scale = min(max(1.0, LEAST_SIDE / min(height, width)), LONGEST_SIDE / max(height, width))
-        drawn = draw_boxes(image, marks, scale)
+        drawn = draw_boxes(image, annotations, scale)
         # not by cv2.imwrite, which a name that is no UTF-8 ends by a signal
         write_whole(target, cv2.imencode(".jpg", drawn)[1].tobytes())
         print(printable(f"{path}: {len(shown)} objects -> {target}"))

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from m2det.boxes import decode_offsets_to_xyxy
-from m2det.data.jpeg import decode_bgr, find_pictures
+from m2det.data.jpeg import decode_bgr
+from m2det.data.pictures import find_pictures
 from m2det.data.sources.digits import photographs
-from m2det.data.transforms import Placement, resize_into
+from m2det.data.transforms import resize_to_square
 from m2det.errors import InputError
 from m2det.files.regular_file import read_file
 from m2det.files.whole import replacing, write_whole
@@ -126,9 +127,7 @@ def _read(paths: list[Path], size: int) -> Tensor:
     """float32 [N,3,S,S] BGR 0 to 255."""
     squares = []
     for path in paths:
-        image = decode_bgr(read_file(path), str(path))
-        whole = Placement(0, 0, image.shape[1], image.shape[0])
-        squares.append(resize_into(image, np.empty((0, 4), np.float32), whole, size)[0])
+        squares.append(resize_to_square(decode_bgr(read_file(path), str(path)), size))
     if len(squares) == 1:
         squares *= 2  # a batch of one would be exported as one for ever
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float().contiguous()

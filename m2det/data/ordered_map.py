@@ -12,22 +12,28 @@ Result = TypeVar("Result")
 
 
 def ordered_map(
-    tasks: Iterable[Task], work: Callable[[Task], Result], threads: int, weigh: Callable[[Task], int], most: int
+    tasks: Iterable[Task], work: Callable[[Task], Result], threads: int, cost: Callable[[Task], int], max_in_flight: int
 ) -> Generator[Result]:
-    """work(task) for each task, in their order. Raises what `work` raises, in its turn. Close it to end the threads.
+    """Yield work(task) for each task, in their order; closing the generator ends the threads.
 
-    What is begun and not yet taken weighs no more than `most`, or is one task for each thread.
+    Args:
+        tasks: taken one by one as room is left for them.
+        work: called in a thread; an exception is raised in its task's turn.
+        threads: of the pool.
+        cost: of a task, such as its bytes.
+        max_in_flight: most cost of all tasks that are begun and whose results are not yet taken; one task for each
+            thread is always begun.
     """
     waiting: deque[tuple[Future[Result], int]] = deque()
-    held = 0
+    in_flight = 0
     pool = ThreadPoolExecutor(threads)
     try:
         for task in tasks:
-            while held + weigh(task) > most and len(waiting) >= threads:
-                held -= waiting[0][1]
+            while in_flight + cost(task) > max_in_flight and len(waiting) >= threads:
+                in_flight -= waiting[0][1]
                 yield waiting.popleft()[0].result()
-            waiting.append((pool.submit(work, task), weigh(task)))
-            held += weigh(task)
+            waiting.append((pool.submit(work, task), cost(task)))
+            in_flight += cost(task)
         while waiting:
             yield waiting.popleft()[0].result()
     finally:

@@ -1,4 +1,4 @@
-"""Which images each training step has, and which of them each process computes."""
+"""The images of each training step, and the share of each process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m2det.errors import InputError
 
 @lru_cache(maxsize=1)
 def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
-    """The permutation of an epoch, int64 [images]."""
+    """Return the permutation of an epoch's images, int64 [images]."""
     return generator(seed, Stream.ORDER, epoch).permutation(images)
 
 

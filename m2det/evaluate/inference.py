@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from m2det.config import EvaluateParams
-from m2det.data.dataloader import plain_loader
+from m2det.data.batch import collate
 from m2det.data.dataset import PlainDataset
 from m2det.data.packed.reader import PackedSplit
 from m2det.distributed.group import Group
@@ -61,7 +61,7 @@ def coco_results_of_split(
 ) -> Iterator[list[dict[str, Any]]]:
     """The entries of a COCO results file, image by image, in order; part (k, n): every n-th image from the k-th."""
     samples = Subset(PlainDataset(split, size), range(part[0], len(split), part[1]))
-    for batch in plain_loader(samples, settings.batch_size, 0):
+    for batch in DataLoader(samples, settings.batch_size, collate_fn=collate):
         indices = batch.index.tolist()
         sizes = [(int(w), int(h)) for w, h in split.sizes[indices]]
         found = detect_images(model, priors, batch.images, sizes, device, settings)

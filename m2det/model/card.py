@@ -11,7 +11,7 @@ from m2det.errors import InputError
 from m2det.model.config import MOST_CLASSES
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
-ClassName = Annotated[str, Field(min_length=1, max_length=1000)]  # as m2det.data.sources.coco lets in
+ClassName = Annotated[str, Field(min_length=1, max_length=1000)]  # as m2det.data.sources.coco_json lets in
 Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
 AveragePrecision = Annotated[float, Field(ge=-1, le=1)]  # -1: no box to find

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from m2det.data.dataset import collate
+from m2det.data.batch import collate
 from m2det.errors import InputError
 from m2det.model.preprocess import subtract_mean
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from m2det.data.dataset import Batch
+from m2det.data.batch import Batch
 
 
 def prefetch_to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

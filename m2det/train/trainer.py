@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from m2det.config import Params
+from m2det.data.batch import Batch
 from m2det.data.dataloader import training_loader
-from m2det.data.dataset import Batch
 from m2det.distributed.grace import LOG, saying
 from m2det.distributed.group import Group
 from m2det.distributed.stop import StopRequest

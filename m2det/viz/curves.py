@@ -15,14 +15,21 @@ IOUS = {"IoU_0.50": slice(0, 1), "IoU_0.75": slice(5, 6), "IoU_0.50_to_0.95": sl
 
 
 def precision_by_recall(precision: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """[T,R,K] with -1 for classes without ground truth -> curves [R], averaged over classes and IoUs."""
+    """Average precision over classes and IoUs.
+
+    Args:
+        precision: [T,R,K] by IoU, recall and class, -1 for classes without ground truth.
+
+    Returns:
+        Curves [R], by name.
+    """
     valid = precision[:, :, (precision > -1).any(axis=(0, 1))]
     shape = precision.shape[1]
-    return {name: valid[part].mean(axis=(0, 2)) if valid.size else np.zeros(shape) for name, part in IOUS.items()}
+    return {name: valid[ious].mean(axis=(0, 2)) if valid.size else np.zeros(shape) for name, ious in IOUS.items()}
 
 
 def write_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -> None:
-    """One row per recall 0, 0.01, ..., 1."""
+    """Write curves as CSV, one row per recall 0, 0.01, ..., 1."""
     table = StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["recall", *curves])
@@ -32,6 +39,7 @@ def write_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -
 
 
 def draw_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -> None:
+    """Draw curves as PNG."""
     figure, axes = new_figure()
     for name, curve in curves.items():
         axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{name.replace('_', ' ')}: AP {curve.mean():.3f}")
@@ -42,7 +50,7 @@ def draw_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) ->
 
 
 def draw_learning_curve(path: Path, curves_csv: Path) -> None:
-    """LossMonitor and AP by epoch, from results/curves.csv."""
+    """Draw losses and AP by epoch, from results/curves.csv, as PNG."""
     with curves_csv.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) for row in rows]
@@ -63,6 +71,7 @@ def draw_learning_curve(path: Path, curves_csv: Path) -> None:
 
 
 def new_figure(inches: tuple[float, float] = (7, 4.5), columns: int = 1):  # type: ignore[no-untyped-def]
+    """Return a matplotlib figure and its axes, side by side."""
     from matplotlib.figure import Figure  # the object, not pyplot: no display, no global state
 
     figure = Figure(figsize=inches, layout="constrained")
@@ -73,7 +82,7 @@ def new_figure(inches: tuple[float, float] = (7, 4.5), columns: int = 1):  # typ
 
 
 def save_figure(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
-    """As PNG, equal ones as equal bytes. Raises InputError for a full disk."""
+    """Write a figure as PNG; equal figures give equal bytes. Raises InputError if the disk is full."""
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})  # no version in it
     write_whole(path, picture.getvalue())

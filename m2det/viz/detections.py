@@ -1,4 +1,4 @@
-"""Image by image: what was found, what was missed, what was wrong; and the sheet that shows it."""
+"""Detections matched with objects, image by image, and a contact sheet of the worst and the best images."""
 
 from __future__ import annotations
 
@@ -12,84 +12,101 @@ from numpy.typing import NDArray
 from m2det.boxes import iou_xyxy
 from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
-from m2det.viz.draw import BLUE, GREEN, RED, Mark, sheet, tile
+from m2det.viz.draw import BLUE, GREEN, GREY, RED, BoxAnnotation, contact_sheet, thumbnail
 
 SHOWN_SCORE = 0.5  # detections below are not drawn and not counted here
-MATCH_IOU = 0.5
+MIN_IOU = 0.5  # of a detection with its object
+SIDE = 320  # of a thumbnail, px
 
 
 @dataclass(frozen=True)
 class Review:
-    """One image. correct bool [K]: which detections found an object; found bool [N]: which objects were found."""
+    """The detections of one image, matched with its objects.
+
+    index: of the image in the split. detections: [K,6], xyxy in pixels, score, label.
+    correct: bool [K], detections that match an object. detected: bool [N], objects that a detection matches.
+    """
 
     index: int
     detections: NDArray[np.float32]
     correct: NDArray[np.bool_]
-    found: NDArray[np.bool_]
+    detected: NDArray[np.bool_]
 
     @property
     def f1(self) -> float:
-        """2 x found / (detections + objects); 1 where there is nothing to find and nothing was found."""
-        total = len(self.correct) + len(self.found)
+        """2 x correct / (detections + objects); 1 without objects and detections."""
+        total = len(self.correct) + len(self.detected)
         return 2 * float(self.correct.sum()) / total if total else 1.0
 
 
 def review(
     index: int, detections: NDArray[np.float32], boxes: NDArray[np.float32], labels: NDArray[np.int16]
 ) -> Review:
-    """Match detections [K,6] above SHOWN_SCORE, best first, with objects (boxes [N,4] xyxy pixels, labels [N])."""
+    """Match the detections of an image, from SHOWN_SCORE on and best first, with its objects.
+
+    Args:
+        index: of the image in the split.
+        detections: [K,6], xyxy in pixels, score, label.
+        boxes: of the objects, [N,4], xyxy in pixels.
+        labels: of the objects, [N].
+    """
     shown = detections[detections[:, 4] >= SHOWN_SCORE]
     shown = shown[np.argsort(-shown[:, 4], kind="stable")]
     overlap = iou_xyxy(torch.from_numpy(shown[:, :4]), torch.from_numpy(boxes)).numpy()
-    correct, found = np.zeros(len(shown), bool), np.zeros(len(boxes), bool)
+    correct, detected = np.zeros(len(shown), bool), np.zeros(len(boxes), bool)
     for k, label in enumerate(shown[:, 5]):
-        open_objects = np.flatnonzero(~found & (labels == label) & (overlap[k] >= MATCH_IOU))
+        open_objects = np.flatnonzero(~detected & (labels == label) & (overlap[k] >= MIN_IOU))
         if len(open_objects):
-            found[open_objects[np.argmax(overlap[k, open_objects])]] = correct[k] = True
-    return Review(index, shown, correct, found)
+            detected[open_objects[np.argmax(overlap[k, open_objects])]] = correct[k] = True
+    return Review(index, shown, correct, detected)
 
 
 def draw_review(
     split: PackedSplit, reviews: Sequence[Review], title: Sequence[str], each: int = 8
 ) -> NDArray[np.uint8]:
-    """The worst and the best images by F1, each as a pair: ground truth left, detections right.
+    """Draw the worst and the best images by F1, each as a pair: ground truth left, detections right.
 
-    Among equals those with more objects come first, so that the best are not the easiest.
+    Of images with equal F1 those with more objects come first, so that the best are not the easiest.
+
+    Args:
+        split: of the images.
+        reviews: one for each image.
+        title: lines of text.
+        each: most images of each kind.
+
+    Returns:
+        uint8 [H,W,3] BGR.
     """
-    ranked = sorted(reviews, key=lambda r: (r.f1, -len(r.found), r.index))
-    best = sorted(reviews, key=lambda r: (-r.f1, -len(r.found), r.index))
+    ranked = sorted(reviews, key=lambda r: (r.f1, -len(r.detected), r.index))
+    best = sorted(reviews, key=lambda r: (-r.f1, -len(r.detected), r.index))
     each = min(each, len(ranked) // 2) or 1
     chosen = [("worst", r) for r in ranked[:each]] + [("best", r) for r in best[:each]]
-    tiles = []
+    thumbnails = []
     for kind, item in chosen:
         image = decode_bgr(split.record(item.index), split.file_names[item.index])
-        truth, found = _truth_marks(split, item), _detection_marks(split, item)
+        objects, detections = _object_annotations(split, item), _detection_annotations(split, item)
         gap = np.full((SIDE, 4, 3), 255, np.uint8)
-        pair = np.concatenate([tile(image, truth, SIDE), gap, tile(image, found, SIDE)], axis=1)
+        pair = np.concatenate([thumbnail(image, objects, SIDE), gap, thumbnail(image, detections, SIDE)], axis=1)
         caption = (
-            f"{kind}: image {split.image_ids[item.index]}, {int(item.found.sum())} of {len(item.found)} found, "
+            f"{kind}: image {split.image_ids[item.index]}, {int(item.detected.sum())} of {len(item.detected)} found, "
             f"{int((~item.correct).sum())} wrong"
         )
-        tiles.append((pair, caption))
-    return sheet(tiles, 2, title)
+        thumbnails.append((pair, caption))
+    return contact_sheet(thumbnails, 2, title)
 
 
-SIDE = 320
-
-
-def _truth_marks(split: PackedSplit, item: Review) -> list[Mark]:
+def _object_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]:
     objects = split.annotations(item.index)
-    counted = ~objects.iscrowd
-    marks = [
-        Mark(tuple(box), split.classes[label - 1], GREEN if found else BLUE)
-        for box, label, found in zip(objects.boxes[counted], objects.labels[counted], item.found, strict=True)
+    names = [split.classes[label - 1] for label in objects.labels]
+    crowds = [
+        BoxAnnotation(tuple(objects.boxes[i]), f"crowd of {names[i]}", GREY) for i in np.flatnonzero(objects.iscrowd)
     ]
-    crowds = zip(objects.boxes[~counted], objects.labels[~counted], strict=True)
-    return marks + [Mark(tuple(box), f"crowd of {split.classes[label - 1]}", (160, 160, 160)) for box, label in crowds]
+    counted = zip(np.flatnonzero(~objects.iscrowd), item.detected, strict=True)
+    return [BoxAnnotation(tuple(objects.boxes[i]), names[i], GREEN if hit else BLUE) for i, hit in counted] + crowds
 
 
-def _detection_marks(split: PackedSplit, item: Review) -> list[Mark]:
+def _detection_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]:
     return [
-        Mark(tuple(row[:4]), f"{split.classes[int(row[5]) - 1]} {row[4]:.2f}", GREEN if correct else RED)
+        BoxAnnotation(tuple(row[:4]), f"{split.classes[int(row[5]) - 1]} {row[4]:.2f}", GREEN if correct else RED)
         for row, correct in zip(item.detections, item.correct, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What there was to learn: boxes by class and by size, as CSV for DVC and as PNG."""
+"""The boxes of a data set by class and by size, as CSV for DVC and as PNG."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from m2det.files.whole import write_whole
 from m2det.text import page_safe, printable
 from m2det.viz.curves import new_figure, save_figure
 
-LONGEST_NAME = 40  # characters that are drawn of a class's name: more leave no room for its bar
+MAX_NAME = 40  # characters drawn of a class's name: more leave no room for its bar
 
 
 def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prior_sizes: Sequence[float]) -> None:
-    """The table: a row per class with its boxes in each split. The picture: also their sizes, and the priors' sizes.
+    """Count the boxes of each split by class and by size, without crowds.
 
-    prior_sizes: fractions of the image's side. Crowd regions are not counted.
+    Args:
+        table: CSV to write, a row per class with its boxes in each split.
+        picture: PNG to write, the same as bars, and the sizes of boxes and priors.
+        splits: with the same classes.
+        prior_sizes: fractions of the image's side.
     """
     classes, counts = splits[0].classes, []
     figure, (left, right) = new_figure((10, max(4.5, 0.17 * len(classes))), 2)
@@ -36,7 +40,7 @@ def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prio
         left.barh(rows + 0.4 * k - 0.2, counts[-1], 0.4, label=f"{split.name}: {len(labels)} boxes")
         right.hist(sides, np.linspace(0, 1, 41), weights=np.full(len(sides), 1 / max(1, len(sides))), alpha=0.5)
     left.set(title="Boxes by class", xlabel="boxes", ylim=(len(classes) - 0.4, -0.6))
-    left.set_yticks(rows, [printable(name)[:LONGEST_NAME] for name in classes], parse_math=False)  # "$" is a character
+    left.set_yticks(rows, [printable(name)[:MAX_NAME] for name in classes], parse_math=False)  # "$" is a character
     figure.legend(loc="outside lower center", ncols=2)
     for size in prior_sizes:
         right.axvline(size, color="black", linestyle=":", linewidth=1)

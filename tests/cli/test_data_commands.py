@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from m2det.cli.main import main
-from m2det.data.image_checks import check_size
 from m2det.data.packed.reader import REPACK, key_of
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
@@ -47,8 +46,9 @@ def project(tmp_path, monkeypatch):
     cache = tmp_path / "data/cache"
     cache.mkdir(parents=True)
     split = read_split([(tmp_path / "a.json", tmp_path / "images")])
-    check = lambda data, record: check_size(data, record.file_name, record.width, record.height)  # noqa: E731
-    finish_cache(cache, split.categories, {name: write_split(cache, name, split, check) for name in ("train", "val")})
+    finish_cache(
+        cache, split.categories, {name: write_split(cache, name, split, "decode") for name in ("train", "val")}
+    )
     return tmp_path
 
 
@@ -134,7 +134,7 @@ def test_verify_tells_what_was_packed_so_from_what_was_damaged_since(project, ca
     split = read_split([(project / "a.json", project / "images")])
     cache = project / "data/cache"
     names = ("train", "val")
-    finish_cache(cache, split.categories, {n: write_split(fresh(cache, n), n, split, lambda *_: None) for n in names})
+    finish_cache(cache, split.categories, {n: write_split(fresh(cache, n), n, split, "header") for n in names})
     assert main(["data", "verify"]) == 1
     for line in capsys.readouterr().out.strip().splitlines():
         assert re.search(r"image 5 \(5\.jpg\) is damaged .*; replace it, and run `dvc repro -f data`$", line)
@@ -180,7 +180,7 @@ def test_a_truncated_lmdb_is_never_a_signal():
     """At any length, before or after it was opened, reading ends in a sentence."""
     program = """
 import os, sys
-from m2det.data.store import REPACK, PackedSplit
+from m2det.data.packed.reader import REPACK, PackedSplit
 from m2det.errors import InputError
 whole = os.path.getsize("data/cache/train.lmdb")
 content = open("data/cache/train.lmdb", "rb").read()
@@ -219,7 +219,7 @@ def test_show_draws_what_the_network_sees(project, capsys, split, words):
 VERIFY = """
 import sys, time
 from pathlib import Path
-from m2det.data import verify
+from m2det.data.packed import verify
 verify._verdict = lambda *_: time.sleep(60)
 list(verify.bad_records(Path("data/cache"), 2))
 """

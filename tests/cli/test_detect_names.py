@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from m2det.cli.detect import detect_files
 from m2det.cli.main import main
-from m2det.data.jpeg import SUFFIXES
+from m2det.data.pictures import SUFFIXES
 from m2det.errors import InputError
 from m2det.text import printable
 from tests.conftest import ROOT

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from m2det.config import Params, check_params, dotted, load_params, parameter_keys
 from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.sampler import TrainingBatchSampler
-from m2det.data.sampling import draw_plan
+from m2det.data.sampling import sample_augmentation
 from m2det.data.sources.manifest import roots_of
 from m2det.distributed.cores import check_workers
 from m2det.distributed.launch import count_processes
@@ -97,7 +97,7 @@ def use(params: Params) -> None:
     for size in ((30, 20), (1, 1)):  # no crop fits into a single pixel
         boxes = np.array([[0, 0, *size]], np.float32)
         for _ in range(20):
-            draw_plan(boxes, *size, rng, train.crop_probability, train.expand_probability, train.hflip)
+            sample_augmentation(boxes, *size, rng, train.crop_probability, train.expand_probability, train.hflip)
     loc, conf = torch.zeros(6, 4), torch.randn(6, 3)
     priors = torch.tensor([[0.5, 0.5, 0.2, 0.2]] * 6)
     how = (evaluate.nms, evaluate.score_threshold, evaluate.nms_iou, evaluate.per_class, evaluate.per_image)

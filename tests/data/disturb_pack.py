@@ -102,13 +102,13 @@ def main() -> None:
         root = Path(name).resolve()
         images = make_images(root / "images", 40_000)  # most of the stage's time is packing
         start = time.monotonic()
-        wanted = finished(working_copy(root / "undisturbed", images))
+        expected = finished(working_copy(root / "undisturbed", images))
         duration = time.monotonic() - start
         rng, hits, continued = random.Random(arguments.seed), 0, 0
         for i in range(arguments.packs):
             folder = working_copy(root / "disturbed", images)
             hits += disturb(folder, KINDS[i % len(KINDS)], rng.uniform(0, duration))
-            assert finished(folder) == wanted, f"pack {i} of seed {arguments.seed}: other bytes"
+            assert finished(folder) == expected, f"pack {i} of seed {arguments.seed}: other bytes"
             continued += "continues after" in (folder / "out.txt").read_text()
             shutil.rmtree(folder)
     print(

@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +18,9 @@ import numpy as np
 from m2det.data.image_checks import jpeg_size
 from m2det.data.jpeg import decode_bgr, jpeg_decoder
 from m2det.data.ordered_map import ordered_map
-from m2det.data.packed.writer import _decodes, _is_whole, write_split
-from m2det.data.sources.coco import Category, ImageRecord, Split
+from m2det.data.packed.writer import write_split
 from m2det.data.sources.image_folder import ImageFolder
+from m2det.data.sources.records import Category, ImageRecord, Split
 from m2det.distributed.lifetime import keep_freed_memory, usable_cores
 from tests.conftest import ROOT
 
@@ -49,8 +48,8 @@ def copy(records: list[ImageRecord], target: Path) -> None:
         os.fsync(out.fileno())
 
 
-def decode(records: list[ImageRecord], part: range) -> None:
-    for record in records[part.start : part.stop]:
+def decode(records: list[ImageRecord], chunk: range) -> None:
+    for record in records[chunk.start : chunk.stop]:
         decode_bgr(record.path.read_bytes(), record.file_name)
 
 
@@ -70,20 +69,20 @@ def main() -> None:
         records = linked(root / "images", jpegs, arguments.count)
         size = sum(record.path.stat().st_size for record in records)
         split = Split(records, [Category(1, "thing")], {}, 0, {})
-        parts = [range(start, min(start + 8, len(records))) for start in range(0, len(records), 8)]
+        chunks = [range(start, min(start + 8, len(records))) for start in range(0, len(records), 8)]
 
-        def packed(check: Callable[[bytes, ImageRecord], None]) -> None:
-            write_split(root / "cache", "train", split, check, threads=threads)
+        def packed(verify: str) -> None:
+            write_split(root / "cache", "train", split, verify, threads=threads)
 
         def decoded() -> None:
-            for _ in ordered_map(parts, partial(decode, records), threads, len, 400):
+            for _ in ordered_map(chunks, partial(decode, records), threads, len, 400):
                 pass
 
         ways = {
             "a copy with fsync": lambda: copy(records, root / "copy"),
-            "packing, verify: header": lambda: packed(_is_whole),
+            "packing, verify: header": lambda: packed("header"),
             "decoding alone, all cores": decoded,
-            "packing, verify: decode": lambda: packed(_decodes),
+            "packing, verify: decode": lambda: packed("decode"),
         }
         best = dict.fromkeys(ways, float("inf"))
         for _ in range(arguments.rounds):

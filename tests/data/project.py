@@ -72,7 +72,7 @@ class Project:
             yaml.dump(params, file)
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`python WORDS` there; ends a process that hangs."""
+        """Run `python WORDS` in the folder; a process that hangs is ended."""
         env = ENVIRONMENT | environment
         command = [sys.executable, *words]
         return subprocess.run(

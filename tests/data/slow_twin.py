@@ -1,6 +1,6 @@
-"""SSD's augmentation step by step, as the original M2Det's data/data_augment.py is known to do it; for comparison.
+"""SSD's augmentation step by step, as in the original M2Det's data/data_augment.py, for comparison.
 
-Every step makes a picture; randomness is NumPy's. What a step draws is drawn apart, so that a test can give it.
+Every step makes a picture; randomness is NumPy's. Parameters are sampled apart, so that a test can give them.
 """
 
 import cv2
@@ -16,7 +16,7 @@ def iou(boxes: np.ndarray, roi: np.ndarray) -> np.ndarray:
     return inter / (np.prod(boxes[:, 2:] - boxes[:, :2], 1) + np.prod(roi[2:] - roi[:2]) - inter)
 
 
-def draw_roi(boxes: np.ndarray, width: int, height: int, rng: np.random.Generator) -> np.ndarray | None:
+def sample_roi(boxes: np.ndarray, width: int, height: int, rng: np.random.Generator) -> np.ndarray | None:
     """x1, y1, x2, y2 of the crop; None for the whole image."""
     while True:
         mode = MODES[rng.integers(7)]
@@ -44,7 +44,7 @@ def crop(image: np.ndarray, boxes: np.ndarray, roi: np.ndarray) -> tuple[np.ndar
     return image[roi[1] : roi[3], roi[0] : roi[2]], kept
 
 
-def draw_colours(rng: np.random.Generator) -> tuple:
+def sample_colours(rng: np.random.Generator) -> tuple:
     """brightness, contrast, hue, saturation; each None half of the time."""
     ranges = ((-32, 32), (0.5, 1.5), (-18, 18), (0.5, 1.5))
     drawn = [rng.uniform(*r) if rng.integers(2) else None for r in ranges]
@@ -65,7 +65,7 @@ def distort(image: np.ndarray, brightness, contrast, hue, saturation) -> np.ndar
     return cv2.cvtColor(image, cv2.COLOR_HSV2BGR)
 
 
-def draw_canvas(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
+def sample_canvas(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
     """left, top, width, height; None in 4 of 10 cases."""
     if rng.random() > 0.6:
         return None
@@ -100,11 +100,11 @@ def finish(image: np.ndarray, boxes: np.ndarray, size: int) -> tuple[np.ndarray,
 
 def sample_boxes(boxes: np.ndarray, width: int, height: int, rng: np.random.Generator) -> tuple[np.ndarray, float]:
     """A whole sample's boxes in [0,1], and the share of the output that the image covers; no pixels."""
-    roi = draw_roi(boxes, width, height, rng)
+    roi = sample_roi(boxes, width, height, rng)
     if roi is not None:
         _, boxes = crop(np.empty((height, width, 0)), boxes, roi)
         width, height = roi[2:] - roi[:2]
-    canvas = draw_canvas(width, height, rng)
+    canvas = sample_canvas(width, height, rng)
     share = 1.0
     if canvas:
         left, top, w, h = canvas

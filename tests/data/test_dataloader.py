@@ -1,4 +1,4 @@
-"""The training loader: the same batches whoever makes them, every image once, and an end for every trouble."""
+"""The training loader: the same batches for any number of workers, every image once, and no process left over."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ from m2det.errors import InputError
 from tests.conftest import ROOT
 
 SIDE, BATCH, IMAGES = 48, 4, 12
-ODDS = TrainParams.model_construct(None, crop_probability=6 / 7, expand_probability=0.6, mirror=True)
+ODDS = TrainParams.model_construct(None, crop_probability=6 / 7, expand_probability=0.6, hflip=True)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,10 @@ def source(tmp_path_factory):
     return folder
 
 
-def packed(source, folder, storage: ImageEncoding) -> PackedSplit:
+def packed(source, folder, encoding: ImageEncoding) -> PackedSplit:
     folder.mkdir()
     split = read_split([(source / "a.json", source)])
-    finish_cache(folder, split.categories, {"train": write_split(folder, "train", split, lambda *_: None, storage)})
+    finish_cache(folder, split.categories, {"train": write_split(folder, "train", split, encoding=encoding)})
     return PackedSplit(folder, "train")
 
 
@@ -73,7 +73,7 @@ def same(first, second) -> bool:
     return all(np.array_equal(x, y) for a, b in pairs for x, y in zip(a, b, strict=True))
 
 
-def test_any_number_of_workers_makes_the_same_bytes_and_every_image_once(samples):
+def test_any_number_of_workers_gives_the_same_bytes_and_every_image_once(samples):
     alone = copies(training_loader(samples, order(), 0, False))
     for workers in (1, 2):
         assert same(copies(training_loader(samples, order(), workers, False)), alone)
@@ -99,7 +99,7 @@ def test_the_batches_of_two_steps_lie_side_by_side(samples, workers, accumulate)
         taken = [*coming, *itertools.islice(loader, accumulate - 1)]
 
 
-def test_forkserver_makes_them_too(samples, forkserver):  # noqa: ARG001
+def test_forkserver_gives_the_same_batches(samples, forkserver):  # noqa: ARG001
     assert same(
         copies(training_loader(samples, order(2), 2, False)), copies(training_loader(samples, order(2), 0, False))
     )
@@ -107,7 +107,7 @@ def test_forkserver_makes_them_too(samples, forkserver):  # noqa: ARG001
 
 def test_empty_and_crowded_images(source, tmp_path):
     split = packed(source, tmp_path / "c", ImageEncoding())
-    still = TrainParams.model_construct(None, crop_probability=0.0, expand_probability=0.0, mirror=False)
+    still = TrainParams.model_construct(None, crop_probability=0.0, expand_probability=0.0, hflip=False)
     seen = {}
     for images, boxes, labels, index in copies(
         training_loader(TrainingDataset(split, SIDE, 0, still), order(3), 0, False)
@@ -122,27 +122,27 @@ def test_empty_and_crowded_images(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "storage",
+    "encoding",
     [ImageEncoding("raw", 0), ImageEncoding("raw", 130), ImageEncoding("jpeg", 130, 95), ImageEncoding("jpeg", 0, 90)],
 )
-def test_a_cache_of_another_kind_gives_the_same_samples(source, samples, tmp_path, storage):
-    """Same draws, boxes within the rounding of a smaller image, pixels but for what the storage costs."""
-    other = TrainingDataset(packed(source, tmp_path / "c", storage), SIDE, 3, ODDS)
-    assert other.split.storage == storage
+def test_a_cache_of_another_encoding_gives_the_same_samples(source, samples, tmp_path, encoding):
+    """Same random numbers, boxes within the rounding of a smaller image, pixels within the loss of the encoding."""
+    other = TrainingDataset(packed(source, tmp_path / "c", encoding), SIDE, 3, ODDS)
+    assert other.split.encoding == encoding
     for index in range(IMAGES):
         image, boxes, labels, _ = samples[0, index]
-        found, found_boxes, found_labels, _ = other[0, index]
-        if len(labels) == len(found_labels):  # a sliver of a box may fall below the least side
-            np.testing.assert_allclose(found_boxes, boxes, atol=0.04)
-        assert abs(len(labels) - len(found_labels)) <= 2
-        assert np.abs(found.astype(int) - image).mean() < (8 if storage.side else 4)
+        other_image, other_boxes, other_labels, _ = other[0, index]
+        if len(labels) == len(other_labels):  # a sliver of a box may fall below the least side
+            np.testing.assert_allclose(other_boxes, boxes, atol=0.04)
+        assert abs(len(labels) - len(other_labels)) <= 2
+        assert np.abs(other_image.astype(int) - image).mean() < (8 if encoding.side else 4)
 
 
 @pytest.mark.usefixtures("quiet_signals")
 @pytest.mark.parametrize(
-    ("victim", "number", "advice"), [(0, "KILL", "lower"), (1, "BUS", ".*`m2det data verify` tells")]
+    ("victim", "number", "advice"), [(0, "KILL", "lower"), (1, "BUS", ".*`m2det data verify` finds the damage")]
 )
-def test_a_killed_worker_is_a_sentence_within_seconds(samples, victim, number, advice):
+def test_a_killed_worker_is_an_error_within_seconds(samples, victim, number, advice):
     loader = training_loader(samples, order(10**6), 2, False)
     next(loader)
     before = {p.pid for p in multiprocessing.active_children()}
@@ -155,7 +155,7 @@ def test_a_killed_worker_is_a_sentence_within_seconds(samples, victim, number, a
     assert not multiprocessing.active_children(), "the others were ended"
 
 
-def test_batches_that_do_not_fit_into_shared_memory_are_told_of(samples, monkeypatch, caplog):
+def test_batches_that_do_not_fit_into_shared_memory_are_warned_of(samples, monkeypatch, caplog):
     """Docker's 64 MB, say: multiprocessing then takes a file on disk, and says nothing."""
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=20_000))
     assert len(list(training_loader(samples, order(2), 1, False))) == 2
@@ -168,11 +168,11 @@ class Broken:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def fill(self, *_):
+    def write_sample(self, *_):
         raise self.error
 
 
-def test_a_fault_in_a_worker_is_its_sentence_or_its_traceback():
+def test_an_error_in_a_worker_is_raised_with_its_message_or_traceback():
     with pytest.raises(InputError, match=r"^bad picture$"):
         next(training_loader(Broken(InputError("bad picture")), order(), 1, False))
     with pytest.raises(RuntimeError, match="KeyError: 'lost'"):
@@ -192,10 +192,9 @@ def test_signals_to_the_group_leave_the_workers_to_the_trainer(samples):
 ORPHANS = """
 import multiprocessing, sys
 multiprocessing.set_start_method(sys.argv[3])
-from m2det.data.loader import TrainingBatchSampler, TrainingDataset, training_loader
-from m2det.data.store import PackedSplit
+from m2det.data import PackedSplit, TrainingBatchSampler, TrainingDataset, training_loader
 from m2det.config import TrainParams
-odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, mirror=True)
+odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, hflip=True)
 samples = TrainingDataset(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
 loader = training_loader(samples, TrainingBatchSampler(12, 4, 0, 10**9), 2, False)
 next(loader), next(loader)  # one of each worker: both have begun
@@ -235,11 +234,10 @@ def test_signals_to_the_whole_group_are_the_trainers_alone(samples):
 GROUP = """
 import multiprocessing, os, signal, sys, time
 multiprocessing.set_start_method("forkserver")
-from m2det.data.loader import TrainingBatchSampler, TrainingDataset, training_loader
-from m2det.data.store import PackedSplit
+from m2det.data import PackedSplit, TrainingBatchSampler, TrainingDataset, training_loader
 from m2det.config import TrainParams
-from m2det.train.stop import StopRequest
-odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, mirror=True)
+from m2det.distributed.stop import StopRequest
+odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, hflip=True)
 samples = TrainingDataset(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
 loader = training_loader(samples, TrainingBatchSampler(12, 4, 0, 21), 2, False)
 with StopRequest() as stop:
@@ -254,7 +252,7 @@ with StopRequest() as stop:
 def test_batches_lie_in_the_same_few_slots(samples):
     for workers in (0, 1):
         places = {b.images.data_ptr() for b in training_loader(samples, order(60), workers, False)}
-        assert len(places) <= workers * module.AHEAD + 2
+        assert len(places) <= workers * module.PREFETCH_FACTOR + 2
 
 
 @pytest.mark.slow
@@ -326,7 +324,7 @@ def test_epochs_and_seeds_differ(coloured):
     assert len({tuple(i for _, i in order) for order in orders}) == 4
 
 
-def test_an_object_too_small_to_be_kept_has_the_whole_image(coloured):
+def test_an_image_of_too_small_objects_is_only_resized(coloured):
     samples, whole = TrainingDataset(coloured, SIDE, 3, ODDS), np.array([1, 1, 3, 3]) / [300, 200, 300, 200]
     for epoch in range(20):
         _, boxes, labels, _ = samples[epoch, IMAGES - 1]
@@ -334,7 +332,7 @@ def test_an_object_too_small_to_be_kept_has_the_whole_image(coloured):
         assert labels.tolist() == [1]
 
 
-def test_no_box_has_no_width_where_its_pixel_is_rounded_away(tmp_path):
+def test_a_box_on_a_pixel_lost_by_rounding_is_dropped(tmp_path):
     """1282 px decoded at an eighth are 161, of which 160 are used; the box lies on the last."""
     cv2.imwrite(str(tmp_path / "1.jpg"), np.zeros((1282, 1282, 3), np.uint8))
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1280, 100, 2, 30], "area": 60, "iscrowd": 0}

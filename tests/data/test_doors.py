@@ -8,7 +8,8 @@ import pytest
 
 from m2det.cli.main import main
 from m2det.data.packed.writer import write_split
-from m2det.data.sources.coco import read_annotations, read_split
+from m2det.data.sources.coco import read_split
+from m2det.data.sources.coco_json import read_categories
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.data.sources.manifest import load_sources, write_manifest
 from m2det.data.statistics import find_images
@@ -68,7 +69,7 @@ def test_no_file_of_this_machine_gets_into_the_cache(project, way):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS_OUT, ids=lambda way: way.__name__)
-def test_whoever_means_it_may_have_images_elsewhere(project, way):
+def test_images_may_lie_outside_if_the_user_says_so(project, way):
     way(project)
     project.set(source="coco", outside=True)
     assert project.stage("data").returncode == 0 and project.stage("pack").returncode == 0
@@ -89,7 +90,7 @@ def test_links_within_the_folder_and_a_folder_that_is_a_link_are_fine(project):
     assert [record.read() for record in read_split([source]).records] == [jpeg(0), jpeg(2), jpeg(2)]
 
 
-def test_an_image_that_is_exchanged_for_a_link_after_it_was_listed_is_not_packed(project):
+def test_an_image_exchanged_for_a_link_before_packing_is_not_packed(project):
     assert project.stage("data").returncode == 0
     inside = project.images / "a.jpg"
     inside.unlink()
@@ -99,7 +100,7 @@ def test_an_image_that_is_exchanged_for_a_link_after_it_was_listed_is_not_packed
 
 
 @pytest.mark.parametrize("what", ["image", "folder"])
-def test_nor_one_that_is_exchanged_while_it_is_packed(project, tmp_path, what):
+def test_an_image_exchanged_for_a_link_during_packing_is_not_packed(project, tmp_path, what):
     """At the last moment: between the look at its size and its reading."""
     split = read_split([(project.root / "train.json", project.images)])
     changed = project.images / ("more/c.jpg" if what == "image" else "more")
@@ -108,7 +109,7 @@ def test_nor_one_that_is_exchanged_while_it_is_packed(project, tmp_path, what):
     changed.symlink_to(project.secret.parent / ("c.jpg" if what == "image" else ""))
     (tmp_path / "cache").mkdir()
     with pytest.raises(InputError, match=r"more/c\.jpg leads to .*secret/c\.jpg, out of the image folder"):
-        write_split(tmp_path / "cache", "train", split, lambda *_: None)
+        write_split(tmp_path / "cache", "train", split)
     assert SECRET not in (tmp_path / "cache/train.lmdb").read_bytes()
 
 
@@ -127,19 +128,19 @@ KINDS = ["pipe", "socket", "device", "folder"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_regular_file_is_never_opened(project, kind, tmp_path):
+def test_irregular_files_are_never_opened(project, kind, tmp_path):
     """A stage would wait for ever, or read without end."""
     special(project.images / "s.jpg", kind)
     project.names("a.jpg", "s.jpg")
     project.set(source="coco", outside=True)
     project.refused("data", "images/s.jpg is no regular file")
     split = read_split([(project.root / "train.json", project.images)], outside=True)
-    for read in (split.records[1].read, lambda: write_split(tmp_path, "train", split, lambda *_: None)):
+    for read in (split.records[1].read, lambda: write_split(tmp_path, "train", split)):
         with pytest.raises(InputError, match=r"images/s\.jpg is no regular file"):
             read()
 
 
-def test_a_pipe_that_comes_at_the_last_moment_blocks_nobody(tmp_path, monkeypatch):
+def test_a_file_replaced_by_a_pipe_does_not_block(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     regular = Path(__file__).stat()
     monkeypatch.setattr(os, "stat", lambda *_, **__: regular)  # as it was a moment before
@@ -148,7 +149,7 @@ def test_a_pipe_that_comes_at_the_last_moment_blocks_nobody(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_an_annotation_file_that_is_none_is_named(project, kind):
+def test_an_invalid_annotation_file_is_named(project, kind):
     (project.root / "train.json").unlink()
     special(project.root / "train.json", kind)
     project.refused("data", "train.json is no regular file")
@@ -166,18 +167,18 @@ def test_an_annotation_file_that_is_none_is_named(project, kind):
         ("x/../../y.jpg", "which leads out of the image folder"),
     ],
 )
-def test_a_name_that_no_image_should_have_is_a_sentence(tmp_path, name, fault):
+def test_an_impossible_image_name_is_an_error(tmp_path, name, fault):
     write_annotations(tmp_path / "a.json", ["fine.jpg", name])
-    with pytest.raises(InputError, match=r"a\.json: image 1 has file_name ") as told:
+    with pytest.raises(InputError, match=r"a\.json: image 1 has file_name ") as refused:
         read_split([(tmp_path / "a.json", tmp_path)])
-    assert fault in str(told.value) and str(told.value).isprintable()
+    assert fault in str(refused.value) and str(refused.value).isprintable()
     (tmp_path / "fine.jpg").touch()
     with pytest.raises(InputError, match=r"a\.json: image 1 has file_name "):
         write_manifest(tmp_path / "m.json", (tmp_path, tmp_path), {"train": [("a.json", ".")]})
 
 
 @pytest.mark.parametrize("name", ["a..jpg", "..a/b..jpg", "...", "-rf", "a b$(x).jpg", "\u00e9\u65e5.jpg", "a//b.jpg"])
-def test_odd_names_are_names(tmp_path, name):
+def test_unusual_names_are_allowed(tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(jpeg(0))
     write_annotations(tmp_path / "x.json", [name])
@@ -188,7 +189,7 @@ def test_odd_names_are_names(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["a" * 300 + ".jpg", "a" * 300 + "/b.jpg", "b/" * 3000 + "c.jpg", "loop.jpg", "loop.jpg/a"]
 )
-def test_a_name_that_leads_nowhere_is_a_sentence(tmp_path, name):
+def test_a_missing_file_is_an_error(tmp_path, name):
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     write_annotations(tmp_path / "x.json", [name])
     with pytest.raises(InputError, match=r"x\.json|cannot be read"):
@@ -198,7 +199,7 @@ def test_a_name_that_leads_nowhere_is_a_sentence(tmp_path, name):
         record.read()
 
 
-def test_check_refuses_what_pack_would(project, monkeypatch, capsys):
+def test_check_refuses_what_pack_refuses(project, monkeypatch, capsys):
     monkeypatch.chdir(project.root)
     link_to_a_file(project)
     command = [
@@ -218,7 +219,7 @@ def test_check_refuses_what_pack_would(project, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_digits_that_dvc_has_linked_to_its_cache_are_packed(project):
+def test_digits_linked_to_dvcs_cache_are_packed(project):
     """`dvc config cache.type symlink` moves what stage data made, and leaves links."""
     project.set(source="digits", train=[], val=[], root="")
     assert project.stage("data").returncode == 0
@@ -276,4 +277,4 @@ def test_vocs_pipes_are_never_opened(project, place):
 def test_annotations_alone_open_no_image(tmp_path):
     """For the classes of a converted model, say."""
     write_annotations(tmp_path / "a.json", ["../x.jpg"])
-    assert read_annotations(tmp_path / "a.json")["images"][0]["file_name"] == "../x.jpg"
+    assert [category.name for category in read_categories(tmp_path / "a.json")] == ["cat"]

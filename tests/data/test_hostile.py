@@ -20,7 +20,7 @@ from m2det.data.dataloader import training_loader
 from m2det.data.dataset import TrainingDataset
 from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
-from m2det.data.packed.writer import _decodes, _is_whole, finish_cache, write_split
+from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sampler import TrainingBatchSampler
 from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
@@ -28,7 +28,7 @@ from tests.conftest import ROOT
 
 # Python's own files, half written, would outlive the test
 OWN = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-ODDS = TrainParams.model_construct(None, crop_probability=6 / 7, expand_probability=0.6, mirror=True)
+ODDS = TrainParams.model_construct(None, crop_probability=6 / 7, expand_probability=0.6, hflip=True)
 VALID = {
     "images": [{"id": i, "file_name": f"{i}.jpg", "width": 48, "height": 32} for i in (1, 2, 3)],
     "annotations": [
@@ -71,14 +71,14 @@ def no_hang():
     signal.signal(signal.SIGALRM, before)
 
 
-def train_on(folder, check) -> list[tuple[int, ...]]:
-    """Read, pack with that check, take a batch from a worker; the images' shape."""
+def train_on(folder, verify) -> list[tuple[int, ...]]:
+    """Read, pack with that verification, take a batch from a worker; the images' shape."""
     cache = folder / "cache"
     cache.mkdir(exist_ok=True)
     for path in cache.iterdir():
         path.unlink()
     split = read_split([(folder / "a.json", folder)])
-    finish_cache(cache, split.categories, {"train": write_split(cache, "train", split, check)})
+    finish_cache(cache, split.categories, {"train": write_split(cache, "train", split, verify)})
     packed = PackedSplit(cache, "train")
     loader = training_loader(
         TrainingDataset(packed, 32, 0, ODDS), TrainingBatchSampler(len(packed), len(packed), 0, 1), 1, False
@@ -127,15 +127,15 @@ def test_a_mutated_image_is_trained_on_or_named(folder, no_hang, number, changes
     for i in (1, 2, 3):
         data = (folder / f"{i}.whole").read_bytes()
         (folder / f"{i}.jpg").write_bytes(changed(data, changes) if i == number else data)
-    for check in (_is_whole, _decodes):
+    for verify in ("header", "decode"):
         no_hang()
         try:
-            assert train_on(folder, check) == [(3, 3, 32, 32)]
+            assert train_on(folder, verify) == [(3, 3, 32, 32)]
         except InputError as error:
             assert f"{number}.jpg" in str(error) and "\n" not in str(error)
         else:
             # a damaged picture may stay one, of its size
-            assert check is _is_whole or decode_bgr((folder / f"{number}.jpg").read_bytes(), "").shape == (32, 48, 3)
+            assert verify == "header" or decode_bgr((folder / f"{number}.jpg").read_bytes(), "").shape == (32, 48, 3)
 
 
 JSON = st.recursive(
@@ -194,20 +194,20 @@ def test_a_mutated_annotation_file_is_trained_on_or_named(folder, no_hang, conte
     (folder / "a.json").write_bytes(content)
     no_hang()
     try:
-        [(images, *shape)] = train_on(folder, _decodes)
+        [(images, *shape)] = train_on(folder, "decode")
         assert images in (1, 2, 3) and shape == [3, 32, 32]
     except InputError as error:
         assert ("a.json" in str(error) or ".jpg" in str(error) or "image " in str(error)) and "\n" not in str(error)
 
 
-def test_nesting_without_end_is_named(folder):
+def test_endless_nesting_is_named(folder):
     (folder / "a.json").write_text("[" * 200_000)
     with pytest.raises(InputError, match=r"a\.json is no valid JSON"):
         read_split([(folder / "a.json", folder)])
 
 
 def stage(folder, name, limit=None, **options):
-    """Run `python -m flows.NAME` there; limit: most bytes of a file."""
+    """Run `python -m flows.NAME` in the folder; limit: most bytes of a file."""
     command = [sys.executable, "-m", f"flows.{name}"]
     preexec = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
     return subprocess.run(

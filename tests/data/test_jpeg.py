@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from m2det.data import jpeg as image
+from m2det.data import jpeg as decoders
 from m2det.data.image_checks import check_header, check_jpeg_is_whole, check_size, jpeg_size
 from m2det.data.jpeg import REDUCTIONS, decode_bgr
 from m2det.errors import InputError
@@ -31,12 +31,12 @@ def test_the_annotated_size_passes_and_another_is_named(suffix):
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\0BGR", b"\0BGR\1\0\2\0xy", b"\0BGR" + bytes(9)])
-def test_what_is_no_image_is_named(data):
+def test_bytes_that_are_no_image_are_named(data):
     with pytest.raises(InputError, match="a cannot be decoded"):
         check_header(data, "a", 50, 30)
 
 
-def test_the_beginning_of_a_jpeg_is_named():
+def test_a_truncated_jpeg_is_named():
     for check in (check_header, check_size):
         with pytest.raises(InputError, match=r"^a is truncated"):
             check(b"\xff\xd8\xff", "a", 50, 30)
@@ -44,7 +44,7 @@ def test_the_beginning_of_a_jpeg_is_named():
 
 def backend(name):
     try:
-        return getattr(image, f"{name}_decoder")()
+        return getattr(decoders, f"{name}_decoder")()
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"{name}: {error}")
 
@@ -69,16 +69,16 @@ KINDS = {
 def test_every_library_decodes_to_the_same_pixels(name, kind, reduction):
     picture, options = KINDS[kind]
     data = cv2.imencode(".jpg", picture, options)[1].tobytes()
-    found, wanted = backend(name)(data, reduction), image.opencv_decoder(data, reduction)
-    assert found.shape == wanted.shape == (*(-(-side // reduction) for side in picture.shape[:2]), 3)
-    assert np.abs(found.astype(int) - wanted).max() <= 2
+    actual, expected = backend(name)(data, reduction), decoders.opencv_decoder(data, reduction)
+    assert actual.shape == expected.shape == (*(-(-side // reduction) for side in picture.shape[:2]), 3)
+    assert np.abs(actual.astype(int) - expected).max() <= 2
 
 
 def test_real_jpegs_decode_alike(shared):
     for path in sorted((shared / "coco2014-mini/images/val2014").glob("*.jpg"))[:12]:
         data = path.read_bytes()
-        wanted = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        assert np.abs(decode_bgr(data, path.name).astype(int) - wanted).max() <= 2
+        expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert np.abs(decode_bgr(data, path.name).astype(int) - expected).max() <= 2
 
 
 def with_segment(data: bytes, marker: int, body: bytes) -> bytes:
@@ -95,7 +95,7 @@ def cmyk(picture: np.ndarray) -> bytes:
 @pytest.mark.parametrize("kind", ["CMYK", "stray bytes", "PNG"])
 def test_odd_images_are_as_opencv_has_them(kind, name, monkeypatch):
     decoder = backend(name)
-    monkeypatch.setattr(image, "jpeg_decoder", lambda: decoder)
+    monkeypatch.setattr(decoders, "jpeg_decoder", lambda: decoder)
     picture = smooth()
     whole = cv2.imencode(".jpg", picture)[1].tobytes()
     second = 4 + int.from_bytes(whole[4:6], "big")
@@ -106,8 +106,8 @@ def test_odd_images_are_as_opencv_has_them(kind, name, monkeypatch):
     }[kind]()
     for reduction in REDUCTIONS:
         assert decode_bgr(data, "x", reduction=reduction).shape == (-(-131 // reduction), -(-205 // reduction), 3)
-    wanted = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    np.testing.assert_array_equal(decode_bgr(data, "x"), wanted)
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    np.testing.assert_array_equal(decode_bgr(data, "x"), expected)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -120,7 +120,7 @@ def test_a_jpeg_that_ends_early_is_never_decoded_by_a_strict_library(name, reduc
             decoder(whole[: len(whole) * 2 // 3], reduction)
 
 
-def test_orientation_is_followed_only_where_asked_for():
+def test_orientation_is_applied_only_on_request():
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     turned = with_segment(cv2.imencode(".jpg", smooth())[1].tobytes(), 0xE1, exif)
     assert decode_bgr(turned, "x").shape == (131, 205, 3)
@@ -137,20 +137,20 @@ def test_the_choice_is_logged_with_its_reason_and_falls_back(monkeypatch, caplog
         raise RuntimeError("Unable to locate turbojpeg library automatically. You may\nspecify")
 
     missing.__name__, without_library.__name__ = "simplejpeg_decoder", "turbojpeg_decoder"
-    image.jpeg_decoder.cache_clear()
-    image.jpeg_decoder()
-    monkeypatch.setattr(image, "simplejpeg_decoder", missing)
-    monkeypatch.setattr(image, "turbojpeg_decoder", without_library)
-    image.jpeg_decoder.cache_clear()
+    decoders.jpeg_decoder.cache_clear()
+    decoders.jpeg_decoder()
+    monkeypatch.setattr(decoders, "simplejpeg_decoder", missing)
+    monkeypatch.setattr(decoders, "turbojpeg_decoder", without_library)
+    decoders.jpeg_decoder.cache_clear()
     assert decode_bgr(encoded(".jpg"), "x").shape == (30, 50, 3)
-    image.jpeg_decoder.cache_clear()
+    decoders.jpeg_decoder.cache_clear()
     first, second = caplog.messages
     assert first == "JPEG decoder: simplejpeg, the fastest"
     assert second.startswith("JPEG decoder: OpenCV, simplejpeg does not load (No module named 'it'); turbojpeg does")
 
 
 @pytest.mark.parametrize("progressive", [0, 1])
-def test_an_end_is_looked_for_where_it_must_be(progressive):
+def test_the_end_marker_is_searched_after_the_scan_only(progressive):
     """Not in a thumbnail, which has one; and what a camera puts behind it may look like anything."""
     data = encoded(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
     data = with_segment(data, 0xE1, b"Exif\0\0" + encoded(".jpg"))
@@ -167,7 +167,7 @@ def test_an_end_is_looked_for_where_it_must_be(progressive):
 @pytest.mark.parametrize("damage", ["cut", "zeros"])
 def test_a_jpeg_whose_data_are_lost_in_the_middle_is_named_by_decoding(damage, name, monkeypatch):
     decoder = backend(name)
-    monkeypatch.setattr(image, "jpeg_decoder", lambda: decoder)
+    monkeypatch.setattr(decoders, "jpeg_decoder", lambda: decoder)
     data = cv2.imencode(".jpg", smooth())[1].tobytes()
     third = (len(data) - data.rfind(b"\xff\xda")) // 3
     kept = data[: -2 * third]
@@ -177,7 +177,7 @@ def test_a_jpeg_whose_data_are_lost_in_the_middle_is_named_by_decoding(damage, n
         check_size(damaged, "a", 205, 131)
 
 
-def test_a_png_chunk_that_claims_more_than_there_is_costs_nothing(monkeypatch):
+def test_a_png_chunk_longer_than_the_file_allocates_nothing(monkeypatch):
     """OpenCV would make room for it, 4 GB."""
     png = bytearray(encoded(".png"))
     decode_bgr(bytes(png) + b"what follows does not matter", "a")
@@ -188,8 +188,8 @@ def test_a_png_chunk_that_claims_more_than_there_is_costs_nothing(monkeypatch):
             decode_bgr(data, "a")
 
 
-def test_a_header_that_lies_costs_nothing():
-    """40,000 x 40,000 px in a kilobyte, PNG or JPEG: named, not read into memory nor told in a traceback."""
+def test_a_false_header_allocates_nothing():
+    """40,000 x 40,000 px in a kilobyte, PNG or JPEG: named, neither read into memory nor a traceback."""
     png, jpeg = bytearray(encoded(".png")), bytearray(encoded(".jpg"))
     png[16:24] = (40000).to_bytes(4, "big") * 2
     png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")

@@ -30,7 +30,7 @@ def test_no_two_keys_have_a_generator_in_common():
     assert len(keys) == len(SEEDS) * len(Stream) * (1 + 12 + 144) == len(states)
 
 
-def test_the_order_of_an_epoch_is_not_what_its_first_image_draws():
+def test_order_and_augmentation_use_different_random_numbers():
     """As it was where both were seeded by tuples, of which one ended with a zero."""
     for epoch in range(3):
         augmentation = generator(49, Stream.AUGMENTATION, epoch, 0)

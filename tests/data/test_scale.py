@@ -24,10 +24,7 @@ EPOCH = """
 import multiprocessing, os, sys
 from pathlib import Path
 from m2det.config import TrainParams
-from m2det.data.dataloader import training_loader
-from m2det.data.dataset import TrainingDataset
-from m2det.data.packed.reader import PackedSplit
-from m2det.data.sampler import TrainingBatchSampler
+from m2det.data import PackedSplit, TrainingBatchSampler, TrainingDataset, training_loader
 
 def mib(pid):
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]

@@ -66,6 +66,6 @@ def test_review_counts_each_object_once():
     boxes = np.array([[0, 0, 10, 10], [50, 50, 70, 70]], np.float32)
     detections = np.array([[0, 0, 10, 10, 0.9, 1], [0, 0, 10, 9, 0.8, 1], [50, 50, 70, 70, 0.7, 2]], np.float32)
     result = review(0, detections, boxes, np.array([1, 1], np.int16))
-    assert result.correct.tolist() == [True, False, False] and result.found.tolist() == [True, False]
+    assert result.correct.tolist() == [True, False, False] and result.detected.tolist() == [True, False]
     assert result.f1 == pytest.approx(2 / 5)
     assert review(0, detections[:0], boxes[:0], np.array([], np.int16)).f1 == 1.0

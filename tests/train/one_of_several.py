@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from m2det.train.ema_decay import Average
+from m2det.train.ema import Average
 
 from m2det.config import load_params
-from m2det.data.dataset import collate
-from m2det.distributed.children import run_child
+from m2det.data.batch import collate
 from m2det.distributed.group import Group
 from m2det.distributed.launch import run_worker
 from m2det.train.rank import main

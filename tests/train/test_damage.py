@@ -205,7 +205,7 @@ def test_without_boxes_to_validate_on_the_last_weights_are_kept_and_it_says_why(
     (tmp_path / "empty.json").write_text(json.dumps(json.loads(given.read_text()) | {"annotations": []}))
     parts = {"train": given, "val": tmp_path / "empty.json"}
     splits = {name: read_split([(path, given.parent / "images")]) for name, path in parts.items()}
-    entries = {name: write_split(cache, name, split, lambda *_: None) for name, split in splits.items()}
+    entries = {name: write_split(cache, name, split) for name, split in splits.items()}
     finish_cache(cache, splits["train"].categories, entries)
     wanted = run((cache, material[1]), tmp_path / "last", settings(epochs=2))
     found = run((cache, material[1]), tmp_path / "best", settings(epochs=2, keep="best"))

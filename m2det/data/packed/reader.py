@@ -1,6 +1,6 @@
-"""The packed cache: images in LMDB, annotations in Arrow, the manifest as commit marker. Written by packing.py.
+"""The packed cache: images in LMDB, annotations in Arrow, the manifest as commit marker. Written by writer.py.
 
-{split}.lmdb     key = 8-byte big-endian index, value = the image file's own bytes, or what ImageEncoding makes of them
+{split}.lmdb     key = 8-byte big-endian index, value = the image file's own bytes, or as ImageEncoding encodes them
 {split}.arrow    one row per image, in the same order (SCHEMA)
 {split}.json     ground truth in COCO's format with the boxes as annotated, for scoring
 manifest.json    counts, drops by reason, class names and COCO category ids, CRC32s of the other two; written last
@@ -43,12 +43,12 @@ FORMAT = 3
 
 
 def key_of(index: int) -> bytes:
-    """Sorts as the index does."""
+    """Return the LMDB key of an index; keys sort as indices do."""
     return struct.pack(">Q", index)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises InputError where there is no finished cache."""
+    """Return a cache's manifest. Raises InputError if the cache is unfinished, damaged or of another format."""
     path = folder / "manifest.json"
     if not path.exists():
         raise InputError(f"{folder} is no finished cache (no manifest.json); run `dvc repro pack`")
@@ -62,7 +62,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_checked(path: Path, crc32: Mapping[str, int]) -> bytes:
-    """A cache's file beside its images. Raises InputError where it is not as the manifest's CRC32, by name, says."""
+    """Return the bytes of a cache's file beside the images. Raises InputError if its CRC32, by name, differs."""
     content = path.read_bytes() if path.is_file() else b""
     if zlib.crc32(content) != crc32[path.name]:
         raise InputError(f"{path} is missing or damaged; {REPACK}")
@@ -71,21 +71,35 @@ def read_checked(path: Path, crc32: Mapping[str, int]) -> bytes:
 
 @dataclass(frozen=True)
 class Annotations:
-    """The objects of one image that training uses or evaluation counts; arrays share the table's memory."""
+    """The objects of one image that training uses or evaluation counts; arrays share the table's memory.
 
-    boxes: np.ndarray  # float32 [N,4] xyxy pixels
-    labels: np.ndarray  # int16 [N]
-    iscrowd: np.ndarray  # bool [N]
+    boxes: float32 [N,4] xyxy in pixels of the annotated image. labels: int16 [N], from 1. iscrowd: bool [N].
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    iscrowd: np.ndarray
 
 
 class PackedSplit:
-    """One split, read-only. Picklable and safe to hand to workers: each process opens LMDB by itself."""
+    """One split of a packed cache, read-only.
+
+    Picklable and safe to hand to workers: each process opens LMDB by itself.
+
+    image_ids: int64 [N]. file_names: of N images. sizes: int32 [N,2], (width, height) of the annotated images, px.
+    crc32: uint32 [N], of the records. encoding: of the images. manifest: the cache's.
+    classes, category_ids: names and COCO category ids, in the order of the labels. ground_truth: JSON to score against.
+    """
 
     def __init__(self, folder: str | Path, name: str) -> None:
+        """Open the split `name` of the cache in `folder`. Raises InputError if the cache is unfinished or damaged."""
         self.folder, self.name = Path(folder), name
         self._lmdb = (self.folder / f"{name}.lmdb").resolve()
+        self.ground_truth = self.folder / f"{name}.json"
         self.manifest = read_manifest(self.folder)
-        self.storage = ImageEncoding(**self.manifest["splits"][name]["stored"])
+        self.classes: list[str] = self.manifest["classes"]
+        self.category_ids: list[int] = self.manifest["category_ids"]
+        self.encoding = ImageEncoding(**self.manifest["splits"][name]["stored"])
         self._lmdb_bytes: int = self.manifest["splits"][name]["lmdb_bytes"]
         # not mapped: a file that is truncated later would be SIGBUS; nor parsed before it is known to be whole
         content = read_checked(self.folder / f"{name}.arrow", self.manifest["splits"][name]["crc32"])
@@ -105,26 +119,13 @@ class PackedSplit:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    @property
-    def classes(self) -> list[str]:
-        classes: list[str] = self.manifest["classes"]
-        return classes
-
-    @property
-    def category_ids(self) -> list[int]:
-        ids: list[int] = self.manifest["category_ids"]
-        return ids
-
-    @property
-    def ground_truth(self) -> Path:
-        return self.folder / f"{self.name}.json"
-
     def annotations(self, index: int) -> Annotations:
+        """Return the objects of the image at that position."""
         rows = slice(self._offsets[index], self._offsets[index + 1])
         return Annotations(self._boxes[rows], self._labels[rows], self._iscrowd[rows])
 
     def record(self, index: int) -> bytes:
-        """The image as stored, for decode_bgr. Raises InputError where it was damaged since: LMDB has no checksums."""
+        """Return the image as stored, for decode_bgr. Raises InputError if damaged since: LMDB has no checksums."""
         self._check_lmdb_size()
         try:
             with _environment(self._lmdb).begin() as transaction:
@@ -147,12 +148,12 @@ class PackedSplit:
 
 
 def cache_digest(folder: Path) -> str:
-    """sha256 over the cache's tables, which hold the CRC32 of each image."""
+    """Return the sha256 over the cache's tables, which hold the CRC32 of each image."""
     return digest_files([*folder.glob("*.arrow"), *folder.glob("*.json")], folder)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the manifest and all files that it names are there and whole, without a look at each image."""
+    """Return whether the manifest and all files that it names are whole; images are not read one by one."""
     try:
         for name, entry in read_manifest(folder)["splits"].items():
             read_checked(PackedSplit(folder, name).ground_truth, entry["crc32"])
@@ -165,10 +166,10 @@ _open: dict[Path, tuple[int, Any]] = {}  # file -> (process that opened it, envi
 
 
 def _environment(path: Path) -> Any:
-    """The process's one environment of a file: LMDB refuses a second, and one from before a fork is not ours."""
+    """Return this process's one environment of a file: LMDB refuses a second, and a forked one is the parent's."""
     pid = os.getpid()
     if path in _open and _open[path][0] != pid:
-        _open.pop(path)[1].close()  # the parent's, inherited; without a lock file closing it touches only us
+        _open.pop(path)[1].close()  # inherited; without a lock file closing it touches this process alone
     if path not in _open:
         env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
         _open[path] = (pid, env)
@@ -176,6 +177,6 @@ def _environment(path: Path) -> Any:
 
 
 def _only_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """The table was written as one record batch; an empty one reads as no chunk at all."""
+    """Return a column's array: the table was written as one record batch."""
     assert column.num_chunks == 1
     return column.chunk(0)

@@ -21,17 +21,22 @@ from m2det.text import printable
 
 
 def bad_records(cache: Path, processes: int) -> Iterator[str]:
-    """A sentence for each file and record that differs from what was packed, or is no image of its size; with progress.
+    """Yield a sentence for each file and record that differs from what was packed, or is no image of its size.
 
-    The latter a cache may hold that was packed with `verify: header`.
+    A cache that was packed with `verify: header` may hold images of another size. Shows a progress bar.
 
-    Raises InputError where there is no finished cache.
+    Args:
+        cache: the folder.
+        processes: that read and decode.
+
+    Raises:
+        InputError: the cache is unfinished.
     """
     for name, entry in read_manifest(cache)["splits"].items():
         try:
             split = PackedSplit(cache, name)
             read_checked(split.ground_truth, entry["crc32"])
-        except InputError as error:  # nothing of the split can be relied on; the next may be whole
+        except InputError as error:  # of this split alone; the next may be whole
             yield str(error)
             continue
         yield from filter(
@@ -40,12 +45,12 @@ def bad_records(cache: Path, processes: int) -> Iterator[str]:
 
 
 def _verdicts(split: PackedSplit, processes: int) -> Iterator[str]:
-    """For each record, in no order, what is wrong with it, or nothing.
+    """Yield for each record, in no order, what is wrong with it, or nothing.
 
-    Read in processes of their own, each a part of the split: damage in LMDB's tree may end one by a signal. It tells
-    of each record before it goes on to the next, so the one that ended it is known.
+    Processes read one range of the split each, since damage in LMDB's tree may end a process by a signal. Each sends a
+    verdict before it reads the next record, so the record that ended it is known.
     """
-    edges = [len(split) * part // processes for part in range(processes + 1)]
+    edges = [len(split) * k // processes for k in range(processes + 1)]
     unread = dict(_start(split, range(*ends)) for ends in pairwise(edges) if ends[0] < ends[1])
     while unread:
         for connection in wait(list(unread)):
@@ -84,8 +89,8 @@ def _verdict(split: PackedSplit, index: int) -> str:
     advice = ""
     try:
         data = split.record(index)
-        advice = ", and run `dvc repro -f data`"  # it is as it was packed: packing again would change nothing
-        check_size(data, name, *split.storage.size(*split.sizes[index].tolist()))
+        advice = ", and run `dvc repro -f data`"  # the record is as it was packed: packing again would change nothing
+        check_size(data, name, *split.encoding.size(*split.sizes[index].tolist()))
     except InputError as error:
         return f"{error}{advice}"
     return ""

@@ -1,4 +1,4 @@
-"""COCO 2014 as the original trains on it: where its parts lie under a root, fetched and derived where missing."""
+"""COCO 2014 as the original trains on it: its files under a root, downloaded and derived if missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from tqdm import tqdm
 
 from m2det.data.ordered_map import ordered_map
-from m2det.data.sources.coco import check_annotations, read_annotations
+from m2det.data.sources.coco_json import check_annotations, read_annotations
 from m2det.download import fetch_files, parts_of
 from m2det.errors import InputError, writing
 from m2det.files.regular_file import read_file, require_regular
@@ -38,18 +38,22 @@ ADVICE = (
     "images), annotations_trainval2014.zip and, for instances_val2017.json, annotations_trainval2017.zip (unpack both "
     "in the root) from https://cocodataset.org/#download: minival and valminusminival are then made of them"
 )
-RECORD = "coco2014-download.json"  # in the root: what each zip was and what came of it
+RECORD = "coco2014-download.json"  # in the root: each zip's sha256 and the files unpacked from it
 RECORD_VERSION = 1
 ENCRYPTED = 1  # among a zip member's flags
 
 
 class Archive(NamedTuple):
-    """Its path on the host, bytes and sha256, the pattern and number of the files wanted, where they go."""
+    """A zip that COCO publishes.
+
+    path: on the host. size: bytes. pattern: of the members to unpack. number: of these members.
+    folder: under the root, to unpack to.
+    """
 
     path: str
     size: int
     sha256: str
-    wanted: str
+    pattern: str
     number: int
     folder: str
 
@@ -94,28 +98,34 @@ ARCHIVES = (
         ".",
     ),
 )
-MOST_UNPACKED = 4  # times a zip's own size: JPEGs stay as large, COCO's instances become twice as large
+MAX_UNPACKED = 4  # times a zip's own size: JPEGs stay as large, COCO's instances become twice as large
 READERS = 8  # threads that read unpacked files again
 
 
 def download_coco2014(root: Path, mirror: str) -> None:
-    """Fetch and unpack what is not under the root yet. The mirror is laid out as http://images.cocodataset.org.
+    """Download and unpack the files that are missing under the root; an interrupted call is continued.
 
-    What was unpacked here is read again and stays where its CRC32s are right; what was by hand, where names and
-    number are. Zips go when unpacked; interrupted, it continues.
-    Raises InputError for what cannot be fetched, is damaged, is not COCO's, or has no room.
+    Files unpacked here stay if their CRC32s are right, files unpacked by hand if their names and number are. Zips are
+    deleted once unpacked.
+
+    Args:
+        root: of the data set.
+        mirror: a URL, laid out as http://images.cocodataset.org.
+
+    Raises:
+        InputError: a zip cannot be downloaded, is damaged, is not COCO's, or has no room on the disk.
     """
     root.mkdir(parents=True, exist_ok=True)
     record = _read_record(root)
     derived = all(_instances(root, name).exists() for name in DERIVED)
-    wanted = ARCHIVES[:-1] if derived else ARCHIVES  # the last one serves only to derive
-    missing = [archive for archive in wanted if not _is_unpacked(archive, root, record.get(archive.name))]
+    needed = ARCHIVES[:-1] if derived else ARCHIVES  # the last one serves only to derive
+    missing = [archive for archive in needed if not _is_unpacked(archive, root, record.get(archive.name))]
     to_fetch = [archive for archive in missing if not (root / archive.name).exists()]
     names = ", ".join(archive.name for archive in to_fetch)
     if to_fetch:
         parts = [parts_of(root / archive.name)[0] for archive in to_fetch]
-        there = sum(part.stat().st_size for part in parts if part.exists())
-        need = sum(2 * archive.size for archive in to_fetch) - there  # as they come, and unpacked
+        downloaded = sum(part.stat().st_size for part in parts if part.exists())
+        need = sum(2 * archive.size for archive in to_fetch) - downloaded  # as zips, and unpacked
         if (free := shutil.disk_usage(root).free) < need:
             raise InputError(f"{root} has {free / 1e9:.1f} GB free, but {names} take {need / 1e9:.1f} GB; make room")
         advice = f"or get {names} elsewhere (https://cocodataset.org/#download), put them into {root}, and run it again"
@@ -124,13 +134,13 @@ def download_coco2014(root: Path, mirror: str) -> None:
     for archive in missing:
         record[archive.name] = _unpack(archive, root)
         _write_json(root / RECORD, {"version": RECORD_VERSION, "archives": record})
-        # with what had come of one that was then put there by hand
+        # a partial download too, of a zip that the user added by hand
         for path in (root / archive.name, *parts_of(root / archive.name)):
             path.unlink(missing_ok=True)
 
 
 def _read_record(root: Path) -> dict[str, Any]:
-    """By archive; of another version, or damaged, nothing, so that what is there counts as unpacked by hand."""
+    """Return the record by archive; empty if of another version or damaged, so that files count as unpacked by hand."""
     path = root / RECORD
     if not path.exists():
         return {}
@@ -142,42 +152,42 @@ def _read_record(root: Path) -> dict[str, Any]:
     if isinstance(content, dict) and content.get("version") != RECORD_VERSION:
         return {}
     record = content.get("archives") if isinstance(content, dict) else None
-    wanted = {archive.name: archive for archive in ARCHIVES}
-    if not (isinstance(record, dict) and all(name in wanted and _is_of(record[name], wanted[name]) for name in record)):
-        log.warning("%s is damaged: what lies there is taken as if unpacked by hand, its CRC32s are not known", path)
+    archives = {archive.name: archive for archive in ARCHIVES}
+    if not isinstance(record, dict) or not all(n in archives and _is_of(record[n], archives[n]) for n in record):
+        log.warning("%s is damaged: unpacked files are taken as if unpacked by hand, without their CRC32s", path)
         return {}
     return record
 
 
 def _is_of(entry: Any, archive: Archive) -> bool:
-    """Whether an archive's record is as _unpack makes it, as far as it is used: names, sizes and CRC32s."""
+    """Return whether an archive's record has the names, sizes and CRC32s that _unpack writes."""
     files = entry.get("files") if isinstance(entry, dict) else None
     return (
         isinstance(files, dict)
         and len(files) == archive.number
-        and all(re.fullmatch(archive.wanted, name) for name in files)
+        and all(re.fullmatch(archive.pattern, name) for name in files)
         and all(isinstance(pair, list) and list(map(type, pair)) == [int, int] for pair in files.values())
     )
 
 
 def _is_unpacked(archive: Archive, root: Path, record: dict[str, Any] | None) -> bool:
-    """As recorded; without a record (unpacked by hand) by names and number."""
+    """Compare the files with the record; without one (unpacked by hand) their names and number with COCO's."""
     folder = root / archive.folder
     if record is None:
-        inner = folder / archive.wanted.partition("/")[0]
+        inner = folder / archive.pattern.partition("/")[0]
         entries = list(os.scandir(inner)) if inner.is_dir() else []
-        there = [f"{inner.name}/{entry.name}" for entry in entries if entry.is_file() and entry.stat().st_size]
-        return sum(bool(re.fullmatch(archive.wanted, name)) for name in there) >= archive.number
+        names = [f"{inner.name}/{entry.name}" for entry in entries if entry.is_file() and entry.stat().st_size]
+        return sum(bool(re.fullmatch(archive.pattern, name)) for name in names) >= archive.number
     files: dict[str, tuple[int, int]] = record["files"]
     changed = [name for name, (size, _) in files.items() if not _has_size(folder / name, size)]
     if not changed:
         checked = ordered_map(
             files, lambda name: _is_as(folder / name, *files[name]), READERS, lambda _: 1, 4 * READERS
         )
-        whole = tqdm(checked, f"verifying what came of {archive.name}", len(files), unit="file")
-        changed = [name for name, same in zip(files, whole, strict=True) if not same]
+        equal = tqdm(checked, f"verifying files of {archive.name}", len(files), unit="file")
+        changed = [name for name, same in zip(files, equal, strict=True) if not same]
     if changed:
-        log.info("%s is not as it was in %s, which is fetched again", folder / changed[0], archive.name)
+        log.info("%s differs from %s, which is downloaded again", folder / changed[0], archive.name)
     return not changed
 
 
@@ -190,7 +200,7 @@ def _is_as(path: Path, size: int, crc: int) -> bool:
 
 
 def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
-    """Unpack what is missing, each file complete or not at all, its CRC32 checked; returns what to record."""
+    """Unpack the missing files, each complete or not at all, CRC32 checked; return what to record."""
     path, folder = root / archive.name, root / archive.folder
     log.info("%s: computing its sha256", path)
     require_regular(path, path.stat())
@@ -203,7 +213,7 @@ def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
         )
     try:
         with ZipFile(path) as source, writing(folder):
-            members = [info for info in source.infolist() if re.fullmatch(archive.wanted, info.filename)]
+            members = [info for info in source.infolist() if re.fullmatch(archive.pattern, info.filename)]
             _check_members(members, archive, path)
             files = {info.filename: (info.file_size, info.CRC) for info in members}
             for info in tqdm(members, f"unpacking {archive.name}", unit="file"):
@@ -212,7 +222,7 @@ def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     temporary = target.with_name(target.name + ".part")
                     with source.open(info) as packed, temporary.open("wb") as file:
-                        shutil.copyfileobj(packed, file, 1 << 20)  # it ends at the size that is declared
+                        shutil.copyfileobj(packed, file, 1 << 20)  # no more than the declared size
                     if (size := temporary.stat().st_size) != info.file_size:
                         raise BadZipFile(f"{info.filename} has {size} bytes, not {info.file_size} as it says")
                     temporary.replace(target)
@@ -223,16 +233,16 @@ def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
 
 
 def _check_members(members: list[ZipInfo], archive: Archive, path: Path) -> None:
-    """Raises InputError unless they are as many as they should be, plain files, and together of no absurd size.
+    """Raise InputError unless the members have the right number, are plain files, and are not absurdly large.
 
     Their names are no paths: the archive's pattern has matched them.
     """
     names = {info.filename for info in members}
     if not len(names) == len(members) == archive.number:
-        faults = f"it has {len(members)} of the wanted files under {len(names)} names, not {archive.number}"
+        faults = f"it has {len(members)} of the expected files under {len(names)} names, not {archive.number}"
     elif odd := [info.filename for info in members if not _is_plain(info)]:
         faults = f"{odd[0]} is a link, a device, encrypted, or packed by a method that COCO does not use"
-    elif (size := sum(info.file_size for info in members)) > MOST_UNPACKED * archive.size:
+    elif (size := sum(info.file_size for info in members)) > MAX_UNPACKED * archive.size:
         faults = f"unpacked it would be {size:,} bytes"
     else:
         return
@@ -240,27 +250,30 @@ def _check_members(members: list[ZipInfo], archive: Archive, path: Path) -> None
 
 
 def _is_plain(info: ZipInfo) -> bool:
-    kind = S_IFMT(info.external_attr >> 16)  # nothing where it was not packed on Unix
+    kind = S_IFMT(info.external_attr >> 16)  # 0 if packed on another system than Unix
     return kind in (0, S_IFREG) and not info.flag_bits & ENCRYPTED and info.compress_type in (ZIP_STORED, ZIP_DEFLATED)
 
 
 def derive_minival(root: Path) -> None:
-    """Write instances_{minival,valminusminival}2014.json where they lack and instances_val{2014,2017}.json are there.
+    """Write instances_{minival,valminusminival}2014.json if missing and instances_val{2014,2017}.json exist.
 
-    Raises InputError where they turn out to have other numbers of images than COCO's 5,000 and 35,504.
+    minival is COCO's validation set of 2017.
+
+    Raises:
+        InputError: the numbers of images are not COCO's 5,000 and 35,504.
     """
-    whole, ids_from = (_instances(root, name) for name in ("val2014", "val2017"))
+    val2014, val2017 = (_instances(root, name) for name in ("val2014", "val2017"))
     missing = {name: count for name, count in DERIVED.items() if not _instances(root, name).exists()}
-    if not missing or not whole.exists() or not ids_from.exists():
+    if not missing or not val2014.exists() or not val2017.exists():
         return
-    minival = {image["id"] for image in read_annotations(ids_from)["images"]}
-    content = read_annotations(whole, outlines=True)  # others may want them of the files made here
-    check_annotations(content, whole)
+    minival = {image["id"] for image in read_annotations(val2017, outside=True)["images"]}
+    content = read_annotations(val2014, outside=True, outlines=True)  # other programs may use the outlines
+    check_annotations(content, val2014)
     for name, count in missing.items():
         images = [image for image in content["images"] if (image["id"] in minival) == (name == "minival2014")]
         if len(images) != count:
             raise InputError(
-                f"{whole} and {ids_from} give {len(images)} images for {name}, but COCO's have {count}; one of them "
+                f"{val2014} and {val2017} give {len(images)} images for {name}, but COCO's have {count}; one of them "
                 "is not COCO's own: get annotations_trainval2014.zip and annotations_trainval2017.zip again"
             )
         ids = {image["id"] for image in images}

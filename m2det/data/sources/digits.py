@@ -3,7 +3,7 @@
 Digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
 Repository (CC BY 4.0), of which scikit-learn carries 1797 of 8x8 pixels. Photographs: china.jpg by
 danielbuechele and flower.jpg by vultilion, both on Flickr (CC BY 2.0), carried by scikit-learn too.
-Nothing is downloaded. What is drawn is fixed by the constants below, so that the difficulty cannot drift.
+Nothing is downloaded. Ranges are fixed by the constants below, so that the difficulty cannot drift.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Box = tuple[int, int, int, int]  # xywh in pixels
 SIDE = 160  # of the square images, px
 GLYPH_SIDE = (0.18, 0.50)  # longer side of a digit's box over SIDE, log-uniform
 DEGREES = 15.0  # rotation within plus or minus this, uniform
-DIGITS = 6  # at most, per image; at least 1; uniform
-OVERLAP = 0.2  # of two boxes at most: intersection over the smaller box
+MAX_DIGITS = 6  # per image, at least 1, uniform
+MAX_OVERLAP = 0.2  # of two boxes: intersection over the smaller box
 WHITE, BLACK, INK_SPREAD = 225, 30, 30  # ink per channel: base plus or minus the spread
 VISIBLE = 48  # ink is visible above this alpha, of 255; boxes are tight around visible ink
 CROP_SIDE = (100, 240)  # of the square background crops, px of the photograph
 GAIN = (0.8, 1.1)  # brightness of the background
 QUALITY = 90  # of the JPEGs
-LAYOUTS = 20  # arrangements tried before an image makes do with fewer digits
+MAX_LAYOUTS = 20  # arrangements tried before an image gets fewer digits
 
 PHOTOS = ("china.jpg", "flower.jpg")
 EMPTY_EVERY = 50  # images whose id it divides have no objects
@@ -52,8 +52,8 @@ class Part(NamedTuple):
     columns: range  # of the photographs, px
 
 
-# The last 397 samples are by other writers than most of the first; minival has them, and the right-hand
-# part of both photographs, for itself.
+# The last 397 samples are by other writers than most of the first: only minival has them, and the right-hand side of
+# both photographs.
 PARTS = (
     Part("train2014", "train2014", range(1, 1401), range(1400), range(400)),
     Part("valminusminival2014", "val2014", range(1401, 1501), range(1400), range(400)),
@@ -84,7 +84,7 @@ _HEADER: dict[str, Any] = {
 
 
 class Glyph(NamedTuple):
-    """Something to paint: alpha uint8 [h, w], tight around its visible ink, and what digits it is."""
+    """Ink to paint: alpha uint8 [h, w], tight around the visible ink, its label, and the digit samples in it."""
 
     alpha: Image
     label: int
@@ -96,9 +96,8 @@ class Glyph(NamedTuple):
 def make_digits(root: Path, seed: int = 0) -> None:
     """Write `digits` under root: images/{train2014,val2014} and annotations/instances_*2014.json.
 
-    The same seed gives the same bytes. Each image says which photograph and which crop of it (xywh, px) it
-    shows (keys `photo`, `crop`), each annotation which digit samples and how they are turned (`samples`,
-    `degrees`).
+    The same seed gives the same bytes. An image's entry has the keys `photo` and `crop` (xywh in pixels of the
+    photograph), an annotation's `samples` (of scikit-learn's digits) and `degrees` (rotation).
     """
     from sklearn.datasets import load_digits
 
@@ -135,23 +134,23 @@ def make_digits(root: Path, seed: int = 0) -> None:
 
 
 def _background(rng: np.random.Generator, photos: list[Image], columns: range) -> tuple[Image, dict[str, Any]]:
-    """A random square of the allowed columns of a photograph: uint8 [SIDE, SIDE, 3] BGR, and its origin."""
-    which = int(rng.integers(len(photos)))
+    """Sample a square of the allowed columns of a photograph: uint8 [SIDE, SIDE, 3] BGR, and its origin."""
+    index = int(rng.integers(len(photos)))
     side = int(rng.integers(CROP_SIDE[0], CROP_SIDE[1], endpoint=True))
     x = int(rng.integers(columns.start, columns.stop - side, endpoint=True))
-    y = int(rng.integers(0, len(photos[which]) - side, endpoint=True))
-    crop = cv2.resize(photos[which][y : y + side, x : x + side], (SIDE, SIDE))
+    y = int(rng.integers(0, len(photos[index]) - side, endpoint=True))
+    crop = cv2.resize(photos[index][y : y + side, x : x + side], (SIDE, SIDE))
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     canvas = (crop * rng.uniform(*GAIN)).clip(0, 255).astype(np.uint8)
-    return canvas, {"photo": PHOTOS[which], "crop": [x, y, side, side]}
+    return canvas, {"photo": PHOTOS[index], "crop": [x, y, side, side]}
 
 
 def _glyphs(rng: np.random.Generator, strokes: NDArray, labels: NDArray, samples: range) -> list[Glyph]:
-    """1 to DIGITS random digits, largest first: so they find room more often."""
+    """Sample 1 to MAX_DIGITS digits, largest first: then more of them find room."""
     low, high = (math.log(fraction * SIDE) for fraction in GLYPH_SIDE)
     glyphs = []
-    for _ in range(rng.integers(1, DIGITS, endpoint=True)):
+    for _ in range(rng.integers(1, MAX_DIGITS, endpoint=True)):
         sample = int(rng.integers(samples.start, samples.stop))
         side = round(math.exp(rng.uniform(low, high)))
         degrees = rng.uniform(-DEGREES, DEGREES)
@@ -161,7 +160,7 @@ def _glyphs(rng: np.random.Generator, strokes: NDArray, labels: NDArray, samples
 
 
 def _crowd(rng: np.random.Generator, strokes: NDArray, labels: NDArray, samples: range) -> Glyph:
-    """4x4 small digits of one class, too dense to be told apart one by one: painted as one glyph."""
+    """Sample 4x4 small digits of one class, too dense to annotate one by one: one glyph."""
     label = int(rng.integers(10))
     of_label = [index for index in samples if labels[index] == label]
     chosen = [int(index) for index in rng.choice(of_label, 16, replace=False)]
@@ -176,10 +175,10 @@ def _crowd(rng: np.random.Generator, strokes: NDArray, labels: NDArray, samples:
 
 
 def _alpha(stroke: NDArray, degrees: float, side: int) -> Image:
-    """A digit, float32 [8, 8] of 0..255, smoothly enlarged and turned: uint8 [h, w], max(h, w) == side."""
+    """Enlarge and rotate a digit, float32 [8, 8] of 0..255, smoothly: uint8 [h, w], max(h, w) == side."""
     large = cv2.resize(np.pad(stroke, 2), (144, 144), interpolation=cv2.INTER_CUBIC)
-    turn = cv2.getRotationMatrix2D((71.5, 71.5), degrees, 1)
-    ink = _tight(cv2.warpAffine(large, turn, (144, 144)).clip(0, 255))
+    rotation = cv2.getRotationMatrix2D((71.5, 71.5), degrees, 1)
+    ink = _tight(cv2.warpAffine(large, rotation, (144, 144)).clip(0, 255))
     h, w = (round(n * side / max(ink.shape)) for n in ink.shape)
     alpha = cv2.resize(ink, (w, h), interpolation=cv2.INTER_AREA).round().astype(np.uint8)
     assert _tight(alpha).shape == (h, w), "the box must be tight around visible ink"
@@ -192,9 +191,9 @@ def _tight(alpha: NDArray) -> NDArray:
 
 
 def _layout(rng: np.random.Generator, glyphs: list[Glyph]) -> list[tuple[Glyph, Box]]:
-    """Glyphs with a place each, by chance among all places with little overlap; the fullest layout found."""
+    """Sample a place for each glyph among all places with little overlap; return the layout with most glyphs."""
     best: list[tuple[Glyph, Box]] = []
-    for _ in range(LAYOUTS):
+    for _ in range(MAX_LAYOUTS):
         placed: list[tuple[Glyph, Box]] = []
         for glyph in glyphs:
             h, w = glyph.alpha.shape
@@ -209,18 +208,18 @@ def _layout(rng: np.random.Generator, glyphs: list[Glyph]) -> list[tuple[Glyph, 
 
 
 def _free(h: int, w: int, boxes_xywh: list[Box]) -> NDArray[np.bool_]:
-    """Where the top left corner of an h x w box may be, bool [SIDE - h + 1, SIDE - w + 1]."""
+    """Return where the top left corner of an h x w box may be, bool [SIDE - h + 1, SIDE - w + 1]."""
     y, x = np.arange(SIDE - h + 1)[:, None], np.arange(SIDE - w + 1)
     free = np.ones((len(y), len(x)), bool)
     for bx, by, bw, bh in boxes_xywh:
         shared_h = np.maximum(0, np.minimum(y + h, by + bh) - np.maximum(y, by))
         shared_w = np.maximum(0, np.minimum(x + w, bx + bw) - np.maximum(x, bx))
-        free &= shared_h * shared_w <= OVERLAP * min(h * w, bh * bw)
+        free &= shared_h * shared_w <= MAX_OVERLAP * min(h * w, bh * bw)
     return free
 
 
 def _paint(rng: np.random.Generator, canvas: Image, glyph: Glyph, box_xywh: Box) -> None:
-    """Blend ink over the canvas in place: near white where it is dark below the strokes, else near black."""
+    """Blend ink over the canvas in place: near white where the canvas is dark below the strokes, else near black."""
     x, y, w, h = box_xywh
     ground = canvas[y : y + h, x : x + w]
     alpha = glyph.alpha.astype(np.float32) / 255
@@ -232,7 +231,7 @@ def _paint(rng: np.random.Generator, canvas: Image, glyph: Glyph, box_xywh: Box)
 def _annotation(image_id: int, index: int, glyph: Glyph, box_xywh: Box) -> dict[str, Any]:
     x, y, w, h = box_xywh
     rectangle: Any = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    if glyph.crowd:  # COCO has crowds as run lengths, column by column, beginning with what is outside
+    if glyph.crowd:  # COCO writes crowds as run lengths, column by column, the outside first
         inside = [x * SIDE + y] + [h, SIDE - h] * (w - 1) + [h]
         rectangle = {"size": [SIDE, SIDE], "counts": [*inside, SIDE * SIDE - sum(inside)]}
     return {
@@ -256,6 +255,7 @@ def _jpeg(canvas: Image, grey: bool) -> bytes:
 
 
 def photographs() -> list[Path]:
+    """Return scikit-learn's JPEG photographs. Raises InputError where scikit-learn is not installed."""
     if find_spec("sklearn") is None:
         raise InputError("give pictures to check the export with: --images FILE|FOLDER")
     folder = Path(str(files("sklearn.datasets.images")))

@@ -1,7 +1,7 @@
-"""Files that somebody else has named, in annotations or in a folder: which of them are opened.
+"""Image files that annotations name: which of them are opened.
 
-Only regular files: a FIFO would block, a device might never end. And of a data set only what lies in its image folder:
-an annotation file could otherwise carry any file of this machine into the cache, and from there to wherever that goes.
+Only regular files: a FIFO would block, a device might never end. And only files inside the data set's image folder: an
+annotation file could otherwise carry any file of this machine into the cache, and so to other people.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from m2det.files.regular_file import _unreadable, read_file, require_regular, require_within
+from m2det.errors import InputError
+from m2det.files.regular_file import open_regular, real_path, require_regular, unreadable
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+ADVICE = "put the images there, or, if you trust whoever made these files, set data.outside (--outside of data check)"
 
 
 def name_fault(name: str) -> str:
-    """What is wrong with an image's name on any disk, as a phrase; empty for a name that a file can have."""
+    """Return what is wrong with an image's name on any disk, as a phrase; empty for a name that a file can have."""
     if not name:
         return "which is empty"
     if CONTROL.search(name):
@@ -33,15 +35,16 @@ def name_fault(name: str) -> str:
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a name says by itself that the file may lie elsewhere; links show on the disk alone."""
+    """Return whether the name alone says that the file may lie outside; links show on the disk only."""
     return name.startswith("/") or ".." in name.split("/")
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of one annotation file. The folder may be a link itself.
+    """The images of one annotation file.
 
-    outside: whether they may lie elsewhere, by links, absolute names, or `..` in names.
+    path: of the folder, which may be a link itself.
+    outside: whether images may lie outside of it, by links, absolute names, or `..` in names.
     """
 
     path: Path
@@ -52,38 +55,43 @@ class ImageFolder:
         return os.path.realpath(self.path)
 
     def read(self, name: str) -> bytes:
-        """Raises InputError as read_file does."""
-        return read_file(os.path.join(self.path, name), "" if self.outside else self._real)  # noqa: PTH118 - quicker
+        """Return an image's bytes. Raises InputError as open_regular does, and for a file outside."""
+        path = os.path.join(self.path, name)  # noqa: PTH118 - quicker
+        with open_regular(path) as file:
+            if not self.outside:
+                self._require_within(path, real_path(file, path))
+            return file.read()
 
     def sizes(self, names: Collection[str]) -> dict[str, int]:
-        """Bytes of each named image that is there; names may have folders of their own.
+        """Return the bytes of each named image that exists; names may have folders of their own.
 
-        Raises InputError for one that is no regular file, or lies elsewhere.
+        Raises:
+            InputError: an image is no regular file, or lies outside.
         """
-        wanted, found = set(names), {}
-        for prefix in sorted({name[: name.rfind("/") + 1] for name in wanted}):
+        unique, sizes = set(names), {}
+        for prefix in sorted({name[: name.rfind("/") + 1] for name in unique}):
             parent = self.path / prefix
-            self._require_within(parent)
+            self._require_within(parent, os.path.realpath(parent))
             # one scan of a folder is many times faster than a question for each of its files
             for entry in _entries(parent):
                 name = prefix + entry.name
-                if name not in wanted:
+                if name not in unique:
                     continue
                 if entry.is_symlink():
-                    self._require_within(entry.path)
+                    self._require_within(entry.path, os.path.realpath(entry.path))
                 try:
                     status = entry.stat()
                 except FileNotFoundError:  # a link that leads nowhere
                     continue
                 except OSError as error:
-                    raise _unreadable(entry.path, error) from error
+                    raise unreadable(entry.path, error) from error
                 require_regular(entry.path, status)
-                found[name] = status.st_size
-        return {name: found[name] for name in names if name in found}
+                sizes[name] = status.st_size
+        return {name: sizes[name] for name in names if name in sizes}
 
-    def _require_within(self, path: str | Path) -> None:
-        if not self.outside:
-            require_within(path, os.path.realpath(path), self._real)
+    def _require_within(self, path: str | Path, real: str) -> None:
+        if not self.outside and real != self._real and not real.startswith(os.path.join(self._real, "")):  # noqa: PTH118
+            raise InputError(f"{path} leads to {real}, out of the image folder {self._real}; {ADVICE}")
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -93,4 +101,4 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error

@@ -1,6 +1,6 @@
-"""Which source files a data set consists of: names and sizes, relative to a root, without a copy of any.
+"""The list of a data set's source files: names and sizes, relative to a root, without a copy of any.
 
-The stage `data` writes it, `pack` checks it: so DVC follows 123,000 images through one small file.
+The stage `data` writes the list, `pack` checks it: so DVC follows 123,000 images through one small file.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from m2det.config import DataParams
-from m2det.data.sources.coco import check_names, read_annotations
+from m2det.data.sources.coco_json import read_annotations
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.errors import InputError
 from m2det.files.hashing import file_sha256
 
 RAW = Path("data/coco")  # what the stage `data` makes, under the project's folder
-AGAIN = "put it back as it was, or run `dvc repro -f data`"
+RESTORE = "put it back as it was, or run `dvc repro -f data`"
 
 
 Roots = tuple[Path, Path]  # the folders that annotation files and image folders are given relative to
 
 
 def roots_of(data: DataParams, base: Path = Path()) -> Roots:
-    """Where a source's files lie: what the stage made, else data.root; base: what a relative one starts from."""
-    root = base / os.path.expanduser(data.root)  # noqa: PTH111 - Path's raises where there is no such user
+    """Return the folders of a source's files: the stage's output, or data.root, which is relative to `base`."""
+    root = base / os.path.expanduser(data.root)  # noqa: PTH111 - Path's raises for an unknown user
     return RAW if data.source in ("digits", "voc") else root, RAW if data.source == "digits" else root
 
 
 def may_lie_outside(data: DataParams) -> bool:
-    """Whether images may lie out of their folder; those of `digits` are ours, and DVC may link them to its cache."""
+    """Return whether images may lie out of their folder; DVC may link those of `digits` to its cache."""
     return data.outside or data.source == "digits"
 
 
@@ -41,10 +41,17 @@ def write_manifest(
     advice: str = "check names and the data root",
     outside: bool = False,
 ) -> None:
-    """List the files of each split's (annotation file, image folder) pairs, given relative to the roots.
+    """Write the list of a data set's files.
 
-    outside: whether images may lie out of their folder. Raises InputError for one that does where it may not, and
-    for an annotation file, folder or image that is not there, ending in the advice.
+    Args:
+        path: of the list, JSON.
+        roots: the folders that annotation files and image folders are relative to.
+        splits: each split's (annotation file, image folder) pairs.
+        advice: the end of an error about a missing file.
+        outside: whether images may lie out of their folder.
+
+    Raises:
+        InputError: an annotation file, folder or image is missing, or an image lies outside and must not.
     """
     content = {
         split: [_describe(roots, annotations, images, advice, outside) for annotations, images in pairs]
@@ -56,10 +63,15 @@ def write_manifest(
 
 
 def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, list[tuple[Path, Path]]]:
-    """Each split's (annotation file, image folder) pairs, as `read_split` takes them.
+    """Return each split's (annotation file, image folder) pairs, for `read_split`.
 
-    outside: whether images may lie out of their folder.
-    Raises InputError naming the first file that is not as it was when the manifest was written.
+    Args:
+        path: of the list that write_manifest wrote.
+        roots: the folders that annotation files and image folders are relative to.
+        outside: whether images may lie out of their folder.
+
+    Raises:
+        InputError: a file, the first of which is named, is not as it was when the list was written.
     """
     if not path.is_file():
         raise InputError(f"{path} is missing, the list of source files; run `dvc repro data`")
@@ -77,10 +89,7 @@ def _describe(roots: Roots, annotations: str, images: str, advice: str, outside:
         raise InputError(f"annotation file {file} is missing; {advice}")
     if not folder.is_dir():
         raise InputError(f"image folder {folder} is missing; {advice}")
-    content = read_annotations(file)
-    if not outside:
-        check_names(content, file)
-    names = sorted({image["file_name"] for image in content["images"]})
+    names = sorted({image["file_name"] for image in read_annotations(file, outside)["images"]})
     sizes = ImageFolder(folder, outside).sizes(names)
     missing = [name for name in names if name not in sizes]
     if missing:
@@ -94,14 +103,14 @@ def _describe(roots: Roots, annotations: str, images: str, advice: str, outside:
 def _check(roots: Roots, entry: dict, outside: bool) -> None:
     file, folder = roots[0] / entry["annotations"], roots[1] / entry["images"]
     if not file.is_file():
-        raise InputError(f"annotation file {file} is gone since the stage `data` ran; {AGAIN}")
+        raise InputError(f"annotation file {file} is gone since the stage `data` ran; {RESTORE}")
     if file_sha256(file) != entry["sha256"]:
-        raise InputError(f"annotation file {file} has changed since the stage `data` ran; {AGAIN}")
+        raise InputError(f"annotation file {file} has changed since the stage `data` ran; {RESTORE}")
     sizes = ImageFolder(folder, outside).sizes(entry["files"])
     for name, size in entry["files"].items():
         if name not in sizes:
-            raise InputError(f"image {folder / name} is gone since the stage `data` ran; {AGAIN}")
+            raise InputError(f"image {folder / name} is gone since the stage `data` ran; {RESTORE}")
         if sizes[name] != size:
             raise InputError(
-                f"image {folder / name} has {sizes[name]} bytes, not {size} as for the stage `data`; {AGAIN}"
+                f"image {folder / name} has {sizes[name]} bytes, not {size} as for the stage `data`; {RESTORE}"
             )

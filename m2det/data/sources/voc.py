@@ -21,34 +21,43 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-NAME = re.compile(r"\d[\d_]{0,14}", re.ASCII)  # so that it is no path, and its annotations' ids fit into 64 bits
-WHOLE = re.compile(r"\d{1,9}", re.ASCII)  # int and float take 1_0, inf and other scripts' digits, too
+NAME = re.compile(r"\d[\d_]{0,14}", re.ASCII)  # so that a name is no path, and its annotations' ids fit into 64 bits
+INTEGER = re.compile(r"\d{1,9}", re.ASCII)  # int and float also take 1_0, inf and other scripts' digits
 NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d*)?(e-\d+)?", re.ASCII | re.IGNORECASE)
-PARTS = {"train": [("VOC2007", "trainval"), ("VOC2012", "trainval")], "val": [("VOC2007", "test")]}
+SETS = {"train": [("VOC2007", "trainval"), ("VOC2012", "trainval")], "val": [("VOC2007", "test")]}
 
 
 def convert_voc(root: Path, target: Path, outside: bool = False) -> dict[str, list[tuple[str, str]]]:
-    """Write target/annotations/{YEAR}_{SET}.json of what is under root, VOCdevkit: pixels from 0, images not copied.
+    """Write target/annotations/{YEAR}_{SET}.json from VOC's XML; pixels count from 0; images are not copied.
 
-    outside: whether annotations and lists of images may lie out of their folders, by links.
-    Returns each split's (annotation file relative to target, image folder relative to root). A year that is not
-    there is left out, aloud. Raises InputError for a split without any, and for what is no VOC annotation.
+    A missing year is left out with a warning.
+
+    Args:
+        root: the folder VOCdevkit.
+        target: the folder to write to.
+        outside: whether annotations and lists of images may lie out of their folders, by links.
+
+    Returns:
+        Each split's pairs of (annotation file relative to target, image folder relative to root).
+
+    Raises:
+        InputError: a split has no year, or a file is no VOC annotation.
     """
     splits: dict[str, list[tuple[str, str]]] = {}
     (target / "annotations").mkdir(parents=True, exist_ok=True)
-    for split, parts in PARTS.items():
+    for split, sets in SETS.items():
         splits[split] = []
-        for year, name in parts:
+        for year, name in sets:
             listing = root / year / "ImageSets" / "Main" / f"{name}.txt"
             if not listing.exists():
-                log.warning("%s is not there: %s goes without it", listing, split)
+                log.warning("%s is missing: %s is made without it", listing, split)
                 continue
             content = _read(root / year, _names(listing, outside), outside)
             (target / "annotations" / f"{year}_{name}.json").write_text(json.dumps(content))
             splits[split].append((f"annotations/{year}_{name}.json", f"{year}/JPEGImages"))
         if not splits[split]:
-            wanted = " or ".join(f"{year}/ImageSets/Main/{name}.txt" for year, name in parts)
-            raise InputError(f"{root} has no {wanted}; data.root must be VOCdevkit, where VOC2007 and VOC2012 are")
+            listings = " or ".join(f"{year}/ImageSets/Main/{name}.txt" for year, name in sets)
+            raise InputError(f"{root} has no {listings}; data.root must be VOCdevkit, where VOC2007 and VOC2012 are")
     return splits
 
 
@@ -61,15 +70,15 @@ def _names(listing: Path, outside: bool) -> list[str]:
 
 
 def _read(folder: Path, names: list[str], outside: bool) -> dict[str, Any]:
-    """One year's annotations of the named images as a COCO dict. An image's id is its name's digits."""
+    """Return one year's annotations of the named images as a COCO dict. An image's id is its name's digits."""
     images, annotations = [], []
-    inside = ImageFolder(folder / "Annotations", outside)
+    files = ImageFolder(folder / "Annotations", outside)
     for name in names:
-        path = inside.path / f"{name}.xml"
-        image_id, text = int(name.replace("_", "")), inside.read(path.name)
+        path = files.path / f"{name}.xml"
+        image_id, text = int(name.replace("_", "")), files.read(path.name)
         try:
             tree = ElementTree.fromstring(text, ElementTree.XMLParser(target=_WithoutDocumentType()))
-            width, height = (int(_text(tree, f"size/{side}", WHOLE)) for side in ("width", "height"))
+            width, height = (int(_text(tree, f"size/{side}", INTEGER)) for side in ("width", "height"))
             objects = [_object(node) for node in tree.findall("object")]
         except (ValueError, LookupError, ElementTree.ParseError) as error:  # LookupError: of an unknown encoding
             raise InputError(f"{path} is no VOC annotation of an image ({error}); unpack VOC again") from error
@@ -80,7 +89,7 @@ def _read(folder: Path, names: list[str], outside: bool) -> dict[str, Any]:
 
 
 class _WithoutDocumentType(ElementTree.TreeBuilder):
-    """Refuses a document type, in any encoding: VOC has none, and entities are what hostile XML is made of."""
+    """Refuse a document type, in any encoding: VOC has none, and hostile XML needs one for its entities."""
 
     def doctype(self, *_: str | None) -> None:
         raise ValueError("it declares a document type")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from m2det.data.image_checks import check_jpeg_is_whole, check_size
-from m2det.data.packed import reader as store
+from m2det.data.packed import reader
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
@@ -42,14 +42,14 @@ def dataset(tmp_path):
     return tmp_path / "annotations.json", tmp_path / "images"
 
 
-def pack(dataset, folder, check=lambda *_: None):
+def pack(dataset, folder):
     folder.mkdir()
     split = read_split([dataset])
-    finish_cache(folder, split.categories, {"train": write_split(folder, "train", split, check)})
+    finish_cache(folder, split.categories, {"train": write_split(folder, "train", split)})
     return split
 
 
-def test_what_goes_in_comes_out(dataset, tmp_path):
+def test_the_cache_holds_the_packed_bytes_and_annotations(dataset, tmp_path):
     split = pack(dataset, tmp_path / "cache")
     packed = PackedSplit(tmp_path / "cache", "train")
     assert len(packed) == 12 and packed.classes == ["c0", "c1", "c2"] and packed.category_ids == [5, 6, 7]
@@ -70,7 +70,7 @@ def test_the_same_input_gives_the_same_bytes(dataset, tmp_path):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
 
-def test_it_reads_in_a_forked_and_in_an_unpickled_copy(dataset, tmp_path):
+def test_a_split_is_readable_after_fork_and_unpickling(dataset, tmp_path):
     split = pack(dataset, tmp_path / "cache")
     packed = PackedSplit(tmp_path / "cache", "train")
     first = packed.record(0)
@@ -78,7 +78,7 @@ def test_it_reads_in_a_forked_and_in_an_unpickled_copy(dataset, tmp_path):
     path = (tmp_path / "cache/train.lmdb").resolve()
     reading, writing = os.pipe()
     if os.fork() == 0:
-        own = packed.record(0) == first and store._open[path][0] == os.getpid()
+        own = packed.record(0) == first and reader._open[path][0] == os.getpid()
         os.write(writing, b"1" if own else b"0")
         os._exit(0)
     assert os.read(reading, 1) == b"1", "a child opens the file by itself"

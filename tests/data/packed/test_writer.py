@@ -1,4 +1,4 @@
-"""A pack by many threads, or interrupted, gives the bytes of one that was neither."""
+"""Packing by many threads, or interrupted and continued, gives the bytes of one undisturbed thread."""
 
 import os
 import resource
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -16,9 +17,10 @@ import pytest
 
 from m2det.data.jpeg import decode_bgr
 from m2det.data.ordered_map import ordered_map
-from m2det.data.packed import writer as packing
+from m2det.data.packed import lmdb_writer, writer
 from m2det.data.packed.encoding import ImageEncoding
-from m2det.data.packed.writer import BYTES_PER_PART, RECORDS_PER_COMMIT, finish_cache, require_room, write_split
+from m2det.data.packed.lmdb_writer import BYTES_PER_CHUNK, RECORDS_PER_COMMIT
+from m2det.data.packed.writer import finish_cache, require_room, write_split
 from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
 from m2det.files.locks import locked
@@ -36,16 +38,16 @@ def split(images):
     return read_split([(images / "train.json", images / "train")])
 
 
-def pack(folder, split, check=lambda *_: None, **options):
+def pack(folder, split, **options):
     folder.mkdir(exist_ok=True)
-    finish_cache(folder, split.categories, {"train": write_split(folder, "train", split, check, **options)})
+    finish_cache(folder, split.categories, {"train": write_split(folder, "train", split, "header", **options)})
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("storage", [ImageEncoding(), ImageEncoding("jpeg", 40, 80)], ids=["original", "jpeg"])
-def test_one_and_three_threads_write_the_same_bytes(split, tmp_path, storage):
-    alone = pack(tmp_path / "one", split, storage=storage)
-    assert pack(tmp_path / "three", split, storage=storage, threads=3) == alone
+@pytest.mark.parametrize("encoding", [ImageEncoding(), ImageEncoding("jpeg", 40, 80)], ids=["original", "jpeg"])
+def test_one_and_three_threads_write_the_same_bytes(split, tmp_path, encoding):
+    alone = pack(tmp_path / "one", split, encoding=encoding)
+    assert pack(tmp_path / "three", split, encoding=encoding, threads=3) == alone
 
 
 def test_memory_that_is_used_again_leaves_no_trace_in_the_bytes(images, tmp_path):
@@ -53,65 +55,65 @@ def test_memory_that_is_used_again_leaves_no_trace_in_the_bytes(images, tmp_path
     program = """
 import sys
 from pathlib import Path
-from m2det.data.coco import read_split
-from m2det.data.packing import write_split
-from m2det.process import keep_freed_memory
+from m2det.data import read_split, write_split
+from m2det.distributed.lifetime import keep_freed_memory
 keep_freed_memory()
 images, folder = map(Path, sys.argv[1:])
-held = [bytes([255]) * (1 << 20) for _ in range(32)]
-del held
+used = [bytes([255]) * (1 << 20) for _ in range(32)]
+del used
 split = read_split([(images / "train.json", images / "train")])
 for name in ("first", "second"):
     (folder / name).mkdir()
-    write_split(folder / name, "train", split, lambda *_: None, threads=2)
+    write_split(folder / name, "train", split, "header", threads=2)
 """
     subprocess.run([sys.executable, "-c", program, images, tmp_path], cwd=ROOT, check=True, capture_output=True)
-    wanted = pack(tmp_path / "here", read_split([(images / "train.json", images / "train")]))["train.lmdb"]
-    assert [(tmp_path / name / "train.lmdb").read_bytes() == wanted for name in ("first", "second")] == [True, True]
+    expected = pack(tmp_path / "here", read_split([(images / "train.json", images / "train")]))["train.lmdb"]
+    assert [(tmp_path / name / "train.lmdb").read_bytes() == expected for name in ("first", "second")] == [True, True]
 
 
-def test_an_interrupted_pack_continues_with_the_same_bytes_and_no_record_twice(split, tmp_path):
-    alone, seen = pack(tmp_path / "alone", split), []
+class Interruption:
+    """Stands in for the check of an image: keeps the ids it is called with, and fails at the call number `at`."""
 
-    def check(limit, data, record):  # noqa: ARG001
-        seen.append(record.image_id)
-        if len(seen) == limit:
+    def __init__(self, monkeypatch) -> None:
+        self.at, self.ids = 0, []
+        monkeypatch.setitem(writer.CHECKS, "header", self)
+
+    def __call__(self, _data, name, *_size) -> None:
+        self.ids.append(int(name.split()[1]))
+        if len(self.ids) == self.at:
             raise InputError("enough")
 
+
+def test_an_interrupted_pack_continues_with_the_same_bytes_and_no_record_twice(split, tmp_path, monkeypatch):
+    undisturbed, check = pack(tmp_path / "undisturbed", split), Interruption(monkeypatch)
+    check.at = 2 * RECORDS_PER_COMMIT + 200
     with pytest.raises(InputError, match="enough"):
-        pack(tmp_path / "cache", split, partial(check, 2 * RECORDS_PER_COMMIT + 200))
-    seen.clear()
-    assert pack(tmp_path / "cache", split, partial(check, None)) == alone
-    assert seen == [record.image_id for record in split.records[2 * RECORDS_PER_COMMIT :]]
+        pack(tmp_path / "cache", split)
+    check.at, check.ids = 0, []
+    assert pack(tmp_path / "cache", split) == undisturbed
+    assert check.ids == [record.image_id for record in split.records[2 * RECORDS_PER_COMMIT :]]
 
 
-def test_a_thread_s_sentence_is_raised_as_it_is(split, tmp_path):
-    def check(data, record):  # noqa: ARG001
-        if record.image_id == 1234:
-            raise InputError("image 1234 is not as it should be")
-
-    with pytest.raises(InputError, match=r"^image 1234 is not as it should be$"):
-        pack(tmp_path / "cache", split, check, threads=3)
+def test_an_error_in_a_thread_is_raised_as_it_is(split, tmp_path):
+    image = split.records[1234]
+    broken = replace(split, records=[*split.records[:1234], replace(image, width=1), *split.records[1235:]])
+    with pytest.raises(InputError, match=rf"^image 1234 \({image.path}\) is \d+x\d+ px, its annotation says 1x\d+"):
+        pack(tmp_path / "cache", broken, threads=3)
 
 
-def test_commits_by_size_are_found_again_and_nothing_but_the_cache_is_left(split, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "BYTES_PER_COMMIT", 1 << 20)
-    alone, seen = pack(tmp_path / "alone", split), []
-    assert sorted(alone) == ["manifest.json", "train.arrow", "train.json", "train.lmdb"]
-
-    def check(data, record):  # noqa: ARG001
-        seen.append(record.image_id)
-        if len(seen) == 900:
-            raise InputError("enough")
-
+def test_commits_by_size_are_continued_and_only_the_cache_is_left(split, tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_writer, "BYTES_PER_COMMIT", 1 << 20)
+    undisturbed, check = pack(tmp_path / "undisturbed", split), Interruption(monkeypatch)
+    assert sorted(undisturbed) == ["manifest.json", "train.arrow", "train.json", "train.lmdb"]
+    check.at = 900
     with pytest.raises(InputError, match="enough"):
-        pack(tmp_path / "cache", split, check)
-    seen.clear()
-    assert pack(tmp_path / "cache", split, lambda _, record: seen.append(record.image_id)) == alone
-    assert 0 < seen[0] < 900, "of a commit before record 1000"
+        pack(tmp_path / "cache", split)
+    check.at, check.ids = 0, []
+    assert pack(tmp_path / "cache", split) == undisturbed
+    assert 0 < check.ids[0] < 900, "of a commit before record 1000"
 
 
-def test_a_damaged_unfinished_pack_is_to_be_deleted(split, tmp_path):
+def test_a_damaged_unfinished_pack_says_what_to_delete(split, tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/train.lmdb").write_bytes(bytes(1 << 16))
     (tmp_path / "cache/train.sums").write_bytes(bytes(800))
@@ -119,34 +121,34 @@ def test_a_damaged_unfinished_pack_is_to_be_deleted(split, tmp_path):
         pack(tmp_path / "cache", split)
 
 
-@pytest.mark.parametrize(("weight", "begun"), [(1, 10), (100, 3)])
-def test_what_waits_to_be_taken_is_bounded(weight, begun):
-    """No more than weigh 10 together, or one a thread."""
+@pytest.mark.parametrize(("cost", "max_begun"), [(1, 10), (100, 3)])
+def test_tasks_in_flight_are_bounded(cost, max_begun):
+    """By their cost, 10 together, or by one a thread."""
     started = []
-    results = ordered_map(range(100), started.append, 3, lambda _: weight, 10)
+    results = ordered_map(range(100), started.append, 3, lambda _: cost, 10)
     next(results)
     time.sleep(0.1)
-    assert len(started) <= begun + 1
+    assert len(started) <= max_begun + 1
     results.close()
-    assert len(started) <= begun + 1, "the others are not begun any more"
+    assert len(started) <= max_begun + 1, "closed: no further task begins"
 
 
-def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
-    require_room(tmp_path, BYTES_PER_PART)
+def test_too_little_room_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
+    require_room(tmp_path, BYTES_PER_CHUNK)
     (tmp_path / "half").write_bytes(bytes(1 << 20))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
-    require_room(tmp_path, 2 << 20)  # half of it is there
+    require_room(tmp_path, 2 << 20)  # half of that is used already
     with pytest.raises(InputError, match=r"this needs \d+ MB more, its disk has \d+ MB; make room"):
         require_room(tmp_path, 1 << 60)
 
 
-def test_a_second_pack_is_kept_out(images, tmp_path):
+def test_a_second_pack_is_refused(images, tmp_path):
     folder = working_copy(tmp_path / "copy", images)
     process = stage(folder)
-    while not (found := [lock for lock in (folder / UNFINISHED).glob("*/lock") if lock.read_text()]):
+    while not (locks := [lock for lock in (folder / UNFINISHED).glob("*/lock") if lock.read_text()]):
         assert process.poll() is None, (folder / "out.txt").read_text()
     process.send_signal(signal.SIGSTOP)
-    with pytest.raises(InputError, match=f"the process {process.pid} works in"), locked(found[0].parent):
+    with pytest.raises(InputError, match=f"the process {process.pid} works in"), locked(locks[0].parent):
         pass
     process.kill()
     process.wait()
@@ -156,19 +158,19 @@ def test_a_second_pack_is_kept_out(images, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_pack_continues_to_the_same_bytes(images, tmp_path, number):
     """In its second commit; `make stress` has ten moments at random."""
-    wanted = finished(working_copy(tmp_path / "undisturbed", images))
+    expected = finished(working_copy(tmp_path / "undisturbed", images))
     folder = working_copy(tmp_path / "copy", images)
     assert disturb(folder, number, 0.0, commits=2), "the pack was over before"
-    assert finished(folder) == wanted
+    assert finished(folder) == expected
     out = (folder / "out.txt").read_text()
     assert "continues after" in out and "Traceback" not in out
 
 
 @pytest.mark.slow
-def test_a_changed_parameter_starts_anew_and_a_full_disk_is_continued_on(images, tmp_path):
+def test_a_changed_parameter_starts_anew_and_a_pack_on_a_full_disk_continues(images, tmp_path):
     folder = working_copy(tmp_path / "copy", images)
-    most = 6 << 20  # bytes of a file: more than the first commit, less than all
-    full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+    max_bytes = 6 << 20  # of a file: more than the first commit, less than all
+    full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
     assert stage(folder, preexec_fn=full).wait(60) == 1
     out = (folder / "out.txt").read_text()
     assert out.count("error: ") == 1 and "make room" in out and "Traceback" not in out
@@ -190,7 +192,7 @@ def test_a_changed_parameter_starts_anew_and_a_full_disk_is_continued_on(images,
     cache = finished(folder)
     assert f"continues after {RECORDS_PER_COMMIT} of" in (folder / "out.txt").read_text()
     assert cache == finished(working_copy(tmp_path / "undisturbed", images))
-    assert np.frombuffer(cache["train.lmdb"], np.uint8).size > most
+    assert np.frombuffer(cache["train.lmdb"], np.uint8).size > max_bytes
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "raw"])

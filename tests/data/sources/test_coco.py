@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2det.data.sources.coco import NOT_POSITIVE, OUTSIDE, TOO_THIN, Split, read_annotations, read_split
+from m2det.data.sources.coco import NOT_POSITIVE, OUTSIDE, TOO_THIN, read_split
+from m2det.data.sources.coco_json import read_annotations
+from m2det.data.sources.records import Split
 from m2det.errors import InputError
 
 
@@ -117,7 +119,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_named_with_file_and_id(tmp_path: Path, case: str) -> None:
+def test_a_wrong_entry_is_named_with_file_and_id(tmp_path: Path, case: str) -> None:
     changes, sentence = WRONG[case]
     wrong = content()
     for key, value in changes.items():
@@ -143,7 +145,7 @@ def test_a_missing_key_is_named(tmp_path: Path, where: str | None, key: str) -> 
         read(tmp_path, wrong)
 
 
-def test_files_that_are_no_annotations(tmp_path: Path) -> None:
+def test_files_without_annotations_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with pytest.raises(InputError, match=r"a\.json: no such annotation file"):
         read_split([(path, tmp_path)])
@@ -187,7 +189,7 @@ def test_more_categories_than_labels_are_named(tmp_path: Path) -> None:
         read(tmp_path, one)
 
 
-def test_outlines_are_dropped_where_nobody_asks_for_them(tmp_path: Path) -> None:
+def test_outlines_are_dropped_by_default(tmp_path: Path) -> None:
     one = content()
     one["annotations"][0]["segmentation"] = [[10, 20, 40, 20, 40, 30]]
     path = tmp_path / "a.json"
@@ -198,7 +200,7 @@ def test_outlines_are_dropped_where_nobody_asks_for_them(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["", "x" * 1001])
-def test_a_category_whose_name_no_model_file_takes_is_named_before_the_training(tmp_path: Path, name: str) -> None:
+def test_a_category_name_that_no_model_file_takes_is_an_error(tmp_path: Path, name: str) -> None:
     one = content()
     one["categories"][0]["name"] = name
     with pytest.raises(InputError, match=r"the name of category \d+ must have 1 to 1000 characters"):

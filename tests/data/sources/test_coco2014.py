@@ -36,12 +36,12 @@ def zipped(contents, compression=zipfile.ZIP_STORED):
 
 
 def publish(monkeypatch, files):
-    """The server's files as those that are known."""
-    known = []
+    """Make the server's files the ones that COCO publishes."""
+    archives = []
     for archive, number in zip(coco2014.ARCHIVES, (6, 5, 2, 1), strict=True):
         content = files[f"/{archive.path}"]
-        known.append(archive._replace(size=len(content), sha256=hashlib.sha256(content).hexdigest(), number=number))
-    monkeypatch.setattr(coco2014, "ARCHIVES", tuple(known))
+        archives.append(archive._replace(size=len(content), sha256=hashlib.sha256(content).hexdigest(), number=number))
+    monkeypatch.setattr(coco2014, "ARCHIVES", tuple(archives))
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def check(root):
     assert not (root.parent / "escaped").exists() and not (root / "annotations/captions_val2014.json").exists()
 
 
-def test_it_fetches_unpacks_and_splits_once(server, tmp_path):
+def test_downloading_unpacking_and_splitting_happen_once(server, tmp_path):
     root = tmp_path / "root"
     get(server, root)
     check(root)
@@ -98,7 +98,7 @@ def test_it_fetches_unpacks_and_splits_once(server, tmp_path):
     assert server.gets == []
 
 
-def test_what_was_unpacked_by_hand_is_not_fetched(server, tmp_path):
+def test_files_unpacked_by_hand_are_not_downloaded(server, tmp_path):
     root = tmp_path / "root"
     get(server, root)
     (root / coco2014.RECORD).write_text('{"train2014.zip": {"files": {}}}')  # of a version that had none yet
@@ -115,7 +115,7 @@ DAMAGED = (None, [], {}, "x", 1, {"val2014/x": [1, 2]}, {"val2014.zip": {"files"
 PARTS = ((), ("archives",), ("archives", "val2014.zip"), ("archives", "val2014.zip", "files"))
 
 
-def test_a_damaged_record_is_none(server, tmp_path, caplog):
+def test_a_damaged_record_counts_as_no_record(server, tmp_path, caplog):
     root = tmp_path / "root"
     get(server, root)
     whole = (root / coco2014.RECORD).read_text()
@@ -131,7 +131,7 @@ def test_a_damaged_record_is_none(server, tmp_path, caplog):
         (root / coco2014.RECORD).write_bytes(text)
         get(server, root)
         assert server.gets == []
-        said = "is damaged: what lies there is taken as if unpacked by hand" in caplog.text
+        said = "is damaged: unpacked files are taken as if unpacked by hand" in caplog.text
         of_none = text.startswith((b"{}", b'{"val')) or text.endswith(b'"archives": {}}')  # or of another version
         assert said != of_none, text
     (root / "images" / IMAGES[0]).write_text("")  # a file that is empty counts as missing
@@ -140,14 +140,14 @@ def test_a_damaged_record_is_none(server, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("content", ["short", IMAGES[8][:-1] + "G" + IMAGES[8] * 899])
-def test_a_file_that_changed_is_put_back(server, tmp_path, caplog, content):
+def test_a_changed_file_is_unpacked_again(server, tmp_path, caplog, content):
     root = tmp_path / "root"
     get(server, root)
     (root / "images" / IMAGES[8]).write_text(content)
     server.gets.clear()
     caplog.set_level("INFO")
     get(server, root)
-    assert f"{IMAGES[8]} is not as it was in val2014.zip" in caplog.text
+    assert f"{IMAGES[8]} differs from val2014.zip" in caplog.text
     assert server.gets == [("/zips/val2014.zip", None)]
     check(root)
 
@@ -172,14 +172,14 @@ def test_unpacking_continues(server, tmp_path, monkeypatch):
     assert len(copied) == len(set(copied)) + 1 == 15
 
 
-def test_too_little_room_is_told_before(server, tmp_path, monkeypatch):
+def test_too_little_room_is_an_error_before_the_download(server, tmp_path, monkeypatch):
     monkeypatch.setattr(coco2014, "ARCHIVES", [archive._replace(size=10**15) for archive in coco2014.ARCHIVES])
     with pytest.raises(InputError, match=r"GB free, but train2014\.zip, .* take 8000000\.0 GB; make room"):
         get(server, tmp_path / "root")
     assert server.gets == []
 
 
-def test_a_server_that_lies_about_the_size_is_found_out(server, tmp_path):
+def test_a_wrong_size_from_the_server_is_detected(server, tmp_path):
     server.faults["/zips/train2014.zip"] = ["less"]
     with pytest.raises(InputError, match=r"train2014\.zip is not the file that is wanted .*; or get train2014\.zip,"):
         get(server, tmp_path / "root")
@@ -197,21 +197,21 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
-def test_other_contents_are_found_out_before_they_are_unpacked(server, tmp_path, content):
-    """By their size before they are fetched, else by their sha256; those that were put there by hand, too."""
-    root, found = tmp_path / "root", hashlib.sha256(content).hexdigest()
+def test_other_contents_are_detected_before_unpacking(server, tmp_path, content):
+    """By their size before they are fetched, else by their sha256; zips added by hand, too."""
+    root, sha256 = tmp_path / "root", hashlib.sha256(content).hexdigest()
     server.files["/zips/train2014.zip"] = content
-    with pytest.raises(InputError, match=r"is not the file that is wanted|cannot be fetched|its sha256 is") as told:
+    with pytest.raises(InputError, match=r"is not the file that is wanted|cannot be fetched|its sha256 is") as refused:
         get(server, root)
     sizes_differ = len(content) != coco2014.ARCHIVES[0].size
-    assert (root / "train2014.zip").exists() != sizes_differ and "\n" not in str(told.value)
+    assert (root / "train2014.zip").exists() != sizes_differ and "\n" not in str(refused.value)
     (root / "train2014.zip").write_bytes(content)
-    with pytest.raises(InputError, match=rf"train2014\.zip is not COCO's: its sha256 is {found}, not .*; delete it"):
+    with pytest.raises(InputError, match=rf"train2014\.zip is not COCO's: its sha256 is {sha256}, not .*; delete it"):
         get(server, root)
     assert not (root / "images/train2014").exists()
 
 
-def test_other_minival_ids_are_found_out(server, tmp_path, monkeypatch):
+def test_other_minival_ids_are_detected(server, tmp_path, monkeypatch):
     wrong = zipped({"annotations/instances_val2017.json": instances((12, 99))})
     server.files["/annotations/annotations_trainval2017.zip"] = wrong
     publish(monkeypatch, server.files)
@@ -219,7 +219,7 @@ def test_other_minival_ids_are_found_out(server, tmp_path, monkeypatch):
         get(server, tmp_path / "root")
 
 
-def test_a_zip_that_the_disk_damages_is_found_out(server, tmp_path, monkeypatch):
+def test_a_zip_damaged_on_the_disk_is_detected(server, tmp_path, monkeypatch):
     path = "/annotations/annotations_trainval2014.zip"
     whole = server.files[path]
     server.files[path] = whole[:60] + b"\0" * 9 + whole[69:]
@@ -248,9 +248,9 @@ LAST = IMAGES[5]
 HOSTILE = {
     "a link": (with_members(*WHOLE[:5], member(LAST, 0o120777, "/etc/passwd")), f"{LAST} is a link"),
     "a pipe": (with_members(*WHOLE[:5], member(LAST, 0o010644)), f"{LAST} is a link, a device"),
-    "a name twice": (with_members(*WHOLE, member(LAST, content="other")), "7 of the wanted files under 6 names"),
-    "too few": (with_members(*WHOLE[:5]), "5 of the wanted files under 5 names, not 6"),
-    "a path": (with_members(*WHOLE[:5], member("train2014/../../escaped.jpg")), "5 of the wanted files"),
+    "a name twice": (with_members(*WHOLE, member(LAST, content="other")), "7 of the expected files under 6 names"),
+    "too few": (with_members(*WHOLE[:5]), "5 of the expected files under 5 names, not 6"),
+    "a path": (with_members(*WHOLE[:5], member("train2014/../../escaped.jpg")), "5 of the expected files"),
     "a bomb": (
         zipped(dict.fromkeys(IMAGES[:6], "0" * 10**6), zipfile.ZIP_DEFLATED),
         "unpacked it would be 6,000,000 bytes",
@@ -275,17 +275,17 @@ HOSTILE |= {
 
 
 @pytest.mark.parametrize(("content", "sentence"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_zip_is_refused_though_its_sum_is_known(server, tmp_path, monkeypatch, content, sentence):
+def test_a_hostile_zip_is_refused_even_with_the_right_sum(server, tmp_path, monkeypatch, content, sentence):
     server.files["/zips/train2014.zip"] = content
     publish(monkeypatch, server.files)
-    with pytest.raises(InputError, match=r"train2014\.zip ") as told:
+    with pytest.raises(InputError, match=r"train2014\.zip ") as refused:
         get(server, tmp_path / "root")
-    assert sentence in str(told.value)
+    assert sentence in str(refused.value)
     written = [path for path in tmp_path.rglob("*.jpg*") if path.is_symlink() or path.name.startswith("escaped")]
     assert not written and not list((tmp_path / "root/images/train2014").glob(f"{LAST.partition('/')[2]}"))
 
 
-def test_files_unpacked_by_hand_that_are_links_or_pipes_do_not_stop_it(server, tmp_path):
+def test_links_and_pipes_unpacked_by_hand_do_not_stop_the_download(server, tmp_path):
     root = tmp_path / "root"
     get(server, root)
     (root / coco2014.RECORD).unlink()
@@ -301,7 +301,7 @@ def test_files_unpacked_by_hand_that_are_links_or_pipes_do_not_stop_it(server, t
         get(server, root)
 
 
-def test_without_a_network_zips_put_there_by_hand_do(server, tmp_path):
+def test_zips_added_by_hand_need_no_network(server, tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     lacking = server.files.pop("/zips/val2014.zip")

@@ -115,7 +115,7 @@ def test_boxes_overlap_little(root: Path) -> None:
     assert max(shares) > 0.15  # it does happen
 
 
-def test_boxes_hold_their_digits_in_ink_that_stands_out(root: Path) -> None:
+def test_boxes_contain_their_digits_in_contrasting_ink(root: Path) -> None:
     images, annotations = everything(root)
     of_id = {image["id"]: image for image in images}
     per_image = Counter(entry["image_id"] for entry in annotations)
@@ -156,7 +156,7 @@ def test_digits_are_turned_within_15_degrees(root: Path) -> None:
         assert abs(np.degrees(np.arctan(slope)) - degrees) < 1
 
 
-def test_minival_has_digits_and_photo_regions_of_its_own(root: Path) -> None:
+def test_minival_shares_no_digits_and_photo_regions_with_training(root: Path) -> None:
     used: list[set[int]] = []
     columns: list[dict[str, tuple[int, int]]] = []
     for names in (TRAINING, MINIVAL):
@@ -172,7 +172,7 @@ def test_minival_has_digits_and_photo_regions_of_its_own(root: Path) -> None:
         assert columns[0][photo][1] <= columns[1][photo][0]
 
 
-def test_backgrounds_are_the_crops_they_say(root: Path) -> None:
+def test_backgrounds_are_the_crops_in_the_annotations(root: Path) -> None:
     images, annotations = everything(root)
     occupied = {entry["image_id"] for entry in annotations}
     for image in images:

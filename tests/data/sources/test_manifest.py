@@ -27,7 +27,7 @@ def write_annotations(path: Path, names: list[str]) -> None:
     path.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
 
 
-def test_it_lists_the_named_images_and_their_sizes_and_no_place(root: Path, tmp_path: Path) -> None:
+def test_the_manifest_lists_names_and_sizes_and_no_absolute_path(root: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     write_manifest(manifest, (root, root), SPLITS)
     content = json.loads(manifest.read_text())
@@ -45,7 +45,7 @@ def test_it_lists_the_named_images_and_their_sizes_and_no_place(root: Path, tmp_
     }
 
 
-def test_what_is_missing_is_named_with_the_advice(root: Path, tmp_path: Path) -> None:
+def test_missing_files_are_named_with_the_advice(root: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     (root / "images" / "b.jpg").unlink()
     with pytest.raises(InputError, match=r"1 of the 3 images .*train\.json .* first is b\.jpg; buy it"):
@@ -59,7 +59,7 @@ def test_what_is_missing_is_named_with_the_advice(root: Path, tmp_path: Path) ->
         load_sources(manifest, (root, root))
 
 
-def test_what_has_changed_since_is_named(root: Path, tmp_path: Path) -> None:
+def test_files_changed_since_are_named(root: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     write_manifest(manifest, (root, root), SPLITS)
     image, annotations = root / "images" / "b.jpg", root / "val.json"

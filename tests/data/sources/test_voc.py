@@ -34,7 +34,7 @@ def root(tmp_path):
     return root
 
 
-def test_it_is_read_like_coco(root, tmp_path):
+def test_voc_is_read_like_coco(root, tmp_path):
     target = tmp_path / "data"
     write_manifest(tmp_path / "manifest.json", (target, root), convert_voc(root, target))
     assert str(tmp_path) not in (tmp_path / "manifest.json").read_text()
@@ -51,10 +51,10 @@ def test_it_is_read_like_coco(root, tmp_path):
     assert train.clipped == 0
 
 
-def test_a_year_that_is_not_there_is_said(root, tmp_path, caplog):
+def test_a_missing_year_is_a_warning(root, tmp_path, caplog):
     (root / "VOC2012/ImageSets/Main/trainval.txt").unlink()
     assert convert_voc(root, tmp_path)["train"] == [("annotations/VOC2007_trainval.json", "VOC2007/JPEGImages")]
-    assert "VOC2012/ImageSets/Main/trainval.txt is not there: train goes without it" in caplog.text
+    assert "VOC2012/ImageSets/Main/trainval.txt is missing: train is made without it" in caplog.text
     (root / "VOC2007/ImageSets/Main/test.txt").unlink()
     with pytest.raises(InputError, match=r"has no VOC2007/ImageSets/Main/test.txt; data.root must be VOCdevkit"):
         convert_voc(root, tmp_path)
@@ -85,14 +85,14 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;&b;">]>' + IMAGE
         (IMAGE.format("<object><name>dog</name></object>"), "lacks bndbox/xmin"),
     ],
 )
-def test_what_is_no_annotation_is_named(root, tmp_path, text, reason):
+def test_an_invalid_voc_annotation_is_named(root, tmp_path, text, reason):
     data = text if isinstance(text, bytes) else text.encode()
     (root / "VOC2007/Annotations/000005.xml").write_bytes(data)
     with pytest.raises(InputError, match=rf"000005\.xml is no VOC annotation .*({reason})"):
         convert_voc(root, tmp_path)
 
 
-def test_a_class_of_any_length_is_named_in_short(root, tmp_path):
+def test_a_long_class_name_is_shortened_in_the_error(root, tmp_path):
     (root / "VOC2007/Annotations/000005.xml").write_text(IMAGE.format(OBJECT.format("x" * 10**6, 0, 1, 1, 2, 2)))
     sentence = r"000005\.xml is no VOC .* has no class 'x+ \[\.\.\.\] x+'\); unpack"
     with pytest.raises(InputError, match=sentence) as refused:
@@ -100,14 +100,14 @@ def test_a_class_of_any_length_is_named_in_short(root, tmp_path):
     assert len(str(refused.value)) <= 2000
 
 
-def test_what_cannot_be_read_is_no_fault_of_voc(root, tmp_path):
+def test_an_unreadable_annotation_is_named(root, tmp_path):
     (root / "VOC2007/Annotations/000005.xml").unlink()
     with pytest.raises(InputError, match=r"000005\.xml cannot be read: no such file or directory$"):
         convert_voc(root, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["ImageSets/Main/trainval.txt", "Annotations/000005.xml"])
-def test_what_a_link_leads_to_is_not_quoted(root, tmp_path, name):
+def test_the_target_of_a_link_is_not_quoted(root, tmp_path, name):
     (tmp_path / "secret").write_text("password 000005")
     (root / "VOC2007" / name).unlink()
     (root / "VOC2007" / name).symlink_to(tmp_path / "secret")
