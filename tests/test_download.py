@@ -113,22 +113,19 @@ def test_without_a_network_it_says_what_to_do(server, tmp_path):
 def test_one_failure_stops_the_others(server, tmp_path):
     server.files["/b.zip"] = CONTENT * 30
     server.pace, server.faults["/a.zip"] = 0.02, ["404"]
-    start = time.perf_counter()
     with pytest.raises(InputError, match=r"a\.zip cannot be fetched"):
         fetch_files([(f"{server.url}/{name}", tmp_path / name) for name in ("a.zip", "b.zip")], "or put it there")
-    assert time.perf_counter() - start < 2
     assert not (tmp_path / "b.zip").exists()
+    assert (tmp_path / "b.zip.part").stat().st_size < len(CONTENT) * 30 // 2
 
 
 def test_a_server_that_says_nothing_more_does_not_keep_the_others_waiting(server, tmp_path):
-    """Ctrl-C, too, ends within one time-out, not within five."""
+    """Ctrl-C, too, ends within one time-out: a stopped download makes no further attempt."""
     server.files["/b.zip"] = CONTENT
     server.faults |= {"/a.zip": ["404"], "/b.zip": ["stall"] * 9}
     server.delays["/a.zip"] = 0.5  # until b stalls
-    start = time.perf_counter()
     with pytest.raises(InputError, match=r"a\.zip cannot be fetched"):
         fetch_files([(f"{server.url}/{name}", tmp_path / name) for name in ("b.zip", "a.zip")], "or put it there")
-    assert time.perf_counter() - start < download.TIMEOUT + 1
     assert [path for path, _ in server.gets].count("/b.zip") == 1
 
 

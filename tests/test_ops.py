@@ -8,9 +8,9 @@ import pytest
 
 from m2det import ops
 from m2det.errors import InputError
-from m2det.ops import reference
+from m2det.ops import numpy_nms
 
-IMPLEMENTATIONS = pytest.mark.parametrize("op", [ops, reference], ids=["compiled", "numpy"])
+IMPLEMENTATIONS = pytest.mark.parametrize("op", [ops, numpy_nms], ids=["compiled", "numpy"])
 
 
 @IMPLEMENTATIONS
@@ -40,10 +40,10 @@ def test_compiled_equals_numpy(seed, n):
     dets = random_dets(seed, n)
     before = dets.copy()
     for threshold in (0.3, 0.7):
-        np.testing.assert_array_equal(ops.nms(dets, threshold), reference.nms(dets, threshold))
+        np.testing.assert_array_equal(ops.nms(dets, threshold), numpy_nms.nms(dets, threshold))
         for method in ops.SOFT_METHODS:
             np.testing.assert_array_equal(
-                ops.soft_nms(dets, method, threshold), reference.soft_nms(dets, method, threshold)
+                ops.soft_nms(dets, method, threshold), numpy_nms.soft_nms(dets, method, threshold)
             )
     np.testing.assert_array_equal(dets, before)
 

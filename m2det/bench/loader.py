@@ -46,7 +46,7 @@ def bench_loader(folder: Path | None, size: int, rounds: int) -> dict[str, float
     with tempfile.TemporaryDirectory() as name:
         original, raw = (_packed(Path(name) / s.images, jpegs, s) for s in (ImageEncoding(), ImageEncoding("raw", 640)))
         settings = TrainParams.model_construct(
-            crop_probability=CROP_AND_EXPAND[0], expand_probability=CROP_AND_EXPAND[1], mirror=True
+            crop_probability=CROP_AND_EXPAND[0], expand_probability=CROP_AND_EXPAND[1], hflip=True
         )
         jpeg, pixels = (TrainingDataset(split, size, 0, settings) for split in (original, raw))
         plain = PlainDataset(original, size)

@@ -1,4 +1,4 @@
-"""Read regular files only: a FIFO would block, a device might never end."""
+"""Read regular files only: opening a FIFO would block, and reading a device might never end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ ADVICE = "put the images there, or, if you trust whoever made these files, set d
 
 
 def read_file(path: str | Path, within: str = "") -> bytes:
-    """The content of a regular file.
+    """Return the content of a regular file.
 
-    within: the real path of a folder in which the file must lie when all links are followed; empty for anywhere.
-    Raises InputError for what cannot be read, is no regular file, or lies elsewhere.
+    Args:
+        path: The file.
+        within: Real path of a folder in which the file must lie after all links are followed; empty for no limit.
+
+    Raises:
+        InputError: The file cannot be read, is not a regular file, or lies elsewhere.
     """
     try:
         require_regular(path, os.stat(path))  # noqa: PTH116 - quicker, and done for each image
-        with open(path, "rb", opener=_open_at_once) as file:
-            # the name may have become another file's: what counts is what was opened
+        with open(path, "rb", opener=_open_nonblocking) as file:
+            # checked again, since the name may lead to another file by now
             require_regular(path, os.fstat(file.fileno()))
             if within:
                 require_within(path, _real_path(file.fileno(), path), within)
@@ -31,7 +35,7 @@ def read_file(path: str | Path, within: str = "") -> bytes:
 
 
 def require_regular(path: str | Path, status: os.stat_result) -> None:
-    """Raises InputError for what `os.stat` calls anything but a regular file."""
+    """Raise InputError unless `status`, from os.stat, is a regular file's."""
     if not S_ISREG(status.st_mode):
         raise InputError(f"{path} is no regular file but a folder, a pipe or a device, which are not read; replace it")
 
@@ -46,12 +50,12 @@ def _unreadable(path: str | Path, error: OSError) -> InputError:
     return InputError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}")
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a FIFO that has come since would wait for someone to write
+def _open_nonblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a FIFO would wait for a writer
 
 
 def _real_path(descriptor: int, path: str | Path) -> str:
-    """Of an open file: by Linux's own account; elsewhere by its name, which may have changed since it was opened."""
+    """Return an open file's real path: from the kernel on Linux, elsewhere by name, which may have changed since."""
     if sys.platform == "linux":
         return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - quicker
     return os.path.realpath(path)

@@ -58,7 +58,7 @@ def unfinished_runs(root: Path) -> list[Unfinished]:
             shape = None
         if not isinstance(shape, dict) or not shape.keys() >= set(SHOWN):
             log.warning(
-                "warning: %s is damaged; `m2det unfinished --delete %s` removes the run", folder / WHAT, folder.name
+                "warning: %s is damaged; `m2det runs delete %s` removes the run", folder / WHAT, folder.name
             )
             continue
         saved = checkpoints(folder)

@@ -118,7 +118,7 @@ def test_verify_names_every_bad_record(project, capsys):
     shown = capsys.readouterr()
     bad = shown.out.strip().splitlines()
     assert len(bad) == 3 and all(each in " ".join(bad) for each in ("image 4.jpg", "image 9.jpg", "val.lmdb"))
-    assert shown.err.endswith("error: data/cache is not as it should be in 3 places, named above with what to do\n")
+    assert shown.err.endswith("error: data/cache has 3 faults, named above with what to do\n")
 
 
 @pytest.mark.usefixtures("project", "forkserver")
@@ -180,7 +180,7 @@ def test_a_truncated_lmdb_is_never_a_signal():
     """At any length, before or after it was opened, reading ends in a sentence."""
     program = """
 import os, sys
-from m2det.data.store import REPACK, PackedSplit
+from m2det.data.packed.reader import REPACK, PackedSplit
 from m2det.errors import InputError
 whole = os.path.getsize("data/cache/train.lmdb")
 content = open("data/cache/train.lmdb", "rb").read()
@@ -219,7 +219,7 @@ def test_show_draws_what_the_network_sees(project, capsys, split, words):
 VERIFY = """
 import sys, time
 from pathlib import Path
-from m2det.data import verify
+from m2det.data.packed import verify
 verify._verdict = lambda *_: time.sleep(60)
 list(verify.bad_records(Path("data/cache"), 2))
 """
