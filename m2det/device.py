@@ -32,21 +32,17 @@ class Traits:
     """
 
     autocast_dtype: torch.dtype
-    channels_last: bool
-    supports_compile: bool
-    fused_supports_found_inf: bool
+    channels_last: bool = True
+    supports_compile: bool = True
+    fused_supports_found_inf: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 TRAITS = {
-    "cpu": Traits(
-        autocast_dtype=torch.bfloat16, channels_last=True, supports_compile=True, fused_supports_found_inf=True
-    ),
-    "cuda": Traits(
-        autocast_dtype=torch.float16, channels_last=True, supports_compile=True, fused_supports_found_inf=True
-    ),
+    "cpu": Traits(torch.bfloat16),
+    "cuda": Traits(torch.float16),
     "npu": Traits(
-        autocast_dtype=torch.float16,
+        torch.float16,
         channels_last=False,  # torch_npu raises
         supports_compile=False,  # its compilers are packages of their own, which were not tried
         fused_supports_found_inf=False,  # op-plugin: fused SGD reads the flag on the host, fused AdamW ignores it
@@ -69,24 +65,21 @@ def choose_device(device_type: str) -> torch.device:
     """
     if device_type == "npu":
         import_torch_npu()
-    if device_type == "cpu":
-        log.info("device: cpu (requested)")
-        return torch.device("cpu")
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if device_type == "auto":
-        if accelerator and accelerator.type in TRAITS:
-            log.info("device: %s (the available accelerator)", accelerator)
-            return accelerator
-        log.info("device: cpu (%s)", f"{accelerator.type} is not supported" if accelerator else "no accelerator")
-        return torch.device("cpu")
-    if accelerator is None or accelerator.type != device_type:
+    device, reason = torch.device("cpu"), "requested"
+    if device_type != "cpu":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
         available = accelerator.type if accelerator else "no accelerator"
-        raise InputError(
-            f"run.device is {device_type!r}, but this machine has {available}; set run.device: auto, or install the "
-            "driver and the matching build of torch"
-        )
-    log.info("device: %s (requested)", device_type)
-    return accelerator
+        if device_type not in ("auto", available):
+            raise InputError(
+                f"run.device is {device_type!r}, but this machine has {available}; set run.device: auto, or install "
+                "the driver and the matching build of torch"
+            )
+        if accelerator and available in TRAITS:
+            device, reason = accelerator, "the available accelerator" if device_type == "auto" else "requested"
+        else:
+            reason = f"{available} is not supported" if accelerator else available
+    log.info("device: %s (%s)", device, reason)
+    return device
 
 
 def import_torch_npu() -> None:

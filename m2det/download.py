@@ -64,10 +64,8 @@ def _fetch(url: str, path: Path, size: int, advice: str, stop: Event) -> None:
         bar.update(received)
         while True:
             try:
-                _transfer(url, file, note, size, stop, bar)
+                _transfer(url, file, note, size, advice, stop, bar)
                 break
-            except _OtherSizeError as error:
-                raise InputError(f"{url} is not the file expected ({error}); {advice}") from error
             except (OSError, http.client.HTTPException) as error:  # HTTPError is an OSError
                 final = isinstance(error, HTTPError) and error.code < 500 and error.code not in (408, 416, 429)
                 failures = 0 if file.tell() > received else failures + 1
@@ -80,11 +78,7 @@ def _fetch(url: str, path: Path, size: int, advice: str, stop: Event) -> None:
     note.unlink(missing_ok=True)
 
 
-class _OtherSizeError(Exception):
-    pass
-
-
-def _transfer(url: str, file: FileIO, note: Path, size: int, stop: Event, bar: tqdm) -> None:
+def _transfer(url: str, file: FileIO, note: Path, size: int, advice: str, stop: Event, bar: tqdm) -> None:
     """Append the missing bytes, in one request. Raises OSError or HTTPException where the file stays incomplete."""
     local: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {}
     start = file.tell()
@@ -102,7 +96,8 @@ def _transfer(url: str, file: FileIO, note: Path, size: int, stop: Event, bar: t
     with response:
         remote, offset = _parse_headers(response)
         if size and remote["length"] not in (0, size):
-            raise _OtherSizeError(f"the server says it has {remote['length']} bytes, not {size}")
+            reason = f"the server says it has {remote['length']} bytes, not {size}"
+            raise InputError(f"{url} is not the file expected ({reason}); {advice}")
         if response.status != 206:
             _empty(file, bar)
             temporary = note.with_name(f"{note.name}.tmp")

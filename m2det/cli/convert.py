@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from m2det.cli.arguments import positive_int
 from m2det.errors import InputError
+from m2det.files.hashing import file_sha256
 from m2det.text import print_log
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,8 @@ def _from_original(source: Path, target: Path, size: int | None, annotations: Pa
     report = load_reference_state_dict(model, state)
     log.info("%s", report)
     classes, category_ids = _classes(annotations, num_classes)
-    card = {
-        "model": name,
-        "overrides": overrides,
-        "classes": classes,
-        "category_ids": category_ids,
-        "hashes": {"original": hashlib.sha256(source.read_bytes()).hexdigest()},
-    }
-    save_trained(target, model, card)
+    card = {"model": name, "overrides": overrides, "classes": classes, "category_ids": category_ids}
+    save_trained(target, model, card | {"hashes": {"original": file_sha256(source)}})
 
 
 def _to_original(source: Path, target: Path) -> None:
@@ -92,9 +86,8 @@ def _to_original(source: Path, target: Path) -> None:
 
 
 def _size_from_name(source: Path) -> int:
-    for number in re.findall(r"\d+", source.stem):
-        if int(number) in ORIGINAL_SIZES:
-            return int(number)
+    if sizes := [int(n) for n in re.findall(r"\d+", source.stem) if int(n) in ORIGINAL_SIZES]:
+        return sizes[0]
     log.warning("size: 512, assumed, since the file's name has none of the original's sizes; else give --size")
     return 512
 

@@ -26,9 +26,8 @@ def add_parser(subparsers: Any) -> None:
     verify.set_defaults(run=_verify)
     show = parts.add_parser("show", help="draw samples as the network gets them")
     show.add_argument("--split", choices=("train", "val"), default="train", help="(default %(default)s)")
-    show.add_argument(
-        "--epoch", type=nonnegative_int, default=0, metavar="N", help="of train, from 0 (default %(default)s)"
-    )
+    epoch = "of train, from 0 (default %(default)s)"
+    show.add_argument("--epoch", type=nonnegative_int, default=0, metavar="N", help=epoch)
     show.add_argument("--out", type=Path, default=Path("samples.png"), metavar="PNG", help="(default %(default)s)")
     show.set_defaults(run=_show)
 

@@ -6,16 +6,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from m2det.cli.arguments import DEVICES, fraction
 from m2det.errors import InputError
 from m2det.files.whole import MAX_NAME_BYTES, write_whole
 from m2det.text import printable
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 GOLDEN_ANGLE = 137.508  # degrees of hue between neighbouring classes, whose colours so look different
 MIN_SIDE = 480  # px of the drawn picture's shorter side, for its texts to be legible
@@ -66,7 +62,7 @@ def detect_files(
     from m2det.files.regular_file import read_file
     from m2det.model import prior_boxes
     from m2det.model.model_file import load_trained
-    from m2det.viz.draw import draw_boxes
+    from m2det.viz.draw import Mark, draw_boxes
 
     targets = _targets(find_pictures(paths), out)
     device = choose_device(device_type)
@@ -86,7 +82,13 @@ def detect_files(
             results.append({**entry, "file_name": os.fsencode(path.name).decode(errors="backslashreplace")})
         drawable = detections[detections[:, 4] >= min_score]
         scale = min(max(1.0, MIN_SIDE / min(height, width)), MAX_SIDE / max(height, width))
-        drawn = draw_boxes(image, _annotations(drawable, (width, height), card["classes"]), scale)
+        limits = (width - 1, height - 1) * 2
+        marks = []
+        for row in drawable:
+            label = int(row[5])
+            text = f"{card['classes'][label - 1]} {row[4]:.2f}"
+            marks.append(Mark(tuple(row[:4].clip(0, limits)), text, _color(label)))
+        drawn = draw_boxes(image, marks, scale)
         # cv2.imwrite would end the process for a name that is not UTF-8
         write_whole(target, cv2.imencode(".jpg", drawn)[1].tobytes())
         print(printable(f"{path}: {len(drawable)} objects -> {target}"))
@@ -107,16 +109,6 @@ def _targets(pictures: Sequence[Path], out: Path) -> dict[Path, Path]:
             raise InputError(f"{targets[target]} and {path} would both be drawn as {target}; give them one at a time")
         targets[target] = path
     return targets
-
-
-def _annotations(detections: NDArray[np.float32], size: tuple[int, int], classes: Sequence[str]) -> list[Any]:
-    from m2det.viz.draw import Mark
-
-    limits = (size[0] - 1, size[1] - 1) * 2
-    return [
-        Mark(tuple(row[:4].clip(0, limits)), f"{classes[int(row[5]) - 1]} {row[4]:.2f}", _color(int(row[5])))
-        for row in detections
-    ]
 
 
 def _color(label: int) -> tuple[int, int, int]:

@@ -32,11 +32,9 @@ def examine() -> list[tuple[str, str]]:
     from m2det.model.flops import peak_flops
     from m2det.train.amp import Precision
 
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     findings = [
-        (
-            "machine",
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        ),
+        ("machine", machine),
         ("torch", torch.__version__),
         ("compiled NMS", "built" if find_spec("m2det.ops._nms") else "missing: run `dvc repro ops`"),
         *((name, _version(name)) for name in ("torch_npu", "hotcoco", "onnxruntime", "dvc", "prefect")),

@@ -80,17 +80,10 @@ def export_onnx(weights: Path, target: Path, pictures: Sequence[Path]) -> None:
         if path.is_dir():
             raise InputError(f"{path} is a folder; move it, or give another --out")
     with replacing(target) as temporary:
-        torch.onnx.export(
-            detector,
-            (images[:2],),
-            temporary,
-            input_names=["images"],
-            output_names=["boxes", "scores"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            external_data=False,
-            dynamo=True,
-            verbose=False,
-        )
+        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["boxes", "scores"]}
+        shapes = {"images": {0: torch.export.Dim("batch")}}
+        options = {"dynamic_shapes": shapes, "external_data": False, "dynamo": True, "verbose": False}
+        torch.onnx.export(detector, (images[:2],), temporary, **names, **options)
         difference = _difference(detector, temporary, images)
         if not difference <= TOLERANCE:
             raise InputError(

@@ -46,20 +46,8 @@ def detect_images(
     """
     outputs = model(subtract_mean(images.to(device, non_blocking=True), device))
     loc, conf = outputs["loc"].cpu(), outputs["conf"].cpu()
-    return [
-        postprocess(
-            loc[i],
-            conf[i],
-            priors,
-            size,
-            settings.nms,
-            settings.score_threshold,
-            settings.nms_iou,
-            settings.per_class,
-            settings.per_image,
-        )
-        for i, size in enumerate(sizes)
-    ]
+    options = settings.model_dump(exclude={"batch_size", "scorer"})
+    return [postprocess(loc[i], conf[i], priors, size, **options) for i, size in enumerate(sizes)]
 
 
 def coco_results_of_split(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,9 +34,8 @@ ALLOWED_GLOBALS = {
     "torch.storage TypedStorage",
     "torch.storage UntypedStorage",
 }
-ALLOWED_TYPES = re.compile(
-    r"torch (\w+Storage|b?float\w+|u?int\w+|half|double|short|long|bool|complex\w+)"
-)  # never called
+# never called
+ALLOWED_TYPES = re.compile(r"torch (\w+Storage|b?float\w+|u?int\w+|half|double|short|long|bool|complex\w+)")
 KEY_TYPES = (str, bytes, int, float, type(None))
 
 
@@ -43,9 +43,9 @@ class _Global(str):
     """The argument of the opcode GLOBAL: "module name"."""
 
 
+@dataclass
 class _Dict:
-    def __init__(self) -> None:
-        self.entries = 0
+    entries: int = 0
 
 
 class _OrderedDict(_Dict):
@@ -131,10 +131,9 @@ class _Reader:
                     raise ValueError("it sets the state of an object that has none")
                 self._count_copies(state)
             case "BINPERSID":
+                # torch takes keys that differ only in case for one storage
                 if not (isinstance(stack[-1], tuple) and len(stack[-1]) > 2 and _is_key(stack[-1][2])):
-                    raise ValueError(
-                        "a storage's key is no number"
-                    )  # keys that differ only in case would be one storage twice
+                    raise ValueError("a storage's key is no number")
                 stack[-1] = None
             case "PROTO" | "STOP":
                 pass
@@ -172,9 +171,7 @@ class _Reader:
                 _check_keys([pair[0] for pair in argument])
             elif not isinstance(argument, _Dict):
                 raise ValueError("it makes a dict of an object that is none")
-        result = _OrderedDict()
-        result.entries = sum(a.entries if isinstance(a, _Dict) else len(a) for a in arguments)
-        return result
+        return _OrderedDict(sum(a.entries if isinstance(a, _Dict) else len(a) for a in arguments))
 
     def _count_copies(self, argument: Any) -> None:
         """Limit the entries passed to calls, since one long list can be an argument of any number of calls."""

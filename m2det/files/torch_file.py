@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO, cast
@@ -78,40 +80,39 @@ def _tensor_bytes(content: Any) -> int:
 
 def verify(path: Path) -> None:
     """Raise Damaged unless the file is what `save_checked` wrote."""
-    try:
-        with path.open("rb") as file:
-            _verify(path, file)
-    except OSError as error:
-        raise Damaged(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
+    with _verified(path):
+        pass
 
 
 def load_checked(path: Path) -> Any:
     """Return what `save_checked` wrote: tensors, on the CPU, and plain types. Raises Damaged for any other file."""
     try:
-        with path.open("rb") as file:
-            _verify(path, file)
+        with _verified(path) as file:
             return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise Damaged(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise Damaged(f"{path} has the checksum of its content, but holds no plain tensors") from error
 
 
-def _verify(path: Path, file: BinaryIO) -> None:
-    """Compare the checksum; leave the file at its start."""
-    rest = os.fstat(file.fileno()).st_size - TAIL_BYTES
-    file.seek(max(rest, 0))
-    tail = file.read()
-    if len(tail) != TAIL_BYTES or not tail.startswith(MARK):
-        raise Damaged(f"{path} does not end in a checksum: it is cut short, or an earlier version of m2det wrote it")
-    file.seek(0)
-    sha256 = hashlib.sha256()
-    while rest:
-        data = file.read(min(rest, 1 << 20))
-        if not data:
-            break
-        sha256.update(data)
-        rest -= len(data)
-    if sha256.digest() != tail[len(MARK) :]:
-        raise Damaged(f"{path} is damaged: its sha256 is another than when it was written")
-    file.seek(0)
+@contextmanager
+def _verified(path: Path) -> Iterator[BinaryIO]:
+    """Yield the open file, at its start, after its checksum was compared. Raises Damaged."""
+    try:
+        with path.open("rb") as file:
+            remaining = os.fstat(file.fileno()).st_size - TAIL_BYTES
+            file.seek(max(remaining, 0))
+            tail = file.read()
+            if len(tail) != TAIL_BYTES or not tail.startswith(MARK):
+                raise Damaged(
+                    f"{path} does not end in a checksum: it is cut short, or an earlier version of m2det wrote it"
+                )
+            file.seek(0)
+            sha256 = hashlib.sha256()
+            while data := file.read(min(remaining, 1 << 20)):
+                sha256.update(data)
+                remaining -= len(data)
+            if sha256.digest() != tail[len(MARK) :]:
+                raise Damaged(f"{path} is damaged: its sha256 is another than when it was written")
+            file.seek(0)
+            yield file
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error

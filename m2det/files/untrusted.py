@@ -40,10 +40,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if not name or name in named:
             raise InputError(f"{path}: {str(key)[:200]!r} is no name of a tensor, or occurs twice")
         named[name] = value
-    size = path.stat().st_size
-    if (
-        sum(value.nbytes for value in named.values()) > MAX_EXPANSION * size
-    ):  # expand() makes a tensor of any size from one number
+    size = path.stat().st_size  # expand() makes a tensor of any size from one number
+    if sum(value.nbytes for value in named.values()) > MAX_EXPANSION * size:
         raise InputError(f"{path} has {size:,} bytes, but its tensors would take over {MAX_EXPANSION} times as many")
     for name, value in named.items():
         if not value.isfinite().all():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import reprlib
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
+from reprlib import repr as short_repr
 from typing import Any
 
 from m2det.errors import InputError
@@ -101,24 +101,16 @@ class M2DetConfig:
 
     def __post_init__(self) -> None:
         for key, (low, high) in BOUNDS.items():
-            if not low <= getattr(self, key) <= high:
-                raise InputError(f"{self.name}: {key} is {shortened(getattr(self, key))}, but it takes {low} to {high}")
-        if self.planes % 2:
-            raise InputError(f"{self.name}: planes is {self.planes}, but it takes an even number")
-        if len(self.fused) != 2 or not all(type(n) is int and 0 < n <= MAX_CHANNELS for n in self.fused):
-            raise InputError(
-                f"{self.name}: fused is {shortened(self.fused)}, but it takes two numbers of channels, at most "
-                f"{MAX_CHANNELS}"
-            )
-        valid = all(type(s) in (int, float) and 0 < s <= 2 for s in self.sizes)
-        increasing = valid and all(a < b for a, b in pairwise(self.sizes))
-        if self.sizes and not (increasing and len(self.sizes) == self.scales + 1):
-            raise InputError(
-                f"{self.name}: sizes is {shortened(self.sizes)}, but it takes {self.scales + 1} rising numbers above "
-                "0, 2 at most"
-            )
-        if not 0 < self.bn_momentum <= 1:
-            raise InputError(f"{self.name}: bn_momentum is {self.bn_momentum}, but it takes one above 0, 1 at most")
+            self._require(key, low <= getattr(self, key) <= high, f"{low} to {high}")
+        self._require("planes", self.planes % 2 == 0, "an even number")
+        channels = all(type(n) is int and 0 < n <= MAX_CHANNELS for n in self.fused)
+        self._require("fused", len(self.fused) == 2 and channels, f"two numbers of channels, at most {MAX_CHANNELS}")
+        positive = all(type(s) in (int, float) and 0 < s <= 2 for s in self.sizes)
+        increasing = positive and all(a < b for a, b in pairwise(self.sizes))
+        complete = increasing and len(self.sizes) == self.scales + 1
+        expected = f"{self.scales + 1} rising numbers above 0, 2 at most"
+        self._require("sizes", complete or not self.sizes, expected)
+        self._require("bn_momentum", 0 < self.bn_momentum <= 1, "a number above 0, 1 at most")
         if not self._supports(self.size):
             low, high = BOUNDS["size"]
             candidates = (range(self.size - 1, low - 1, -1), range(self.size + 1, high + 1))
@@ -127,6 +119,10 @@ class M2DetConfig:
                 f"{self.name}: a pyramid of {self.scales} scales does not work out at {self.size} px (maps "
                 f"{self._feature_sizes(self.size)}); the nearest size that does is {' or '.join(filter(None, nearest))}"
             )
+
+    def _require(self, key: str, valid: bool, expected: str) -> None:
+        if not valid:
+            raise InputError(f"{self.name}: {key} is {short_repr(getattr(self, key))}, but it takes {expected}")
 
     def _supports(self, size: int) -> bool:
         sides = self._feature_sizes(size)
@@ -197,12 +193,12 @@ def get_config(name_or_config: str | M2DetConfig, **overrides: Any) -> M2DetConf
     """
     for key, value in overrides.items():
         if key not in M2DetConfig.__dataclass_fields__ or key == "name":
-            raise InputError(f"no setting of a model is called {shortened(key)}")
+            raise InputError(f"no setting of a model is called {short_repr(key)}")
         expected = type(getattr(TINY, key)) if key != "backbone" else VGGConfig | ResNetConfig
         overrides[key] = tuple(value) if isinstance(value, list) else value
         if not isinstance(overrides[key], expected) or (expected is int and isinstance(value, bool)):
             raise InputError(
-                f"the model's {key} is {shortened(value)}, but it takes a value like {getattr(TINY, key)!r}"
+                f"the model's {key} is {short_repr(value)}, but it takes a value like {getattr(TINY, key)!r}"
             )
     if isinstance(name_or_config, M2DetConfig):
         return replace(name_or_config, **overrides)
@@ -211,12 +207,7 @@ def get_config(name_or_config: str | M2DetConfig, **overrides: Any) -> M2DetConf
     parts = re.fullmatch(r"m2det([0-9]{1,6})-(\w+)", name_or_config)
     if not parts or parts[2] not in BACKBONES:
         raise InputError(
-            f"no model is called {shortened(name_or_config)}; there are {TINY.name} and m2detSIZE-BACKBONE, SIZE in "
+            f"no model is called {short_repr(name_or_config)}; there are {TINY.name} and m2detSIZE-BACKBONE, SIZE in "
             f"pixels (320, 512, 704, 800 are the original's), BACKBONE one of {', '.join(BACKBONES)}"
         )
     return M2DetConfig(**{"name": name_or_config, "size": int(parts[1]), "backbone": BACKBONES[parts[2]], **overrides})
-
-
-def shortened(value: Any) -> str:
-    """Return the value's repr, without the middle of a long one."""
-    return reprlib.repr(value)

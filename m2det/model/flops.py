@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from m2det.device import peak_memory
+from m2det.device import device_name, peak_memory
 from m2det.model import M2Det, build_model
 
 # Dense operations per second in low precision, by a part of the device's name; the first match counts.
@@ -63,7 +63,5 @@ class Cost:
 
 def peak_flops(device: torch.device) -> float:
     """Return the device's dense low-precision operations per second by its vendor's data sheet; 0 if unknown."""
-    if device.type == "cpu":
-        return 0.0
-    name = torch.get_device_module(device.type).get_device_name(device)
+    name = device_name(device)
     return next((peak for part, peak in PEAKS if re.search(rf"\b{part}\b", name)), 0.0)

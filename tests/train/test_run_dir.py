@@ -18,7 +18,7 @@ SHAPE = {"epochs": 3, "seed": 1, "model": {"name": "m2det-tiny"}, "train": {"lr"
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from m2det.unfinished import locked
+from m2det.files.locks import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:
         sys.argv.append("child")  # which is stopped, say, and lives on
