@@ -1,4 +1,4 @@
-"""What differs between cpu, cuda and npu: one small table over torch.accelerator."""
+"""How cpu, cuda and npu differ: one table, and the choices that depend on the device."""
 
 from __future__ import annotations
 
@@ -20,27 +20,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Traits:
-    """half: the type that O1 computes in; channels_last: whether that memory format works and pays;
-    compiles: whether torch.compile does; skips: whether its fused optimizers read the flag that has them leave a
-    step out (found_inf) without waiting; environment: what must be set before its processes start."""
+    """What a type of device supports.
 
-    half: torch.dtype
-    channels_last: bool
-    compiles: bool
-    skips: bool
+    Attributes:
+        autocast_dtype: The low-precision dtype of autocast (opt_level O1).
+        channels_last: Whether that memory format works and is faster.
+        supports_compile: Whether torch.compile works.
+        fused_supports_found_inf: Whether the fused optimizers skip a step by the flag `found_inf` on the device,
+            without a synchronization.
+        environment: Environment variables to set before the processes start.
+    """
+
+    autocast_dtype: torch.dtype
+    channels_last: bool = True
+    supports_compile: bool = True
+    fused_supports_found_inf: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 TRAITS = {
-    "cpu": Traits(half=torch.bfloat16, channels_last=True, compiles=True, skips=True),
-    "cuda": Traits(half=torch.float16, channels_last=True, compiles=True, skips=True),
+    "cpu": Traits(torch.bfloat16),
+    "cuda": Traits(torch.float16),
     "npu": Traits(
-        half=torch.float16,
-        channels_last=False,  # raises there
-        compiles=False,  # its compilers are packages of their own, which we have not tried
-        skips=False,  # op-plugin: fused SGD's kernel reads the flag to the host, fused AdamW's not at all
+        torch.float16,
+        channels_last=False,  # torch_npu raises
+        supports_compile=False,  # its compilers are packages of their own, which were not tried
+        fused_supports_found_inf=False,  # op-plugin: fused SGD reads the flag on the host, fused AdamW ignores it
         environment={  # Ascend/pytorch, docs/zh/api/environment_variable
-            "TASK_QUEUE_ENABLE": "2",  # operators are queued and launched by threads of their own
+            "TASK_QUEUE_ENABLE": "2",  # separate threads queue and launch the operators
             "CPU_AFFINITY_CONF": "2",  # each device's threads keep to cores of their own (the original: taskset)
             "HCCL_CONNECT_TIMEOUT": "1200",  # seconds; one process may compile operators while others wait
             "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",  # less fragmentation
@@ -50,34 +57,33 @@ TRAITS = {
 
 
 @cache
-def choose_device(wanted: str) -> torch.device:
-    """auto, cpu, cuda or npu -> a device; the choice is logged with its reason, once.
+def choose_device(device_type: str) -> torch.device:
+    """Return the device for `device_type`: auto, cpu, cuda or npu. Log the choice and its reason, once.
 
-    Raises InputError where the wanted device is not there.
+    Raises:
+        InputError: The machine has no such device.
     """
-    if wanted == "npu":
+    if device_type == "npu":
         import_torch_npu()
-    if wanted == "cpu":
-        log.info("device: cpu, as asked for")
-        return torch.device("cpu")
-    found = torch.accelerator.current_accelerator(check_available=True)
-    if wanted == "auto":
-        if found and found.type in TRAITS:
-            log.info("device: %s, the accelerator that is there", found)
-            return found
-        log.info("device: cpu, %s", f"{found.type} is not supported" if found else "no accelerator is there")
-        return torch.device("cpu")
-    if found is None or found.type != wanted:
-        raise InputError(
-            f"run.device is {wanted!r}, but this machine has {found.type if found else 'no accelerator'}; "
-            "set run.device: auto, or install the driver and the matching build of torch"
-        )
-    log.info("device: %s, as asked for", wanted)
-    return found
+    device, reason = torch.device("cpu"), "requested"
+    if device_type != "cpu":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        available = accelerator.type if accelerator else "no accelerator"
+        if device_type not in ("auto", available):
+            raise InputError(
+                f"run.device is {device_type!r}, but this machine has {available}; set run.device: auto, or install "
+                "the driver and the matching build of torch"
+            )
+        if accelerator and available in TRAITS:
+            device, reason = accelerator, "the available accelerator" if device_type == "auto" else "requested"
+        else:
+            reason = f"{available} is not supported" if accelerator else available
+    log.info("device: %s (%s)", device, reason)
+    return device
 
 
 def import_torch_npu() -> None:
-    """The one place that imports it. Raises InputError naming CANN where it does not load."""
+    """Import torch_npu, which only this function does. Raises InputError naming CANN where the import fails."""
     try:
         importlib.import_module("torch_npu")
     except ImportError as error:
@@ -87,62 +93,71 @@ def import_torch_npu() -> None:
         ) from error
 
 
-def autocast_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
-    """The type that O1's autocast computes in, and why; float32 means that no half type pays on this device."""
-    if wanted != "auto":
-        return getattr(torch, wanted), "as asked for"
+def autocast_dtype(device: torch.device, name: str) -> tuple[torch.dtype, str]:
+    """Return the low-precision dtype of autocast (opt_level O1), and the reason.
+
+    Args:
+        device: The device that computes.
+        name: precision.dtype: a torch dtype's name, or auto for the device's own.
+
+    Returns:
+        (dtype, reason); float32 where low precision would be slower.
+    """
+    if name != "auto":
+        return getattr(torch, name), "set by precision.dtype"
     if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
-        return torch.float32, "this CPU has no avx512_bf16, bfloat16 would be slower"
-    reason = "this CPU has avx512_bf16" if device.type == "cpu" else f"the half type of {device.type}"
-    return TRAITS[device.type].half, reason
+        return torch.float32, "CPU has no avx512_bf16: bfloat16 would be slower"
+    reason = "CPU has avx512_bf16" if device.type == "cpu" else f"the low-precision dtype of {device.type}"
+    return TRAITS[device.type].autocast_dtype, reason
 
 
 def to_device(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """To the device, in the memory format that suits it."""
+    """Move the model to the device, in the device's memory format."""
     if TRAITS[device.type].channels_last:
         return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)
 
 
 def convert_sync_bn(model: torch.nn.Module, device: torch.device) -> None:
-    """Give the model batch normalisation over all processes' images. Raises InputError on a CPU."""
+    """Make batch normalization use the images of all processes, in place. Raises InputError on a CPU."""
     if device.type == "cpu":
-        raise InputError("train.sync_bn is true, but a CPU has no synchronised batch normalisation; set it to false")
-    log.info("batch normalisation: over the images of all processes")
+        raise InputError("train.sync_bn is true, but a CPU has no synchronized batch normalization; set it to false")
+    log.info("batch normalization: over the images of all processes")
     torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def use_fused_optimizer(device: torch.device, optimizer: Literal["sgd", "adamw"]) -> tuple[bool, str]:
-    """Whether to use torch's fused kernel of the optimizer, rather than one over lists of tensors, and why."""
+    """Return whether to use torch's fused kernel of the optimizer rather than its foreach one, and the reason."""
     if device.type != "npu":
-        return True, f"{device.type} has it"
+        return True, f"supported on {device.type}"
     if optimizer == "adamw":
-        return False, "torch_npu's fused AdamW cannot leave a step out"
+        return False, "torch_npu's fused AdamW cannot skip a step"
     name = torch.get_device_module("npu").get_device_name(device)
     if re.search(r"Ascend910B\d|Ascend910_93", name):
-        return True, f"{name} has it"
+        return True, f"supported on {name}"
     return False, f"its kernel aclnnFusedSgd is documented for Atlas A2 and A3, not for {name}"
 
 
 def compile_model(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The network by torch.compile, on fixed shapes; its parameters stay the same objects.
+    """Return the network compiled by torch.compile for fixed shapes, with the same parameter objects.
 
-    Raises InputError where that does not work.
+    Raises:
+        InputError: The device does not support it.
     """
-    if not TRAITS[device.type].compiles:
+    if not TRAITS[device.type].supports_compile:
         raise InputError(f"run.compile is true, which this project does not support on {device.type}; set it false")
     log.info("network: compiled by torch.compile; the first steps take minutes")
     return torch.compile(network, dynamic=False)  # type: ignore[return-value]
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock read next is true; nothing to wait for on a CPU."""
+    """Wait until the device has computed everything, so that a time measured next is true; on a CPU do nothing."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
-def describe(device: torch.device) -> str:
-    """The device's name, for reports: never part of anything that a hash covers."""
+def device_name(device: torch.device) -> str:
+    """Return the device's name, for reports; no hash covers it."""
     if device.type == "cpu":
         import platform
 
@@ -160,16 +175,16 @@ def _cpu_model() -> str:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin anew what peak_memory says; on a CPU it is the whole process's life."""
+    """Restart the measurement of `peak_memory`; a CPU's always covers the whole process."""
     if device.type != "cpu":
         torch.accelerator.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has had: of the device's memory, or of the CPU's."""
+    """Return the maximum memory of this process in bytes: the device's, or on a CPU the host's."""
     if device.type != "cpu":
         return torch.accelerator.max_memory_allocated(device)
     import resource
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

@@ -1,4 +1,4 @@
-"""Large files over HTTP: continued where they broke off, begun again where the server's file has changed."""
+"""Download large files over HTTP: resume an interrupted one, restart where the server's file has changed."""
 
 from __future__ import annotations
 
@@ -22,30 +22,37 @@ from m2det.errors import InputError, writing
 log = logging.getLogger(__name__)
 
 TIMEOUT = 30.0  # seconds without a byte
-ATTEMPTS = 5  # in a row that gain no byte
-PAUSE = 1.0  # seconds before the next one; twice as long each time
-BLOCK = 1 << 20
+MAX_FAILURES = 5  # attempts in a row that gain no byte
+PAUSE = 1.0  # seconds before the next attempt; doubled after each failure
+BLOCK = 1 << 20  # bytes
 
 
 def fetch_files(files: Sequence[tuple[str, Path]], advice: str, sizes: Mapping[Path, int] | None = None) -> None:
-    """Fetch (URL, path) pairs, all at once, with progress; what is interrupted continues in the next call.
+    """Fetch files at the same time, with progress bars; a later call resumes what an interrupted one left in PATH.part.
 
-    What came of a file lies in PATH.part. Proxies are taken from the environment. sizes: bytes of files where known.
-    Raises InputError, ending in the advice, for what cannot be fetched or written, or has another size.
+    Proxies are taken from the environment.
+
+    Args:
+        files: (URL, path) pairs.
+        advice: What to do instead; the end of the error's sentence.
+        sizes: Expected size in bytes by path, for files whose size is known.
+
+    Raises:
+        InputError: A file cannot be fetched or written, or has another size.
     """
     sizes = sizes or {}
     stop = Event()
     with ThreadPoolExecutor(len(files)) as pool:
-        running = [pool.submit(_fetch, url, path, sizes.get(path, 0), advice, stop) for url, path in files]
+        futures = [pool.submit(_fetch, url, path, sizes.get(path, 0), advice, stop) for url, path in files]
         try:
-            for done in as_completed(running):
-                done.result()
+            for future in as_completed(futures):
+                future.result()
         finally:
             stop.set()  # before the pool waits for its threads
 
 
 def parts_of(path: Path) -> tuple[Path, Path]:
-    """What an interrupted fetch of the file leaves: its beginning, and a note on where that is from."""
+    """Return the paths of the files that an interrupted fetch leaves: the first bytes, and the server's version."""
     return path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
 
 
@@ -53,66 +60,61 @@ def _fetch(url: str, path: Path, size: int, advice: str, stop: Event) -> None:
     part, note = parts_of(path)
     bar = tqdm(desc=path.name, unit="B", unit_scale=True, mininterval=1)
     with bar, writing(part), part.open("ab", buffering=0) as file:
-        most, failures = file.tell(), 0
-        bar.update(most)
+        received, failures = file.tell(), 0
+        bar.update(received)
         while True:
             try:
-                _transfer(url, file, note, size, stop, bar)
+                _transfer(url, file, note, size, advice, stop, bar)
                 break
-            except _OtherSizeError as error:
-                raise InputError(f"{url} is not the file that is wanted ({error}); {advice}") from error
             except (OSError, http.client.HTTPException) as error:  # HTTPError is an OSError
                 final = isinstance(error, HTTPError) and error.code < 500 and error.code not in (408, 416, 429)
-                failures = 0 if file.tell() > most else failures + 1
-                if final or stop.is_set() or failures == ATTEMPTS:
+                failures = 0 if file.tell() > received else failures + 1
+                if final or stop.is_set() or failures == MAX_FAILURES:
                     raise InputError(f"{url} cannot be fetched ({error or type(error).__name__}); {advice}") from error
                 log.warning("%s: %s; trying again", path.name, error)
-            most = max(most, file.tell())
+            received = max(received, file.tell())
             stop.wait(PAUSE * 2 ** max(0, failures - 1))
     part.rename(path)
     note.unlink(missing_ok=True)
 
 
-class _OtherSizeError(Exception):
-    pass
-
-
-def _transfer(url: str, file: FileIO, note: Path, size: int, stop: Event, bar: tqdm) -> None:
-    """One request: append what is missing. Raises OSError or HTTPException where that is not all of it."""
-    known: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {}
+def _transfer(url: str, file: FileIO, note: Path, size: int, advice: str, stop: Event, bar: tqdm) -> None:
+    """Append the missing bytes, in one request. Raises OSError or HTTPException where the file stays incomplete."""
+    local: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {}
     start = file.tell()
-    if start and start == known.get("length"):
+    if start and start == local.get("length"):
         return
     headers = {"User-Agent": "m2det", "Accept-Encoding": "identity"}
-    if start and known.get("version"):  # without one nobody can tell whether the rest belongs to what is here
-        headers |= {"Range": f"bytes={start}-", "If-Range": known["version"]}
+    if start and local.get("version"):  # without a version the rest may be another file's
+        headers |= {"Range": f"bytes={start}-", "If-Range": local["version"]}
     try:
         response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code == 416:  # the server's file ends before our part of it
+        if error.code == 416:  # the server's file is shorter than the part
             _empty(file, bar)
         raise
     with response:
-        told, begins = _told(response)
-        if size and told["length"] not in (0, size):
-            raise _OtherSizeError(f"the server says it has {told['length']} bytes, not {size}")
+        remote, offset = _parse_headers(response)
+        if size and remote["length"] not in (0, size):
+            reason = f"the server says it has {remote['length']} bytes, not {size}"
+            raise InputError(f"{url} is not the file expected ({reason}); {advice}")
         if response.status != 206:
             _empty(file, bar)
             temporary = note.with_name(f"{note.name}.tmp")
             with writing(temporary):
-                temporary.write_text(json.dumps(told))
+                temporary.write_text(json.dumps(remote))
                 temporary.replace(note)
-        elif (told, begins) != (known, start):
+        elif (remote, offset) != (local, start):
             _empty(file, bar)
             raise ConnectionError("the server's file has changed")
-        bar.total = told["length"]
+        bar.total = remote["length"]
         while block := response.read1(BLOCK):
             if stop.is_set():
-                raise InputError("stopped")  # nobody reads it: what stopped us is told
+                raise InputError("stopped")  # never shown: the error that set `stop` is
             with writing(note):
                 file.write(block)
             bar.update(len(block))
-    length = told["length"] or size
+    length = remote["length"] or size
     if length and file.tell() != length:
         raise ConnectionError(f"broke off after {file.tell()} of {length} bytes")
 
@@ -123,11 +125,11 @@ def _empty(file: FileIO, bar: tqdm) -> None:
     file.truncate()
 
 
-def _told(response: http.client.HTTPResponse) -> tuple[dict[str, Any], int]:
-    """The file's length (0: not told) and version, and where the answer begins in it."""
+def _parse_headers(response: http.client.HTTPResponse) -> tuple[dict[str, Any], int]:
+    """Return the file's length (0 if unknown) and version, and the offset in bytes at which the response starts."""
     etag = response.headers.get("ETag") or ""
-    # a weak ETag is no version (RFC 9110, 13.1.5)
+    # a weak ETag does not identify the bytes (RFC 9110, 13.1.5)
     version = etag if etag.startswith('"') else response.headers.get("Last-Modified") or ""
     part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range") or "")
-    begins, length = part.groups() if part else ("0", response.headers.get("Content-Length") or "")
-    return {"length": int(length) if length.isdecimal() else 0, "version": version}, int(begins)
+    offset, length = part.groups() if part else ("0", response.headers.get("Content-Length") or "")
+    return {"length": int(length) if length.isdecimal() else 0, "version": version}, int(offset)

@@ -1,4 +1,4 @@
-"""The one exception that means: what you gave us is wrong, and here is what to do."""
+"""InputError: the exception for wrong input, whose sentence says what to do."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ from pathlib import Path
 
 from m2det.text import printable, shortened
 
-# DVC's cache and the working copy share a file (hardlink, symlink), or DVC takes its copy for sound because it is
-# read-only: to make a damaged output anew would end in the damaged bytes again. A copy that is writable and of another
-# time is hashed, and dropped where it is damaged.
+# DVC trusts its cached copy unhashed while that is read-only or linked to the working copy: repeating a stage would
+# restore damaged bytes. A writable copy with a new time is hashed, and dropped where it is damaged.
 CHECK_COPIES = 'find "$(dvc cache dir)" -type f -exec chmod u+w {} + -exec touch {} +'
 
 
 class InputError(ValueError):
-    """Wrong input, told in a sentence that says what is wrong, where, and what to do.
+    """Wrong input; the message is a sentence that says what is wrong, where, and the remedy.
 
-    The command line and the stages print the sentence without a traceback and exit with 1. It is one line of at most
-    2,000 characters, whatever the names and values from files are that it quotes.
+    The command line and the stages print the sentence without a traceback and exit with 1. `str` gives one line of at
+    most 2,000 printable characters, whatever names and values from files the sentence quotes.
     """
 
     def __str__(self) -> str:
         text = super().__str__()
-        if text.startswith("Caught InputError in "):  # by torch's DataLoader, whose process hands on a traceback
-            text = text.rstrip().rpartition("\n")[2].partition("InputError: ")[2]
-        return shortened(printable(shortened(text.strip())))  # escapes are longer than what they stand for
+        return shortened(printable(shortened(text.strip())))  # again: escapes are longer than their characters
 
 
 @contextmanager
 def cann_explained() -> Iterator[None]:
-    """Around the first import of torch: where torch_npu is installed, it fails unless CANN is loaded.
+    """Wrap the first import of torch, which fails where torch_npu is installed and CANN is not loaded.
 
-    Raises InputError for that one failure, whose own text names neither CANN nor what to do.
+    Raises:
+        InputError: Instead of that one failure, whose own text names neither CANN nor a remedy.
     """
     try:
         yield
@@ -51,15 +49,20 @@ NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
 ADVICE = {
     **dict.fromkeys(NO_ROOM, "make room"),
     **dict.fromkeys((EACCES, EPERM, EROFS), "see to its permissions, or write elsewhere"),
-    **dict.fromkeys((EISDIR, ENOTDIR), "move what is there, or write elsewhere"),
+    **dict.fromkeys((EISDIR, ENOTDIR), "move it, or write elsewhere"),
 }
 
 
 @contextmanager
 def writing(path: Path, needed: int = 0) -> Iterator[None]:
-    """Within it, a full or read-only disk is an InputError that names the path, or the file the system names.
+    """Wrap the writing of files: turn errors of the disk (full, read-only, no permission) into InputErrors.
 
-    needed: bytes that the file takes, where that is known; the sentence compares them with the disk's room.
+    Args:
+        path: The file or folder to name where the system's error names none.
+        needed: Size of the file in bytes, or 0 if unknown; the message compares the size with the free space.
+
+    Raises:
+        InputError: The disk takes no file here.
     """
     try:
         yield
@@ -71,5 +74,5 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
             free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
             room = f"it takes {needed:,} bytes, the disk has {free:,}; make room, then give the same command again"
             raise InputError(f"{path}: {reason}; {room}") from error
-        named = error.filename2 or error.filename or path  # the second of a rename is the one that the user knows
+        named = error.filename2 or error.filename or path  # of a rename the user knows the second
         raise InputError(f"{named}: {reason}; {ADVICE[error.errno]}") from error

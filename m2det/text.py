@@ -1,4 +1,4 @@
-"""Text from files, made safe to print, draw or put into a page."""
+"""Text from files, made safe to print, to draw and to put into a page; and output that outlives its reader."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import re
 import sys
 import unicodedata
 from errno import EIO, EPIPE
-from io import TextIOWrapper
 from typing import Any
 
-# what moves a cursor, ends a line, turns the direction of writing, shows nothing, or is no character
+# Unicode categories of characters that move a cursor, end a line, turn the direction of writing, or are invisible
 UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-JOINERS = "\u200c\u200d"  # of Persian and Indic scripts and of emoji: format characters that names do have
-LONGEST = 2000  # characters of a sentence
-LEFT_OUT = " [...] "
+JOINERS = "\u200c\u200d"  # format characters that names in Persian and Indic scripts and emoji contain
+MAX_CHARACTERS = 2000  # of a sentence
+ELLIPSIS = " [...] "
 MARKUP = re.compile("[<>&]")
 
 
 def printable(text: str) -> str:
-    """The text with visible escapes (\\x1b, \\n, \\u202e) for control and format characters, line ends and surrogates.
+    """Return the text with control and format characters, line ends and surrogates as escapes (\\x1b, \\n, \\u202e).
 
-    A byte of a file name that is no UTF-8 is shown as \\xff. Everything else stays, a backslash too, so that printing
-    twice is printing once; names that must be told apart by a machine are kept as they are.
+    A byte of a file name that is not UTF-8 becomes \\xff. All other characters stay, a backslash too, so that
+    `printable` changes nothing in its own result. For display only: different names may become the same text.
     """
     if text.isascii() and text.isprintable():  # nearly all
         return text
@@ -31,38 +30,46 @@ def printable(text: str) -> str:
 
 
 def page_safe(text: str) -> str:
-    """`printable` for what pages are made of: no character that begins or ends markup, either."""
-    return MARKUP.sub(lambda found: f"\\x{ord(found[0]):02x}", printable(text))
+    """Return `printable` text in which the characters of markup (<, >, &) are escapes, too."""
+    return MARKUP.sub(lambda match: f"\\x{ord(match[0]):02x}", printable(text))
 
 
 def shortened(text: str) -> str:
-    """The text's beginning and end, at most 2,000 characters: what a sentence quotes from files may have millions."""
-    if len(text) <= LONGEST:
+    """Return the text's beginning and end, at most 2,000 characters; a name in a file may have millions."""
+    if len(text) <= MAX_CHARACTERS:
         return text
-    half = (LONGEST - len(LEFT_OUT)) // 2
-    return text[:half] + LEFT_OUT + text[-half:]
+    half = (MAX_CHARACTERS - len(ELLIPSIS)) // 2
+    return text[:half] + ELLIPSIS + text[-half:]
 
 
 class PrintableFormatter(logging.Formatter):
-    """A log line as `printable`."""
+    """Formats log lines as `printable` text."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
+def print_log() -> None:
+    """Print the log lines of m2det from level INFO to stdout."""
+    log, handler = logging.getLogger("m2det"), logging.StreamHandler(sys.stdout)
+    handler.setFormatter(PrintableFormatter())
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+
+
 def any_text_prints() -> None:
-    """Whatever stdout's encoding lacks is printed as an escape from now on, as stderr does by itself."""
-    if isinstance(sys.stdout, TextIOWrapper):
+    """Make stdout print characters that its encoding lacks as escapes, as stderr does by default."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _escape(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # how Python holds a byte of a name that is not in the system's encoding
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name that Python could not decode (surrogateescape)
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
 
 
-class _Unread(io.FileIO):
+class _IgnoreClosed(io.FileIO):
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
@@ -73,11 +80,10 @@ class _Unread(io.FileIO):
 
 
 def outlive_reader() -> None:
-    """What is printed after the terminal was closed, or the reader of a pipe has ended, is lost from now on, and
-    nothing else: the work goes on, or ends as it would. Lines are written as they end, into a pipe, too."""
+    """Drop what is printed after the terminal or the pipe's reader has closed, instead of raising; flush each line."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         assert isinstance(stream, io.TextIOWrapper)
         stream.flush()
-        buffer = io.BufferedWriter(_Unread(stream.fileno(), "wb", closefd=False))
+        buffer = io.BufferedWriter(_IgnoreClosed(stream.fileno(), "wb", closefd=False))
         setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=True))

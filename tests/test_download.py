@@ -117,6 +117,7 @@ def test_one_failure_stops_the_others(server, tmp_path):
         fetch_files([(f"{server.url}/{name}", tmp_path / name) for name in ("a.zip", "b.zip")], "or put it there")
     assert server.served < len(server.files["/b.zip"])
     assert not (tmp_path / "b.zip").exists()
+    assert (tmp_path / "b.zip.part").stat().st_size < len(CONTENT) * 30 // 2
 
 
 def test_a_server_that_says_nothing_more_does_not_keep_the_others_waiting(server, tmp_path):

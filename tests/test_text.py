@@ -9,7 +9,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch.utils.data import DataLoader, Dataset
 
 from m2det.cli.main import main
 from m2det.data.packed.reader import PackedSplit
@@ -214,18 +213,6 @@ def test_a_sentence_has_a_beginning_and_an_end(tmp_path, what):
     assert sentence.endswith(str(refused.value.args[0])[-15:])
 
 
-class Bad(Dataset):
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        raise InputError("x.json: category 'a\nInputError: all is well\x1b[2J' is wrong")
-
-
-def test_a_sentence_is_one_line_and_whole_also_from_another_process():
-    sentence = "x.json: category 'a\\nInputError: all is well\\x1b[2J' is wrong"
-    with pytest.raises(InputError) as here:
-        Bad()[0]
-    with pytest.raises(InputError) as there:
-        next(iter(DataLoader(Bad(), num_workers=1)))
-    assert str(here.value) == str(there.value) == sentence
+def test_a_sentence_is_one_line():
+    error = InputError("x.json: category 'a\nInputError: all is well\x1b[2J' is wrong")
+    assert str(error) == "x.json: category 'a\\nInputError: all is well\\x1b[2J' is wrong"

@@ -18,7 +18,7 @@ from m2det.data.dataloader import training_loader
 from m2det.data.dataset import PlainDataset, TrainingDataset
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.sampler import TrainingBatchSampler
-from m2det.device import describe, to_device
+from m2det.device import device_name, to_device
 from m2det.evaluate.inference import detect_images
 from m2det.model import M2Det, prior_boxes
 from m2det.train.amp import Precision
@@ -69,7 +69,7 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
         "precision": str(precision.dtype)[6:],
         "workers": params.run.workers,
         "device": device.type,
-        "device_name": describe(device),
+        "device_name": device_name(device),
         "torch": torch.__version__,
     }
 

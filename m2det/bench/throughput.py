@@ -18,7 +18,7 @@ import torch
 
 from m2det.config import Params, load_params
 from m2det.data.dataloader import training_loader
-from m2det.device import describe, synchronize
+from m2det.device import device_name, synchronize
 from m2det.distributed.group import Group
 from m2det.distributed.launch import run_worker
 from m2det.train.prefetch import gc_disabled, group_microbatches, prefetch_to_device
@@ -65,7 +65,7 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
         "model": params.model.name,
         "precision": str(run.precision.dtype)[6:],
         "device": run.device.type,
-        "device_name": describe(run.device),
+        "device_name": device_name(run.device),
         "torch": str(torch.__version__),
     }
 

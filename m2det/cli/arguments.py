@@ -1,4 +1,4 @@
-"""Arguments of the command line: what is wrong with them in plain text, and the numbers that they may be."""
+"""The parser of the command line, and the types of its arguments."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 
 from m2det.text import printable
 
-WHOLE = re.compile(r"\d{1,18}", re.ASCII)  # 64 bits hold it
+INTEGER = re.compile(r"\d{1,18}", re.ASCII)  # fits in 64 bits
+DEVICES = ("auto", "cpu", "cuda", "npu")
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors quote names without their control characters, and say so where a file's name is taken for an option."""
+    """A parser whose errors quote names with escapes, and advise where a file's name was taken for an option."""
 
     _words: Sequence[str] = ()
 
@@ -30,27 +31,27 @@ class Parser(argparse.ArgumentParser):
 
 
 def _may_be_file(word: str) -> bool:
-    """Options are long, but for -h."""
-    named = word[1:2] != "-" and Path(word).suffix[1:].isalpha()
-    return word.startswith("-") and (named or os.path.lexists(word))
+    """Return whether a word that begins with - is likely a file: no option of ours but -h is short."""
+    has_suffix = word[1:2] != "-" and Path(word).suffix[1:].isalpha()
+    return word.startswith("-") and (has_suffix or os.path.lexists(word))
 
 
-def count(text: str) -> int:
-    """Type of an argument that is a whole number above 0."""
-    if not WHOLE.fullmatch(text) or int(text) < 1:
+def positive_int(text: str) -> int:
+    """Parse an integer of at least 1; for `type=` of an argument."""
+    if not INTEGER.fullmatch(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
 
 
-def from_zero(text: str) -> int:
-    """Type of an argument that is a whole number from 0."""
-    if not WHOLE.fullmatch(text):
+def nonnegative_int(text: str) -> int:
+    """Parse an integer of at least 0; for `type=` of an argument."""
+    if not INTEGER.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
     return int(text)
 
 
 def fraction(text: str) -> float:
-    """Type of an argument that is a number from 0 to 1."""
+    """Parse a number from 0 to 1; for `type=` of an argument."""
     try:
         value = float(text)
     except ValueError:

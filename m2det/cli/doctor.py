@@ -1,28 +1,40 @@
-"""What this machine has, and what m2det makes of it: each choice with its reason."""
+"""`m2det doctor`: what this machine has, and what m2det chooses on it, with the reason of each choice."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import Any
 
-import torch
-
-from m2det.config import PrecisionParams
-from m2det.device import TRAITS, choose_device, describe, import_torch_npu
 from m2det.errors import InputError
-from m2det.model.flops import peak_flops
-from m2det.train.amp import Precision
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("doctor", help="describe this machine, and what m2det chooses on it")
+    parser.set_defaults(run=_run)
+
+
+def _run(_: argparse.Namespace) -> None:
+    findings = examine()
+    width = max(len(subject) for subject, _ in findings)
+    print("\n".join(f"{subject:<{width}}  {finding}" for subject, finding in findings))
 
 
 def examine() -> list[tuple[str, str]]:
-    """(what, finding) pairs; nothing is changed. Choices log their reasons as they do in a training."""
+    """Return (subject, finding) pairs; choices are made, and log their reasons, as in a training."""
+    import torch
+
+    from m2det.config import PrecisionParams
+    from m2det.device import TRAITS, choose_device, device_name
+    from m2det.model.flops import peak_flops
+    from m2det.train.amp import Precision
+
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     findings = [
-        (
-            "machine",
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        ),
+        ("machine", machine),
         ("torch", torch.__version__),
         ("compiled NMS", "built" if find_spec("m2det.ops._nms") else "missing: run `dvc repro ops`"),
         *((name, _version(name)) for name in ("torch_npu", "hotcoco", "onnxruntime", "dvc", "prefect")),
@@ -32,18 +44,15 @@ def examine() -> list[tuple[str, str]]:
     count = torch.accelerator.device_count() if device.type != "cpu" else 0
     precision = Precision(PrecisionParams(opt_level="O1", loss_scale=32.0, dtype="auto", backend="native"), device)
     traits, peak = TRAITS[device.type], peak_flops(device)
-    layout = "channels last" if traits.channels_last else "channels first (the device refuses the other)"
+    layout = "channels last" if traits.channels_last else "channels first (the device refuses channels last)"
     return [
         *findings,
-        ("device: auto", f"{device.type}: {describe(device)}" + (f", {count} of them" if count else "")),
-        ("processes: auto", f"{max(count, 1)}, " + ("one per accelerator" if count else "there is no accelerator")),
+        ("device: auto", f"{device.type}: {device_name(device)}" + (f", {count} of them" if count else "")),
+        ("processes: auto", f"{max(count, 1)}, " + ("one per accelerator" if count else "no accelerator")),
         ("opt_level: O1", f"{str(precision.dtype)[6:]}, loss scale {precision.loss_scale():g}"),
         ("memory format", layout),
-        ("run.compile", "works" if traits.compiles else "is refused: its compilers are packages of their own"),
-        (
-            "peak",
-            f"{peak / 1e12:g} TFLOP/s in half precision, by its vendor" if peak else "not known: no MFU in the log",
-        ),
+        ("run.compile", "works" if traits.supports_compile else "is refused: its compilers are packages of their own"),
+        ("peak", f"{peak / 1e12:g} TFLOP/s in low precision, by its vendor" if peak else "unknown: no MFU in the log"),
         ("environment", ", ".join(f"{k}={v}" for k, v in traits.environment.items()) or "nothing has to be set"),
         ("joined by", torch.distributed.get_default_backend_for_device(device)),
     ]
@@ -58,7 +67,11 @@ def _version(name: str) -> str:
 
 def _npu() -> str:
     if find_spec("torch_npu") is None:
-        return "not asked for: the extra `npu` is not installed"
+        return "not checked: the extra `npu` is not installed"
+    import torch
+
+    from m2det.device import import_torch_npu
+
     try:
         import_torch_npu()
     except InputError as error:

@@ -1,22 +1,30 @@
-"""What a model file is: its card, and what its network costs."""
+"""`m2det info`: print a model file's card, and what its network costs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from m2det.evaluate.record import describe_record
-from m2det.model import prior_boxes
-from m2det.model.flops import forward_flops
-from m2det.model.model_file import load_trained
 from m2det.text import printable
 
 
-def describe_model(path: Path, results: Path = Path("results"), cache: Path = Path("data/cache")) -> str:
-    """The file's card as text, and whether the metrics in the folder `results`, if any, are of it and of the cache.
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("info", help="print what a model file holds and was trained from")
+    parser.add_argument("weights", type=Path, metavar="FILE", help="a model.safetensors")
+    parser.set_defaults(run=lambda arguments: print(describe_model(arguments.weights)))
 
-    Raises InputError for a file that is not one of ours.
+
+def describe_model(path: Path, results: Path = Path("results"), cache: Path = Path("data/cache")) -> str:
+    """Return a model file's card as text, with whether the metrics in `results` are of this model and this cache.
+
+    Raises:
+        InputError: The file is not a model written by m2det.
     """
+    from m2det.evaluate.record import describe_record
+    from m2det.model import prior_boxes
+    from m2det.model.flops import forward_flops
+    from m2det.model.model_file import load_trained
+
     model, card = load_trained(path)
     config = model.config
     lines = [
@@ -26,17 +34,17 @@ def describe_model(path: Path, results: Path = Path("results"), cache: Path = Pa
         ("forward", f"{forward_flops(model) / 1e9:,.1f} GFLOP per image"),
         ("priors", f"{len(prior_boxes(config)):,} on maps of {', '.join(map(str, config.feature_sizes))} cells"),
         ("classes", f"{len(card['classes'])}: {', '.join(map(str, card['classes']))}"),
-        ("trained", _trained(card)),
+        ("trained", _training(card)),
         *((f"sha256 of {name}", str(value)) for name, value in sorted(card["hashes"].items())),
     ]
     if evaluation := describe_record(results, path, cache):
         lines.append(("evaluation", evaluation))
-    lines = [(printable(name), printable(value)) for name, value in lines]  # a card may say anything
+    lines = [(printable(name), printable(value)) for name, value in lines]  # a card's text comes from a file
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
 
-def _trained(card: dict[str, Any]) -> str:
+def _training(card: dict[str, Any]) -> str:
     if "trained" not in card:
         return "elsewhere: converted from an original checkpoint"
     trained = card["trained"]

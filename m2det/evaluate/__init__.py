@@ -1,4 +1,4 @@
-"""From a trained network to boxes, metrics and pictures: `postprocess`, `coco_metrics`."""
+"""Inference and evaluation: `postprocess` for detections, `coco_metrics` for AP and AR."""
 
 from m2det.evaluate.metrics import coco_metrics
 from m2det.evaluate.postprocess import postprocess

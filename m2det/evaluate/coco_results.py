@@ -1,4 +1,4 @@
-"""Detections as entries of a COCO results file."""
+"""Convert detections to entries of a COCO results file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 def coco_results(
     image_id: int, size: tuple[int, int], detections: NDArray[np.float32], category_ids: list[int]
 ) -> list[dict[str, Any]]:
-    """Detections [K,6] -> entries of a COCO results file: boxes clipped to the image, xywh.
+    """Convert one image's detections to entries of a COCO results file.
 
-    A box is x2 - x1 + 1 wide, as the original writes it: training subtracts that pixel.
+    Args:
+        image_id: The image's id.
+        size: (width, height) of the image in pixels.
+        detections: float32 [K,6]: xyxy in pixels, score, label from 1.
+        category_ids: COCO category id of each class.
+
+    Returns:
+        Entries with image_id, category_id, bbox (xywh, clipped to the image) and score. A box is x2 - x1 + 1 pixels
+        wide, as in the original: training subtracts that pixel.
     """
     width, height = size
     results = []

@@ -1,4 +1,4 @@
-"""From the network's outputs to boxes."""
+"""Detect objects: in one batch, in a packed split, and in a packed split by several processes."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def detect_images(
     device: torch.device,
     settings: EvaluateParams,
 ) -> list[NDArray[np.float32]]:
-    """images uint8 [B,3,S,S] BGR, resized from `sizes` (width, height) -> detections [K,6] per image, in float32."""
+    """Detect objects in a batch of images.
+
+    Args:
+        model: The network, in eval mode, on the device.
+        priors: float32 [P,4] cxcywh in [0,1], on the CPU.
+        images: uint8 [B,3,S,S] BGR.
+        sizes: (width, height) in pixels of each image before resizing.
+        device: The device.
+        settings: The settings of postprocess.
+
+    Returns:
+        Per image float32 [K,6]: xyxy in the original image's pixels, score, label from 1.
+    """
     outputs = model(subtract_mean(images.to(device, non_blocking=True), device))
     loc, conf = outputs["loc"].cpu(), outputs["conf"].cpu()
-    return [
-        postprocess(
-            loc[i],
-            conf[i],
-            priors,
-            size,
-            settings.nms,
-            settings.score_threshold,
-            settings.nms_iou,
-            settings.per_class,
-            settings.per_image,
-        )
-        for i, size in enumerate(sizes)
-    ]
+    options = settings.model_dump(exclude={"batch_size", "scorer"})
+    return [postprocess(loc[i], conf[i], priors, size, **options) for i, size in enumerate(sizes)]
 
 
 def coco_results_of_split(
@@ -57,16 +57,26 @@ def coco_results_of_split(
     size: int,
     device: torch.device,
     settings: EvaluateParams,
-    part: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[list[dict[str, Any]]]:
-    """The entries of a COCO results file, image by image, in order; part (k, n): every n-th image from the k-th."""
-    samples = Subset(PlainDataset(split, size), range(part[0], len(split), part[1]))
+    """Yield the entries of a COCO results file, image by image, in the split's order.
+
+    Args:
+        model: The network, in eval mode, on the device.
+        priors: float32 [P,4] cxcywh in [0,1], on the CPU.
+        split: The packed split.
+        size: Side of the network's input in pixels.
+        device: The device.
+        settings: The batch size and the settings of postprocess.
+        shard: (k, n) for every n-th image from the k-th on.
+    """
+    samples = Subset(PlainDataset(split, size), range(shard[0], len(split), shard[1]))
     for batch in DataLoader(samples, settings.batch_size, collate_fn=collate):
         indices = batch.index.tolist()
         sizes = [(int(w), int(h)) for w, h in split.sizes[indices]]
-        found = detect_images(model, priors, batch.images, sizes, device, settings)
-        for index, image_size, detections in zip(indices, sizes, found, strict=True):
-            yield coco_results(int(split.image_ids[index]), image_size, detections, split.category_ids)
+        detections = detect_images(model, priors, batch.images, sizes, device, settings)
+        for index, image_size, rows in zip(indices, sizes, detections, strict=True):
+            yield coco_results(int(split.image_ids[index]), image_size, rows, split.category_ids)
 
 
 def coco_results_distributed(
@@ -79,13 +89,19 @@ def coco_results_distributed(
     group: Group,
     title: str = "",
 ) -> list[list[dict[str, Any]]]:
-    """coco_results_of_split by all processes of the group, each its part; all get the whole, in order.
+    """Run coco_results_of_split in all processes of the group, each on its shard, and gather the results.
 
-    title: of a progress bar that rank 0 shows; empty for none.
+    Args:
+        model, priors, split, size, device, settings: As for coco_results_of_split.
+        group: The process group; every process of it calls this function.
+        title: Title of rank 0's progress bar; empty for none.
+
+    Returns:
+        The entries of each image of the split, in order, in every process.
     """
-    part = range(group.rank, len(split), group.size)
-    found = coco_results_of_split(model, priors, split, size, device, settings, (group.rank, group.size))
-    parts = group.all_gather(
-        list(tqdm(found, title, len(part), unit="image", disable=not (title and group.is_main_process)))
+    images = len(range(group.rank, len(split), group.size))
+    entries = coco_results_of_split(model, priors, split, size, device, settings, (group.rank, group.size))
+    shards = group.all_gather(
+        list(tqdm(entries, title, images, unit="image", disable=not (title and group.is_main_process)))
     )
-    return [parts[index % group.size][index // group.size] for index in range(len(split))]
+    return [shards[index % group.size][index // group.size] for index in range(len(split))]

@@ -1,4 +1,4 @@
-"""COCO's detection metrics. pycocotools is the reference; hotcoco gives the same numbers far faster."""
+"""COCO's detection metrics, by pycocotools (the reference) or hotcoco (the same numbers, far faster)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs
 
 @dataclass(frozen=True)
 class CocoScores:
-    """metrics: as `coco_metrics` returns them; precision: float64 [T,R,K] over IoU 0.50:0.05:0.95, recall
-    0:0.01:1 and classes by category id, at 100 detections per image; -1 where a class has no ground truth;
-    scorer: hotcoco or pycocotools."""
+    """The result of `coco_scores`.
+
+    Attributes:
+        metrics: As `coco_metrics` returns them.
+        precision: float64 [T,R,K] over IoU 0.50:0.05:0.95, recall 0:0.01:1 and classes by category id, at 100
+            detections per image; -1 for a class without ground truth.
+        scorer: hotcoco or pycocotools.
+    """
 
     metrics: dict[str, float]
     precision: NDArray[np.float64]
@@ -30,23 +35,29 @@ class CocoScores:
 
 
 def coco_metrics(ground_truth_json: str | Path, results_json: str | Path, backend: str = "auto") -> dict[str, float]:
-    """The twelve numbers of COCO's box evaluation, then `AP/<class name>` by category id.
+    """Return the twelve numbers of COCO's box evaluation, then `AP/<class name>` by category id.
 
-    ground_truth_json: annotations in COCO format; results_json: a list of {image_id, category_id, bbox xywh,
-    score}. backend: hotcoco, pycocotools, or auto (hotcoco when it is installed). All numbers lie in [0,1]; as
-    in pycocotools -1 stands for "no such ground truth". No detections at all are AP 0.
-    Raises InputError for results of images that the ground truth does not have.
+    Args:
+        ground_truth_json: Annotations in COCO format.
+        results_json: A list of {image_id, category_id, bbox (xywh), score}; an empty one gives AP 0.
+        backend: hotcoco, pycocotools, or auto (hotcoco if installed).
+
+    Returns:
+        Metrics by name, in [0,1]; as in pycocotools -1 where no ground truth exists.
+
+    Raises:
+        InputError: The results are of images that the ground truth lacks, or the backend is unknown.
     """
     return coco_scores(ground_truth_json, results_json, backend).metrics
 
 
 def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend: str = "auto") -> CocoScores:
-    """`coco_metrics` and the precision it was averaged from."""
+    """Return `coco_metrics` and the precision that it averages. Args and Raises as `coco_metrics`."""
     truth = json.loads(Path(ground_truth_json).read_text())
     results = json.loads(Path(results_json).read_text())
-    known = {image["id"] for image in truth["images"]}
+    image_ids = {image["id"] for image in truth["images"]}
     for result in results:
-        if result["image_id"] not in known:
+        if result["image_id"] not in image_ids:
             raise InputError(
                 f"{results_json} has detections on image {result['image_id']}, which {ground_truth_json} "
                 "does not have; they belong to different splits"
@@ -72,7 +83,7 @@ def _evaluate(truth: dict[str, Any], results: list[Any], truth_path: str, result
     elif backend == "pycocotools":
         from pycocotools import coco, cocoeval
 
-        # it needs area and iscrowd, and takes a match with annotation 0 for none; hotcoco reads such files
+        # unlike hotcoco, pycocotools needs area and iscrowd, and takes a match with annotation id 0 for no match
         annotations = [
             {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a, "id": number}
             for number, a in enumerate(truth["annotations"], 1)
@@ -83,7 +94,7 @@ def _evaluate(truth: dict[str, Any], results: list[Any], truth_path: str, result
         detected = ground_truth.loadRes(results) if results else _index(coco.COCO(), empty)
         run = cocoeval.COCOeval(ground_truth, detected, "bbox")
     else:
-        raise InputError(f"no scorer is called {backend!r}; there are auto, hotcoco and pycocotools")
+        raise InputError(f"no scorer is called {backend!r}; use auto, hotcoco or pycocotools")
     run.evaluate()
     run.accumulate()
     run.summarize()

@@ -1,4 +1,4 @@
-"""results/evaluation.json: which model, cache and detections the metrics beside it were computed from, and by what."""
+"""The evaluation record results/evaluation.json: hashes of the model, cache, detections and metrics, and the scorer."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from m2det.files.hashing import file_sha256
 from m2det.files.whole import write_whole
 
 NAME, VERSION = "evaluation.json", 1
-WRITTEN = ("detections.json", "metrics.json")  # in the same folder
+OUTPUTS = ("detections.json", "metrics.json")  # in the same folder
 
 
 def write_record(results: Path, model: Path, cache_digest: str, scorer: str) -> None:
-    """Record what the detections and metrics in the folder `results`, which are written before, come from."""
+    """Write the record of an evaluation, after its detections and metrics.
+
+    Args:
+        results: The folder of detections, metrics and record.
+        model: The model file.
+        cache_digest: The packed cache's digest.
+        scorer: hotcoco or pycocotools.
+    """
     sha256 = {"model": file_sha256(model), "cache": cache_digest}
-    sha256 |= {name: file_sha256(results / name) for name in WRITTEN}
+    sha256 |= {name: file_sha256(results / name) for name in OUTPUTS}
     write_whole(results / NAME, json.dumps({"version": VERSION, "scorer": scorer, "sha256": sha256}, indent=2) + "\n")
 
 
 def describe_record(results: Path, model: Path, cache: Path) -> str:
-    """Say whether the metrics in the folder are of this model and this packed cache, if it is there.
+    """Return a sentence on whether the metrics in `results` are of this model and, if it exists, of this packed cache.
 
-    Returns "" where no evaluation is recorded in the folder.
+    Returns:
+        The sentence; empty if the folder has no record.
     """
     path = results / NAME
     if not path.is_file():
@@ -32,7 +40,7 @@ def describe_record(results: Path, model: Path, cache: Path) -> str:
         record = json.loads(path.read_text())
         sha256, scorer = record["sha256"], record["scorer"]
         same_cache = not (cache / "manifest.json").exists() or cache_digest(cache) == sha256["cache"]
-        changed = [name for name in WRITTEN if _sha256_or_none(results / name) != sha256[name]]
+        changed = [name for name in OUTPUTS if _sha256_or_none(results / name) != sha256[name]]
         same_model = file_sha256(model) == sha256["model"]
     except (ValueError, KeyError, TypeError):
         return f"{path} is damaged: run `dvc repro -f -s evaluate`"

@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, and that are believed only where they are what was written."""
+"""Files: written whole or not at all, checked by checksum, and read safely where others wrote them."""

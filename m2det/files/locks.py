@@ -1,7 +1,7 @@
-"""A folder of unfinished work: named by everything that shapes the result, and worked on by one process at a time.
+"""Locks of a folder of unfinished work, for one process at a time.
 
-Its locks are POSIX record locks: a process's own, which those that are forked from it do not hold on to, as they would
-to flock's; closing the file by any other handle would open them.
+They are POSIX record locks: forked processes do not inherit them, as they would inherit flock's; closing any other
+handle of the lock file releases them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ LOCK, WRITER = "lock", "writer"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Nobody else works on the folder inside; the kernel lets go of it when this process ends, however it ends.
+    """Hold the folder's lock inside the block; the kernel releases the lock when this process ends, however it ends.
 
-    Raises InputError naming the process that does.
+    Raises:
+        InputError: Another process, which the message names, holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
@@ -38,7 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive_writer_lock(folder: Path) -> Iterator[None]:
-    """For the process that writes there: it waits for an earlier run's, which may be about to end, to be gone."""
+    """Hold the lock of the process that writes in the folder; wait until an earlier run's process has ended."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / WRITER).open("a") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)

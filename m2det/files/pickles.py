@@ -1,26 +1,28 @@
-"""Which pickles may be handed to torch.load: those of tensors and settings, read in no more than their size takes.
+"""Refuse pickles that are cheap to write and costly to load, before torch.load reads them.
 
-torch.load(weights_only=True) executes nothing of a file's own, but it lets a file of a few bytes make any number of
-others, by calls (`bytearray(10**10)`, codecs, copies of copies) and by keys of one hash, which take quadratic time.
-So a pickle is first read here, without making anything of what it describes.
+torch.load(weights_only=True) executes no code of the file, but a file of a few bytes can take any amount of memory, by
+calls (`bytearray(10**10)`, codecs, copies of copies), and quadratic time, by keys of equal hash. So this module first
+follows a pickle's opcodes without building its objects, and accepts only tensors and settings as torch.save writes
+them.
 """
 
 from __future__ import annotations
 
 import pickletools
 import re
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from m2det.files.tensors import MOST_TENSORS
+from m2det.files.tensors import MAX_TENSORS
 
-MOST_STEPS = 50 * MOST_TENSORS  # opcodes, and entries that are handed to calls; torch.save takes about 35 for a tensor
-LEGACY = 5  # pickles of a file that is no zip archive: magic number, version, system, content, keys of storages
-MOST_BYTES_OF_NUMBER = 8  # of larger ones any number have one hash; only the magic number has 10
-NAMED = {
+MAX_OPCODES = 50 * MAX_TENSORS  # also entries passed to calls; torch.save needs about 35 per tensor
+LEGACY_PICKLES = 5  # in a file that is no zip archive: magic number, version, system, content, keys of storages
+MAX_INTEGER_BYTES = 8  # any number of larger integers share one hash; only the magic number has 10
+ALLOWED_GLOBALS = {
     "collections OrderedDict",
     "collections Counter",  # milestones of MultiStepLR
     "torch Size",
@@ -32,17 +34,18 @@ NAMED = {
     "torch.storage TypedStorage",
     "torch.storage UntypedStorage",
 }
-TYPES = re.compile(r"torch (\w+Storage|b?float\w+|u?int\w+|half|double|short|long|bool|complex\w+)")  # calls of none
-ATOMS = (str, bytes, int, float, type(None))
+# never called
+ALLOWED_TYPES = re.compile(r"torch (\w+Storage|b?float\w+|u?int\w+|half|double|short|long|bool|complex\w+)")
+KEY_TYPES = (str, bytes, int, float, type(None))
 
 
-class _Named(str):
-    """What GLOBAL names."""
+class _Global(str):
+    """The argument of the opcode GLOBAL: "module name"."""
 
 
+@dataclass
 class _Dict:
-    def __init__(self) -> None:
-        self.entries = 0
+    entries: int = 0
 
 
 class _OrderedDict(_Dict):
@@ -50,32 +53,32 @@ class _OrderedDict(_Dict):
 
 
 def refuse_costly(path: Path) -> None:
-    """Raises ValueError for a .pth that is no pickle of tensors and settings as torch.save writes them."""
+    """Raise ValueError unless a .pth is a pickle of tensors and settings as torch.save writes them."""
     with path.open("rb") as file:
-        if not file.read(4).startswith(b"PK\x03\x04"):  # by which torch.load decides
+        if not file.read(4).startswith(b"PK\x03\x04"):  # the test of torch.load
             file.seek(0)
-            for number in range(LEGACY):
+            for number in range(LEGACY_PICKLES):
                 _Reader(number).read(file)
             return
         file.seek(0)
-        record = torch._C.PyTorchFileReader(file).get_record("data.pkl")  # as torch.load finds the record
-    _Reader(LEGACY).read(BytesIO(record))
+        record = torch._C.PyTorchFileReader(file).get_record("data.pkl")  # the record that torch.load reads
+    _Reader(LEGACY_PICKLES).read(BytesIO(record))
 
 
 class _Reader:
-    """Follows one pickle's stack; of dicts and of results of calls only the kind is kept."""
+    """Follows one pickle's stack; keeps only the type of dicts and of calls' results."""
 
     def __init__(self, number: int) -> None:
         self.magic = number == 0
         self.stack: list[Any] = []
         self.marks: list[int] = []  # lengths of the stack
         self.memo: dict[int, Any] = {}
-        self.handed = 0
+        self.copied = 0
 
     def read(self, file: BinaryIO) -> None:
-        for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if step > MOST_STEPS:
-                raise ValueError(f"it has more than {MOST_STEPS} steps")
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if count > MAX_OPCODES:
+                raise ValueError(f"it has more than {MAX_OPCODES} opcodes")
             self._take(opcode.name, argument)
 
     def _take(self, name: str, argument: Any) -> None:
@@ -88,7 +91,7 @@ class _Reader:
             case "BINUNICODE" | "SHORT_BINSTRING" | "BININT" | "BININT1" | "BININT2" | "BINFLOAT":
                 stack.append(argument)
             case "LONG1":
-                if argument.bit_length() >= 8 * MOST_BYTES_OF_NUMBER and not self.magic:
+                if argument.bit_length() >= 8 * MAX_INTEGER_BYTES and not self.magic:
                     raise ValueError(f"it has a number of {argument.bit_length()} bits")
                 stack.append(argument)
             case "MARK":
@@ -116,8 +119,8 @@ class _Reader:
             case "SETITEMS":
                 self._set(self._marked())
             case "GLOBAL":
-                stack.append(_Named(argument))
-                if argument not in NAMED and not TYPES.fullmatch(argument):
+                stack.append(_Global(argument))
+                if argument not in ALLOWED_GLOBALS and not ALLOWED_TYPES.fullmatch(argument):
                     raise ValueError(f"it names {argument[:80]!r}, which no plain state dict has: save that alone")
             case "REDUCE":
                 arguments = stack.pop()
@@ -125,11 +128,12 @@ class _Reader:
             case "BUILD":
                 state = stack.pop()
                 if not isinstance(state, _Dict) or not isinstance(stack[-1], _OrderedDict):
-                    raise ValueError("it sets the state of what has none")
-                self._hand(state)
+                    raise ValueError("it sets the state of an object that has none")
+                self._count_copies(state)
             case "BINPERSID":
+                # torch takes keys that differ only in case for one storage
                 if not (isinstance(stack[-1], tuple) and len(stack[-1]) > 2 and _is_key(stack[-1][2])):
-                    raise ValueError("it names a storage by no number")  # names differ only in case: one storage, twice
+                    raise ValueError("a storage's key is no number")
                 stack[-1] = None
             case "PROTO" | "STOP":
                 pass
@@ -137,27 +141,27 @@ class _Reader:
                 raise ValueError(f"it has the opcode {name}")
 
     def _marked(self) -> list[Any]:
-        begins = self.marks.pop()
-        items = self.stack[begins:]
-        del self.stack[begins:]
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
         return items
 
     def _extend(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
-            raise ValueError("it appends to what is no list")
+            raise ValueError("it appends to an object that is no list")
         self.stack[-1].extend(items)
 
     def _set(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], _Dict):
-            raise ValueError("it sets an entry of what is no dict")
+            raise ValueError("it sets an entry of an object that is no dict")
         self.stack[-1].entries += len(items)
         _check_keys(items[::2])
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        if not isinstance(function, _Named) or function not in NAMED or not isinstance(arguments, tuple):
-            raise ValueError("it calls what is no function")
+        if not isinstance(function, _Global) or function not in ALLOWED_GLOBALS or not isinstance(arguments, tuple):
+            raise ValueError("it calls an object that is no function")
         for argument in arguments:
-            self._hand(argument)
+            self._count_copies(argument)
         if not function.startswith("collections"):
             if function.startswith("torch.storage"):
                 raise ValueError("it makes a storage")
@@ -166,24 +170,22 @@ class _Reader:
             if isinstance(argument, list):  # pairs, as Python 2 wrote an OrderedDict
                 _check_keys([pair[0] for pair in argument])
             elif not isinstance(argument, _Dict):
-                raise ValueError("it makes a dict of what is none")
-        made = _OrderedDict()
-        made.entries = sum(a.entries if isinstance(a, _Dict) else len(a) for a in arguments)
-        return made
+                raise ValueError("it makes a dict of an object that is none")
+        return _OrderedDict(sum(a.entries if isinstance(a, _Dict) else len(a) for a in arguments))
 
-    def _hand(self, argument: Any) -> None:
-        """Count what is copied, for one long list can be handed to any number of calls."""
+    def _count_copies(self, argument: Any) -> None:
+        """Limit the entries passed to calls, since one long list can be an argument of any number of calls."""
         if isinstance(argument, _Dict):
-            self.handed += argument.entries
+            self.copied += argument.entries
         elif isinstance(argument, str | bytes | tuple | list):
-            self.handed += len(argument)
-        if self.handed > MOST_STEPS:
+            self.copied += len(argument)
+        if self.copied > MAX_OPCODES:
             raise ValueError("it copies the same values again and again")
 
 
 def _check_keys(keys: list[Any]) -> None:
     for key in keys:
-        if not isinstance(key, ATOMS):
+        if not isinstance(key, KEY_TYPES):
             raise ValueError("a dict has a key that is neither a text nor a number")
 
 

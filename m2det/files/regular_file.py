@@ -1,4 +1,4 @@
-"""Read regular files only: a FIFO would block, a device might never end."""
+"""Read regular files only: opening a FIFO would block, and reading a device might never end."""
 
 from __future__ import annotations
 

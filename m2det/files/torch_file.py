@@ -1,9 +1,11 @@
-"""Files of torch.save that end in the sha256 of what was written."""
+"""Files of torch.save that end in a sha256 of their content."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO, cast
@@ -14,17 +16,17 @@ from torch import Tensor
 from m2det.errors import InputError
 from m2det.files.whole import replacing
 
-MARK = b"\nm2det, sha256:"  # behind torch's zip archive, whose readers look for its end from here
-TAIL = len(MARK) + hashlib.sha256().digest_size
-BESIDE_TENSORS = 1 << 20  # bytes, more than enough for names, shapes, rows and the archive's own
+MARK = b"\nm2det, sha256:"  # after the zip archive of torch.save, whose readers ignore what follows it
+TAIL_BYTES = len(MARK) + hashlib.sha256().digest_size
+OVERHEAD = 1 << 20  # bytes, ample for names, shapes, rows and the archive's own
 
 
 class Damaged(InputError):
-    """A file that is not what was written; the sentence names it and says how one can tell."""
+    """A file is not what was written; the message names the file and the evidence."""
 
 
-class _Sink:
-    """What torch.save writes to. It keeps the disk's own error, of which torch would make a failed assertion."""
+class _HashingWriter:
+    """A file object for torch.save that hashes, and keeps the disk's error, which torch hides in an assertion."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -45,73 +47,72 @@ class _Sink:
 
 
 def save_plain(path: Path, content: Any) -> None:
-    """torch.save, whole or not at all. Raises InputError for a full disk, with the bytes that the file takes."""
+    """Write content by torch.save, atomically. Raises InputError for a full disk, with the size of the file."""
     _save(path, content, b"")
 
 
 def save_checked(path: Path, content: Any) -> None:
-    """save_plain with a checksum, which load_checked compares; torch.load reads the file all the same."""
+    """Write content as `save_plain` does, with a checksum at the end, which torch.load ignores."""
     _save(path, content, MARK)
 
 
 def _save(path: Path, content: Any, mark: bytes) -> None:
-    with replacing(path, _bytes(content) + BESIDE_TENSORS) as temporary, temporary.open("wb") as file:
-        sink = _Sink(file)
-        torch.save(content, cast(BinaryIO, sink))
-        if sink.error:
-            raise sink.error
+    with replacing(path, _tensor_bytes(content) + OVERHEAD) as temporary, temporary.open("wb") as file:
+        writer = _HashingWriter(file)
+        torch.save(content, cast(BinaryIO, writer))
+        if writer.error:
+            raise writer.error
         if mark:
-            file.write(mark + sink.sha256.digest())
+            file.write(mark + writer.sha256.digest())
         file.flush()
 
 
-def _bytes(content: Any) -> int:
-    """Of all tensors in dicts, lists and tuples."""
+def _tensor_bytes(content: Any) -> int:
+    """Return the size of all tensors in nested dicts, lists and tuples."""
     if isinstance(content, Tensor):
         return content.nbytes
     if isinstance(content, dict):
         content = content.values()
     elif not isinstance(content, list | tuple):
         return 0
-    return sum(map(_bytes, content))
+    return sum(map(_tensor_bytes, content))
 
 
 def verify(path: Path) -> None:
-    """Raises Damaged for a file of save_checked that is not as it was written."""
-    try:
-        with path.open("rb") as file:
-            _verify(path, file)
-    except OSError as error:
-        raise Damaged(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
+    """Raise Damaged unless the file is what `save_checked` wrote."""
+    with _verified(path):
+        pass
 
 
 def load_checked(path: Path) -> Any:
-    """What save_checked has written, on the CPU: tensors and plain types. Raises Damaged for anything else."""
+    """Return what `save_checked` wrote: tensors, on the CPU, and plain types. Raises Damaged for any other file."""
     try:
-        with path.open("rb") as file:
-            _verify(path, file)
+        with _verified(path) as file:
             return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise Damaged(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise Damaged(f"{path} has the checksum of its content, but holds no plain tensors") from error
 
 
-def _verify(path: Path, file: BinaryIO) -> None:
-    """Leaves the file at its start."""
-    rest = os.fstat(file.fileno()).st_size - TAIL
-    file.seek(max(rest, 0))
-    tail = file.read()
-    if len(tail) != TAIL or not tail.startswith(MARK):
-        raise Damaged(f"{path} does not end in a checksum: it is cut short, or an earlier version of m2det wrote it")
-    file.seek(0)
-    sha256 = hashlib.sha256()
-    while rest:
-        data = file.read(min(rest, 1 << 20))
-        if not data:
-            break
-        sha256.update(data)
-        rest -= len(data)
-    if sha256.digest() != tail[len(MARK) :]:
-        raise Damaged(f"{path} is damaged: its sha256 is another than when it was written")
-    file.seek(0)
+@contextmanager
+def _verified(path: Path) -> Iterator[BinaryIO]:
+    """Yield the open file, at its start, after its checksum was compared. Raises Damaged."""
+    try:
+        with path.open("rb") as file:
+            remaining = os.fstat(file.fileno()).st_size - TAIL_BYTES
+            file.seek(max(remaining, 0))
+            tail = file.read()
+            if len(tail) != TAIL_BYTES or not tail.startswith(MARK):
+                raise Damaged(
+                    f"{path} does not end in a checksum: it is cut short, or an earlier version of m2det wrote it"
+                )
+            file.seek(0)
+            sha256 = hashlib.sha256()
+            while data := file.read(min(remaining, 1 << 20)):
+                sha256.update(data)
+                remaining -= len(data)
+            if sha256.digest() != tail[len(MARK) :]:
+                raise Damaged(f"{path} is damaged: its sha256 is another than when it was written")
+            file.seek(0)
+            yield file
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error

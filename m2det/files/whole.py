@@ -1,4 +1,4 @@
-"""Write a file under a temporary name, then rename it: whoever reads sees the file before or the file after."""
+"""Write files atomically: under a temporary name, then renamed, so that a reader sees the old file or the new one."""
 
 from __future__ import annotations
 
@@ -12,25 +12,30 @@ from pathlib import Path
 
 from m2det.errors import InputError, writing
 
-LONGEST_NAME = 255  # bytes, of any file on Linux
+MAX_NAME_BYTES = 255  # of a file on Linux
 
 
 @contextmanager
 def replacing(path: Path, needed: int = 0) -> Iterator[Path]:
-    """The temporary name to write to; at the end it becomes `path`, and a power cut does not undo that.
+    """Yield a temporary path to write to, and rename the file to `path` at the end, durably (fsync).
 
-    needed: bytes that the file takes; a disk with less room is told before the first of them is written. After a
-    failure the temporary file is gone.
-    Raises InputError for a disk that is full, read-only or closed to us.
+    A failure removes the temporary file.
+
+    Args:
+        path: The file to write or replace; missing folders are made.
+        needed: Size of the file in bytes, or 0 if unknown; a disk with less room is refused before writing.
+
+    Raises:
+        InputError: The disk is full or read-only, or permission is missing.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    if len(os.fsencode(temporary.name)) > LONGEST_NAME:
+    if len(os.fsencode(temporary.name)) > MAX_NAME_BYTES:
         temporary = path.with_name(f".{os.getpid()}.tmp")
     with writing(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(path.parent).free < needed:
             raise OSError(ENOSPC, os.strerror(ENOSPC))
-        temporary.unlink(missing_ok=True)  # a link would be followed
+        temporary.unlink(missing_ok=True)  # writing would follow a link
         try:
             yield temporary
             _sync(temporary)
@@ -42,7 +47,7 @@ def replacing(path: Path, needed: int = 0) -> Iterator[Path]:
 
 
 def require_utf8(path: Path) -> None:
-    """For libraries that take a file's name as text. Raises InputError for a name that is none."""
+    """Raise InputError for a path that is not UTF-8, for libraries that take paths as text only."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
@@ -50,7 +55,7 @@ def require_utf8(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write the file's whole content, text as UTF-8. Raises InputError as `replacing` does."""
+    """Write a file atomically, text as UTF-8. Raises InputError as `replacing` does."""
     data = content.encode() if isinstance(content, str) else content
     with replacing(path, len(data)) as temporary:
         temporary.write_bytes(data)
@@ -58,7 +63,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards. Raises InputError where no disk has room for one."""
+    """Yield a new folder, removed at the end. Raises InputError where no disk has room for one."""
     folder = make_temporary_folder("m2det-")
     try:
         yield folder
@@ -67,10 +72,10 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def make_temporary_folder(prefix: str) -> Path:
-    """A new folder of a name that begins so. Raises InputError where no disk has room for one."""
+    """Make a new folder whose name starts with the prefix. Raises InputError where no disk has room for one."""
     try:
         return Path(tempfile.mkdtemp(prefix=prefix))
-    except FileNotFoundError as error:  # of several places, none of which could be written to
+    except FileNotFoundError as error:  # Python tried several places, none of which takes a file
         raise InputError(
             f"{error.strerror}; make room in one of them, or set TMPDIR to a folder that has some"
         ) from error

@@ -1,4 +1,4 @@
-"""The network: `build_model`, `prior_boxes`, and the original's checkpoints."""
+"""The network: `build_model`, `prior_boxes`, and checkpoints of the original."""
 
 from m2det.model.config import M2DetConfig, get_config
 from m2det.model.m2det import M2Det, build_backbone, build_model, first_names

@@ -1,4 +1,4 @@
-"""What a model file says of itself, within bounds."""
+"""The card of a model file: its configuration, classes, training and the hashes of its inputs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from m2det.errors import InputError
-from m2det.model.config import MOST_CLASSES
+from m2det.model.config import MAX_CLASSES
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 ClassName = Annotated[str, Field(min_length=1, max_length=1000)]  # as m2det.data.sources.coco_json lets in
 Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
-AveragePrecision = Annotated[float, Field(ge=-1, le=1)]  # -1: no box to find
+AveragePrecision = Annotated[float, Field(ge=-1, le=1)]  # -1: no ground truth
 
 
-class _Part(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Trained(_Part):
+class Trained(_Strict):
     """The epoch whose weights were kept."""
 
     epoch: Number
@@ -30,13 +30,21 @@ class Trained(_Part):
     AP50: AveragePrecision
 
 
-class Card(_Part):
-    """model, overrides: what get_config takes. category_ids: of the classes, in their order. trained is absent where
-    the weights were converted. hashes: sha256 of what the weights were made from."""
+class Card(_Strict):
+    """The content of a card.
+
+    Attributes:
+        model: Name of the configuration, for get_config.
+        overrides: Fields of the configuration that differ, for get_config.
+        classes: Names of the foreground classes, label 1 first.
+        category_ids: COCO category id of each class.
+        trained: The epoch whose weights were kept; None for converted weights.
+        hashes: sha256 of each input of the training.
+    """
 
     model: Text
     overrides: Annotated[dict[Text, Any], Field(max_length=50)]
-    classes: Annotated[list[ClassName], Field(min_length=1, max_length=MOST_CLASSES)]
+    classes: Annotated[list[ClassName], Field(min_length=1, max_length=MAX_CLASSES)]
     category_ids: list[Id]
     trained: Trained | None = None
     hashes: Annotated[dict[Text, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(max_length=50)] = {}
@@ -52,11 +60,11 @@ class Card(_Part):
 
 
 def check_card(content: dict[str, Any], where: str) -> dict[str, Any]:
-    """The card as it was given. Raises InputError naming `where` it stands and its first mistake."""
+    """Return the card, unchanged. Raises InputError naming its place, `where`, and its first fault."""
     try:
         return Card.model_validate(content).model_dump(exclude_unset=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = reprlib.repr(".".join(map(str, first["loc"])))
-        wrong = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}" if first["loc"] else str(first["ctx"]["error"])
-        raise InputError(f"{where} has a card that m2det does not write ({wrong})") from error
+        fault = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}" if first["loc"] else str(first["ctx"]["error"])
+        raise InputError(f"{where} has a card that m2det does not write ({fault})") from error

@@ -1,4 +1,4 @@
-"""What a network costs to compute, and how near a training comes to what its devices can do."""
+"""Floating-point operations of a network, and the share of the devices' peak that a training reaches (MFU)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from m2det.device import peak_memory
+from m2det.device import device_name, peak_memory
 from m2det.model import M2Det, build_model
 
-# Dense operations per second in the half type, by a part of the device's name; the first that fits.
+# Dense operations per second in low precision, by a part of the device's name; the first match counts.
 PEAKS = (
     ("H200", 989e12),  # NVIDIA H200 data sheet: 1,979 TFLOP/s with sparsity
     ("H100 PCIe", 756e12),  # NVIDIA H100 data sheet: 1,513 with sparsity
@@ -27,38 +27,41 @@ PEAKS = (
 
 
 def forward_flops(model: M2Det) -> int:
-    """Floating-point operations (a multiplication and an addition are two) of one image's forward pass.
+    """Return the floating-point operations of one image's forward pass; a multiply-add is two.
 
-    Counted on shapes alone; convolutions and matrix products, as torch counts them.
+    Counts convolutions and matrix products, as torch does, from shapes alone (device meta).
     """
     with torch.device("meta"):
-        twin = build_model(model.config, model.num_classes).eval()
+        meta_model = build_model(model.config, model.num_classes).eval()
         images = torch.empty(1, 3, model.config.size, model.config.size)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        twin(images)
+        meta_model(images)
     total: int = counter.get_total_flops()
     return total
 
 
 @dataclass(frozen=True)
 class Cost:
-    """flops: of training on one image, 3 times the forward pass; peak: what all devices together can do a second,
-    0 where that is not known."""
+    """The cost of a training.
+
+    Attributes:
+        flops: Operations of training on one image: 3 times the forward pass.
+        peak: Operations per second of all devices together; 0 if unknown.
+        device: The device of this process.
+    """
 
     flops: float
     peak: float
     device: torch.device
 
     def achieved(self, images_per_second: float) -> str:
-        """Operations per second, their share of the peak (MFU), and the most memory this process has had."""
-        done = self.flops * images_per_second
-        share = f" MFU {done / self.peak:.0%}" if self.peak else ""
-        return f"{done / 1e12:.3g} TFLOP/s{share} memory {peak_memory(self.device) / 1e9:.1f} GB"
+        """Return as text the operations per second, their share of the peak (MFU), and this process's peak memory."""
+        achieved = self.flops * images_per_second
+        share = f" MFU {achieved / self.peak:.0%}" if self.peak else ""
+        return f"{achieved / 1e12:.3g} TFLOP/s{share} memory {peak_memory(self.device) / 1e9:.1f} GB"
 
 
 def peak_flops(device: torch.device) -> float:
-    """Operations per second that the device can do in its half type, as its vendor says; 0 where it is not known."""
-    if device.type == "cpu":
-        return 0.0
-    name = torch.get_device_module(device.type).get_device_name(device)
+    """Return the device's dense low-precision operations per second by its vendor's data sheet; 0 if unknown."""
+    name = device_name(device)
     return next((peak for part, peak in PEAKS if re.search(rf"\b{part}\b", name)), 0.0)

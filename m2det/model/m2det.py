@@ -8,15 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from m2det.errors import InputError
-from m2det.model.config import ANCHORS_PER_CELL, MOST_CLASSES, M2DetConfig, ResNetConfig, VGGConfig, get_config
+from m2det.model.config import ANCHORS_PER_CELL, MAX_CLASSES, M2DetConfig, ResNetConfig, VGGConfig, get_config
 from m2det.model.mlfpn import SFAM, TUM, BasicConv, repeat, upsample_nearest_to
 from m2det.model.resnet import ResNet
 from m2det.model.vgg import VGG
 
 
 class M2Det(nn.Module):
-    """Attributes have the original's names and order (unet = TUM, leach = the 1x1 of FFMv2), so that its
-    checkpoints are ours. Which configuration it is, is in `config`."""
+    """The network of figure 2; `config` is its configuration.
+
+    Attributes have the original's names and order (unet = TUM, leach = the 1x1 convolution of FFMv2), so that state
+    dicts are interchangeable.
+    """
 
     def __init__(self, config: M2DetConfig, num_classes: int) -> None:
         super().__init__()
@@ -46,10 +49,14 @@ class M2Det(nn.Module):
                 module.bn.momentum = self.config.bn_momentum
             elif name.startswith(("loc.", "conf.")) and isinstance(module, nn.Conv2d):
                 assert module.bias is not None
-                nn.init.zeros_(module.bias)  # the weights stay as torch draws them, as in the original
+                nn.init.zeros_(module.bias)  # the weights keep torch's initialization, as in the original
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """float32 [B,3,S,S] BGR minus its mean -> `loc` [B,P,4] encoded, `conf` [B,P,C+1] logits, background first."""
+        """Return `loc` [B,P,4] (boxes encoded against the priors) and `conf` [B,P,C+1] (logits, background first).
+
+        Args:
+            images: float32 [B,3,S,S] BGR with the mean subtracted.
+        """
         base = self.ffm_v1(*self.base(images))
         pyramids: list[list[Tensor]] = []
         for level, leach in enumerate(self.leach):
@@ -62,29 +69,29 @@ class M2Det(nn.Module):
         return {"loc": _predict(self.loc, maps, 4), "conf": _predict(self.conf, maps, self.num_classes + 1)}
 
     def ffm_v1(self, shallow: Tensor, deep: Tensor) -> Tensor:
-        """FFMv1 (section 3.1, figure 4a): the backbone's two maps -> the base feature [B,768,S/8,S/8]."""
+        """FFMv1 (section 3.1, figure 4a): fuse the backbone's two maps into the base feature [B,768,S/8,S/8]."""
         shallow = self.reduce(shallow)
         return torch.cat([shallow, upsample_nearest_to(self.up_reduce(deep), shallow.shape[2:])], dim=1)
 
     def ffm_v2(self, base: Tensor, largest: Tensor) -> Tensor:
-        """FFMv2 (section 3.1, figure 4b): the base feature made thin, beside the largest map of the last TUM."""
+        """FFMv2 (section 3.1, figure 4b): concatenate the thinned base feature and the last TUM's largest map."""
         return torch.cat([base, largest], dim=1)
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
-    """Each key of the state dict -> the first key of the same tensor: a shared layer has several names."""
+    """Map each key of the state dict to the first key of the same tensor: a shared layer has several keys."""
     first: dict[int, str] = {}
     return {key: first.setdefault(id(tensor), key) for key, tensor in model.state_dict(keep_vars=True).items()}
 
 
 def _predict(heads: nn.ModuleList, maps: list[Tensor], width: int) -> Tensor:
-    """One convolution per map -> [B,P,width], in the priors' order: map, row, column, anchor."""
+    """Apply one convolution per map -> [B,P,width], in the priors' order: map, row, column, anchor."""
     outputs = [head(x).permute(0, 2, 3, 1).flatten(1) for head, x in zip(heads, maps, strict=True)]
     return torch.cat(outputs, dim=1).unflatten(1, (-1, width))
 
 
 def build_backbone(config: VGGConfig | ResNetConfig) -> VGG | ResNet:
-    """A backbone with He-initialised weights; torch's global generator draws them."""
+    """Return a backbone with He-initialized weights, from torch's global random generator."""
     backbone = VGG(config) if isinstance(config, VGGConfig) else ResNet(config)
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
@@ -95,11 +102,16 @@ def build_backbone(config: VGGConfig | ResNetConfig) -> VGG | ResNet:
 
 
 def build_model(name_or_config: str | M2DetConfig, num_classes: int, **overrides: Any) -> M2Det:
-    """A network with fresh weights from torch's global generator.
+    """Return a network with random weights from torch's global generator.
 
-    num_classes counts foreground classes. Overrides are fields of M2DetConfig, such as sfam=True.
-    Raises InputError for a name, a setting or a number of classes that does not work.
+    Args:
+        name_or_config: As for get_config.
+        num_classes: Number of foreground classes.
+        **overrides: Fields of M2DetConfig, such as sfam=True.
+
+    Raises:
+        InputError: The name is unknown, or a setting or the number of classes does not work.
     """
-    if not 1 <= num_classes <= MOST_CLASSES:
-        raise InputError(f"a model of {num_classes} classes? it takes 1 to {MOST_CLASSES}")
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise InputError(f"a model of {num_classes} classes? it takes 1 to {MAX_CLASSES}")
     return M2Det(get_config(name_or_config, **overrides), num_classes)

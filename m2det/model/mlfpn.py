@@ -1,8 +1,9 @@
 """The multi-level feature pyramid network (Zhao et al. 2019, section 3, figures 2 to 5).
 
-FFMv1 fuses two backbone maps into the base feature; each TUM makes a pyramid of it; FFMv2 hands the largest
-map of one TUM to the next, beside a slice of the base feature; SFAM weighs what is concatenated per scale.
-FFMv1 and FFMv2 are methods of `M2Det`, `ffm_v1` and `ffm_v2`: their layers carry the original's names.
+FFMv1 fuses two backbone maps into the base feature; each TUM makes a pyramid of its input; FFMv2 concatenates the
+largest map of one TUM and the thinned base feature as the next TUM's input; SFAM weighs the channels of the maps of
+all levels, concatenated per scale. FFMv1 and FFMv2 are the methods `ffm_v1` and `ffm_v2` of `M2Det`, since their layers
+have the original's names.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 
 
 class BasicConv(nn.Module):
-    """Convolution, batch normalisation, ReLU."""
+    """Convolution, batch normalization, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)  # its momentum is the model's, see M2Det
+        self.bn = nn.BatchNorm2d(outputs)  # M2Det sets its momentum
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,23 +31,27 @@ class BasicConv(nn.Module):
 
 
 def upsample_nearest_to(x: Tensor, size: torch.Size) -> Tensor:
-    """[B,C,h,w] -> [B,C,*size] in x's own dtype on every device.
+    """Upsample [B,C,h,w] to [B,C,*size], keeping the dtype on every device.
 
-    CUDA's autocast would do it in float32 and NPU's would not; copying values needs no precision.
+    CUDA's autocast would compute in float32 and NPU's would not; copying values needs no precision.
     """
     with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):  # meta has no autocast
         return F.interpolate(x, size=tuple(size), mode="nearest")
 
 
 def repeat(times: int, shared: bool, make: Callable[[], nn.Module]) -> nn.ModuleList:
-    """A list of modules; shared ones are one module under several names, as in the original's state dicts."""
+    """Return a list of modules; if shared, one module under several names, as in the original's state dicts."""
     return nn.ModuleList([make()] * times) if shared else nn.ModuleList(make() for _ in range(times))
 
 
 class TUM(nn.Module):
-    """Thinned U-shape module (section 3.2, figure 4c): an encoder by strided convolutions, a decoder back up.
+    """Thinned U-shape module (section 3.2, figure 4c): an encoder of strided convolutions, a top-down decoder.
 
-    inputs: channels of its input; planes: channels of each of its `scales` outputs.
+    Args:
+        inputs: Channels of the input.
+        planes: Channels of each output map.
+        scales: Number of output maps.
+        smooth: Whether a 1x1 convolution follows each decoded map.
     """
 
     def __init__(self, inputs: int, planes: int, scales: int, smooth: bool) -> None:
@@ -63,7 +68,7 @@ class TUM(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[B,inputs,H,H] -> maps [B,planes,h,h], smallest first, the last one at the input's size."""
+        """Map [B,inputs,H,H] to maps [B,planes,h,h], smallest first; the last has the input's size."""
         encoded = [x]
         for layer in self.layers:
             encoded.append(layer(encoded[-1]))
@@ -77,7 +82,11 @@ class TUM(nn.Module):
 class SFAM(nn.Module):
     """Scale-wise feature aggregation (section 3.3, figure 5): channel attention as in squeeze-and-excitation.
 
-    shared: one pair of layers for all scales, as in the original's code; the paper draws a pair for each.
+    Args:
+        channels: Channels of each map.
+        scales: Number of maps.
+        shared: One pair of layers for all scales, as in the original's code; the paper's figure has one per scale.
+        compress: Channels over those of the hidden layer.
     """
 
     def __init__(self, channels: int, scales: int, shared: bool, compress: int = 16) -> None:
@@ -87,7 +96,7 @@ class SFAM(nn.Module):
         self.fc2 = repeat(scales, shared, lambda: nn.Conv2d(inner, channels, 1))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps [B,C,h,h], each times its channels' weights [B,C,1,1]."""
+        """Return the maps [B,C,h,h], each multiplied by weights [B,C,1,1] of its channels."""
         out = []
         for x, fc1, fc2 in zip(maps, self.fc1, self.fc2, strict=True):
             weight = torch.sigmoid(fc2(F.relu(fc1(F.adaptive_avg_pool2d(x, 1)))))

@@ -1,4 +1,4 @@
-"""A finished model's file: weights and card."""
+"""Write and load model files: safetensors with the weights and a card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from m2det.errors import InputError
-from m2det.files.tensors import Layout, get_again, load_tensors, save_tensors
+from m2det.files.tensors import TensorSpec, load_tensors, restore_advice, save_tensors
 from m2det.model import M2Det, build_model, first_names, get_config
 from m2det.model.card import check_card
 
@@ -18,35 +18,43 @@ log = logging.getLogger(__name__)
 
 
 def save_trained(path: Path, model: M2Det, card: dict[str, Any]) -> None:
-    """Weights and card as safetensors; equal runs give equal bytes. Leaves the model on the CPU.
+    """Write a model file; equal runs give equal bytes. Leaves the model on the CPU.
 
-    Raises InputError for a full disk, and for a card that load_trained would refuse, or of another network.
+    Args:
+        path: The file to write.
+        model: The trained network.
+        card: As `m2det.model.card.Card`.
+
+    Raises:
+        InputError: The disk is full, or the card is not valid or another network's.
     """
     where = f"{path}, not written,"
     card = check_card(card, where)
     model.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     state = model.state_dict()
     unique = {key: state[key] for key, first in first_names(model).items() if key == first}
-    layouts = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in unique.items()}
-    _check_fits(card, layouts, where, "give the card of this network")
+    specs = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in unique.items()}
+    _check_fits(card, specs, where, "give the card of this network")
     save_tensors(path, unique, card)
 
 
 def load_trained(path: str | Path) -> tuple[M2Det, dict[str, Any]]:
-    """A finished model in eval mode on the CPU, and its card.
+    """Return a model file's network, in eval mode on the CPU, and its card.
 
-    Everything is checked before the network takes memory: the card, each tensor's name, shape and type before the
-    tensors are read, then the checksum and the values.
-    Raises InputError for a file that is missing, damaged, or not one of ours.
+    All checks come before the network takes memory: the card and each tensor's name, shape and dtype before the tensors
+    are read, then the checksum and the values.
+
+    Raises:
+        InputError: The file is missing, damaged, or not a model written by m2det.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; train a model first (`dvc repro`), or name another")
 
-    def check(card: dict[str, Any], found: Mapping[str, Layout]) -> None:
+    def check(card: dict[str, Any], specs: Mapping[str, TensorSpec]) -> None:
         if "model" not in card:
             raise InputError(f"{path} is no model written by m2det (safetensors with a card inside)")
-        _check_fits(check_card(card, str(path)), found, str(path), get_again(path))
+        _check_fits(check_card(card, str(path)), specs, str(path), restore_advice(path))
 
     tensors, card, checked = load_tensors(path, check)
     card = check_card(card, str(path))
@@ -60,23 +68,23 @@ def load_trained(path: str | Path) -> tuple[M2Det, dict[str, Any]]:
     return model.eval(), card
 
 
-def _check_fits(card: dict[str, Any], found: Mapping[str, Layout], where: str, advice: str) -> None:
-    """Raises InputError where these are not the names, shapes and types of the card's network."""
+def _check_fits(card: dict[str, Any], specs: Mapping[str, TensorSpec], where: str, advice: str) -> None:
+    """Raise InputError unless these are the names, shapes and dtypes of the card's network."""
     try:
         config = get_config(card["model"], **card["overrides"])
     except InputError as error:
         raise InputError(f"{where} has a card of no network: {error}") from error
     with torch.device("meta"):
-        twin = build_model(config, len(card["classes"]))
-    first, state = first_names(twin), twin.state_dict()
-    wanted = {key: (tuple(state[key].shape), state[key].dtype) for key in state if first[key] == key}
-    if wanted != found:
-        key = min(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        meta_model = build_model(config, len(card["classes"]))
+    first, state = first_names(meta_model), meta_model.state_dict()
+    expected = {key: (tuple(state[key].shape), state[key].dtype) for key in state if first[key] == key}
+    if expected != specs:
+        key = min(key for key in expected.keys() | specs.keys() if expected.get(key) != specs.get(key))
         raise InputError(
-            f"{where}: its card and its tensors are of different networks: {key[:200]!r} is {_say(wanted.get(key))} by "
-            f"the card and {_say(found.get(key))} in the file; {advice}"
+            f"{where}: its card and its tensors are of different networks: {key[:200]!r} is "
+            f"{_describe(expected.get(key))} by the card and {_describe(specs.get(key))} in the file; {advice}"
         )
 
 
-def _say(layout: Layout | None) -> str:
-    return f"{layout[0]} {str(layout[1]).removeprefix('torch.')}" if layout else "absent"
+def _describe(spec: TensorSpec | None) -> str:
+    return f"{spec[0]} {str(spec[1]).removeprefix('torch.')}" if spec else "absent"

@@ -1,7 +1,7 @@
-"""ResNet (He et al. 2016) as the original changes it: layer3 keeps its input's resolution.
+"""ResNet (He et al. 2016) with the original's change: layer3 has stride 1.
 
-Parameters have torchvision's names, the classifier `fc` included, which nothing uses: so ImageNet weights load,
-and the original's checkpoints, which keep it.
+Parameters have torchvision's names, with the unused classifier `fc`, so that ImageNet weights and the original's
+checkpoints load.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from m2det.model.config import ResNetConfig
 
 
 class Block(nn.Module):
-    """Convolutions with a way around them: two 3x3 (basic), or 1x1, 3x3, 1x1 with four times the channels."""
+    """A residual block: two 3x3 convolutions (basic), or 1x1, 3x3 and 1x1 with four times the channels (bottleneck)."""
 
     def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
@@ -31,15 +31,17 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        around = self.downsample(x)
+        shortcut = self.downsample(x)
         for i in range(1, self.convolutions + 1):
             x = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x))
             if i < self.convolutions:
                 x = F.relu(x, inplace=True)
-        return F.relu(x + around, inplace=True)
+        return F.relu(x + shortcut, inplace=True)
 
 
 class ResNet(nn.Module):
+    """The backbone of `m2det{size}-resnet...`."""
+
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
@@ -49,20 +51,20 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        widening = 4 if config.bottleneck else 1
+        expansion = 4 if config.bottleneck else 1
         channels = 64
         for i, blocks in enumerate(config.layers):
             width, stride = 64 * 2**i, (1, 2, 1, 2)[i]
             layer = nn.Sequential()
             for j in range(blocks):
                 layer.append(Block(channels, width, stride if j == 0 else 1, config.bottleneck))
-                channels = width * widening
+                channels = width * expansion
             self.add_module(f"layer{i + 1}", layer)
-        self.fc = nn.Linear(channels, 1000).requires_grad_(False)  # nothing uses it: no gradient to wait for
-        self.shallow_channels, self.deep_channels = 128 * widening, channels
+        self.fc = nn.Linear(channels, 1000).requires_grad_(False)  # unused: without a gradient that DDP would wait for
+        self.shallow_channels, self.deep_channels = 128 * expansion, channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B,3,S,S] -> (layer2 [B,512,S/8,S/8], layer4 [B,2048,S/16,S/16]); a quarter of the channels if basic."""
+        """Map [B,3,S,S] to layer2 [B,512,S/8,S/8] and layer4 [B,2048,S/16,S/16]; basic blocks: 128 and 512 channels."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.layer1(F.max_pool2d(x, 3, 2, 1))
         shallow = self.layer2(x)

@@ -1,4 +1,4 @@
-"""VGG16 with its fully connected layers made convolutions ("reduced fc": Liu et al., SSD, section 3)."""
+"""VGG16 with convolutions for its fully connected layers ("reduced fc": Liu et al. 2016, SSD, section 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from m2det.model.config import VGGConfig
 
 
 class VGG(nn.ModuleList):
-    """A flat list of layers, numbered as in the original, so that vgg16_reducedfc.pth loads as it is."""
+    """A flat list of layers, numbered as in the original, so that vgg16_reducedfc.pth loads unchanged."""
 
     def __init__(self, config: VGGConfig) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class VGG(nn.ModuleList):
         self.append(nn.ReLU(inplace=True))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B,3,S,S] -> (conv4_3 [B,512,S/8,S/8], conv7 [B,1024,S/16,S/16])."""
+        """Map [B,3,S,S] to conv4_3 [B,512,S/8,S/8] and conv7 [B,1024,S/16,S/16]."""
         for i, layer in enumerate(self):
             x = layer(x)
             if i == self.shallow_index:

@@ -1,7 +1,7 @@
 """Non-maximum suppression with the original's semantics, compiled (nms.pyx).
 
-Importing this works without the compiled module; calling an op then says how to build it.
-`m2det.ops.reference` holds the same two functions in plain NumPy: slow, and the oracle of the tests.
+Without the compiled module the import works, and a call raises an InputError that says how to build it.
+`m2det.ops.numpy_nms` has the same two functions in plain NumPy: slow, for the tests to compare with.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ SOFT_METHODS = ("hard", "linear", "gaussian")
 
 
 def nms(dets: NDArray[np.float32], iou_threshold: float, limit: int | None = None) -> NDArray[np.int64]:
-    """Hard non-maximum suppression: a kept box removes every later one with IoU >= `iou_threshold`.
+    """Apply hard non-maximum suppression: a kept box removes each box of lower score with IoU >= `iou_threshold`.
 
-    dets: float32 [N, 5], xyxy in pixels and score; a box is x2 - x1 + 1 pixels wide. Not modified.
-    limit: stop after so many; they are the first of what would come without it.
-    Returns the indices of the kept rows, int64 [K], best first; of equal scores the earlier row comes first.
-    Raises InputError for another shape, and where the extension is not built.
+    Args:
+        dets: float32 [N,5], xyxy in pixels and score; a box is x2 - x1 + 1 pixels wide. Not modified.
+        iou_threshold: In [0,1].
+        limit: Maximum number of boxes to keep; the result is the beginning of the unlimited one.
+
+    Returns:
+        int64 [K], the indices of the kept rows, best first; of equal scores the earlier row comes first.
+
+    Raises:
+        InputError: `dets` has another shape, or the extension is not built.
     """
     compiled = _compiled()
     rows = _rows(dets)
@@ -38,16 +44,23 @@ def soft_nms(
     score_threshold: float = 0.001,
     limit: int | None = None,
 ) -> NDArray[np.float32]:
-    """Soft-NMS (Bodla et al. 2017, arXiv:1704.04503): a selected box lowers the scores of those it overlaps.
+    """Apply soft-NMS (Bodla et al. 2017, arXiv:1704.04503): a selected box lowers the scores of boxes it overlaps.
 
-    dets: float32 [N, 5], xyxy in pixels and score; a box is x2 - x1 + 1 pixels wide. Not modified.
-    method: what a score is multiplied with: "linear" 1 - IoU where IoU > `iou_threshold`; "gaussian"
-    exp(-IoU^2 / sigma) always; "hard" 0 where IoU > `iou_threshold`.
-    A box that overlaps a selected one and then scores less than `score_threshold` is dropped; one that
-    overlaps none stays, however low its score.
-    limit: stop after so many; a selected box's score is final, so they are the first of what would come without.
-    Returns the rows left, float32 [K, 5], with their new scores, in order of selection.
-    Raises InputError for another shape or method, and where the extension is not built.
+    Args:
+        dets: float32 [N,5], xyxy in pixels and score; a box is x2 - x1 + 1 pixels wide. Not modified.
+        method: The factor of a score: "linear" 1 - IoU where IoU > `iou_threshold`; "gaussian" exp(-IoU^2 / sigma)
+            always; "hard" 0 where IoU > `iou_threshold`.
+        iou_threshold: In [0,1].
+        sigma: Of the gaussian.
+        score_threshold: A box that overlaps a selected one and then scores less is dropped; a box that overlaps none
+            stays, however low its score.
+        limit: Maximum number of boxes to select; the result is the beginning of the unlimited one.
+
+    Returns:
+        float32 [K,5]: the remaining rows with their new scores, in order of selection.
+
+    Raises:
+        InputError: `dets` has another shape, the method is unknown, or the extension is not built.
     """
     compiled = _compiled()
     if method not in SOFT_METHODS:

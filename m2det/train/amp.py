@@ -74,7 +74,7 @@ class Precision:
         if self.dynamic:
             self._scaler.step(optimizer)
             self._scaler.update()
-        elif optimizer.defaults["fused"] and TRAITS[self.device.type].skips:
+        elif optimizer.defaults["fused"] and TRAITS[self.device.type].fused_supports_found_inf:
             optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
             optimizer.step()
         else:

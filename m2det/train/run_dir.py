@@ -91,7 +91,7 @@ def unfinished_runs(root: Path) -> list[Unfinished]:
             shape = None
         if not isinstance(shape, dict) or not shape.keys() >= set(LISTED_KEYS):
             log.warning(
-                "warning: %s is damaged; `m2det unfinished --delete %s` removes the run", folder / CONFIG, folder.name
+                "warning: %s is damaged; `m2det runs delete %s` removes the run", folder / CONFIG, folder.name
             )
             continue
         saved = checkpoints(folder)

@@ -59,7 +59,7 @@ def test_a_device_is_chosen_once_and_logged_once(caplog):
     caplog.set_level(logging.INFO)
     choose_device.cache_clear()
     choose_device("cpu"), choose_device("cpu")
-    assert caplog.text.count("device: cpu, as asked for") == 1
+    assert caplog.text.count("device: cpu (requested)") == 1
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The command line: its surface, and `m2det detect` on real files."""
+"""The command line: its commands, and `m2det detect` on real files."""
 
 import json
 import re
@@ -17,16 +17,31 @@ from m2det.text import printable
 from tests.conftest import ROOT
 from tests.tiny_model import write_tiny_model
 
-COMMANDS = ["detect", "recipes", "use", "info", "convert", "export", "doctor", "unfinished", "data", "bench"]
+COMMANDS = ["detect", "data", "runs", "recipes", "use", "info", "convert", "export", "bench", "doctor"]
+HEAVY = {"torch", "numpy", "cv2", "pydantic", "ruamel", "prefect", "dvc"}
 
 
-def test_help_lists_the_commands_and_imports_no_other_package():
-    """The answer comes at once: torch alone takes seconds to import. With -S no installed package can be imported."""
-    command = [sys.executable, "-S", "-m", "m2det.cli.main", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("module", ["m2det", "m2det.cli", "m2det.cli.main"])
+def test_help_lists_the_commands_and_imports_nothing_heavy(module):
+    command = [sys.executable, "-X", "importtime", "-m", module, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     commands = done.stdout.split("COMMAND\n")[1]
     assert [line.split()[0] for line in commands.splitlines() if re.match(r" {4}\w", line)] == COMMANDS
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "argparse" in imported and not imported & HEAVY
+
+
+def test_recipes_are_listed_and_used_by_either_form(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert main(["recipes", "list"]) == 0 and capsys.readouterr().out == listed
+    written = []
+    for command in (["use"], ["recipes", "use"]):
+        (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+        assert main([*command, "coco512-8p"]) == 0 and "epochs: " in capsys.readouterr().out
+        written.append((tmp_path / "params.yaml").read_text())
+    assert written[0] == written[1]
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from m2det.cli.convert import recognise
 from m2det.cli.main import main
 from m2det.model import build_model
 from m2det.model.model_file import load_trained
+from m2det.model.original import infer_config
 
 SMALL = {"planes": 16, "levels": 2, "scales": 4, "fused": (16, 32)}
 
@@ -55,7 +55,7 @@ def test_classes_come_from_an_annotation_file(original, tmp_path, capsys):
     assert "has 3 categories, the checkpoint 4 classes" in capsys.readouterr().err
 
 
-def test_the_size_is_said_or_assumed_aloud(original, tmp_path, capsys):
+def test_the_size_is_given_or_assumed_with_a_warning(original, tmp_path, capsys):
     _, state = original
     torch.save({"epoch": 3, "state_dict": dict(state)}, tmp_path / "weights.pth")
     assert main(["convert", str(tmp_path / "weights.pth"), str(tmp_path / "a.safetensors")]) == 0
@@ -72,12 +72,12 @@ def test_the_size_is_said_or_assumed_aloud(original, tmp_path, capsys):
         ("m2det512-resnet34", {"levels": 3, "smooth": False}),
     ],
 )
-def test_every_configuration_is_recognised(name, overrides):
+def test_every_configuration_is_inferred(name, overrides):
     with torch.device("meta"):
         state = build_model(name, 20, **overrides).state_dict()
     for key in ("leach.0.conv.weight", "leach.1.conv.weight"):  # meta tensors have no values to compare
         state[key] = torch.zeros(1)
-    assert recognise(state, 512) == (name, {"sfam": False} | overrides, 20)
+    assert infer_config(state, 512) == (name, {"sfam": False} | overrides, 20)
 
 
 @pytest.mark.parametrize("case", ["no detector", "code", "suffixes", "missing"])

@@ -118,7 +118,7 @@ def test_verify_names_every_bad_record(project, capsys):
     shown = capsys.readouterr()
     bad = shown.out.strip().splitlines()
     assert len(bad) == 3 and all(each in " ".join(bad) for each in ("image 4.jpg", "image 9.jpg", "val.lmdb"))
-    assert shown.err.endswith("error: data/cache is not as it should be in 3 places, named above with what to do\n")
+    assert shown.err.endswith("error: data/cache has 3 faults, named above with what to do\n")
 
 
 @pytest.mark.usefixtures("project", "forkserver")

@@ -126,7 +126,7 @@ def test_a_folder_where_a_picture_is_to_be_written_is_named(model, folder, tmp_p
     (tmp_path / "out/a.jpg").mkdir(parents=True)
     assert main(["detect", str(folder), "--weights", str(model), "--out", str(tmp_path / "out")]) == 1
     [sentence] = capsys.readouterr().err.splitlines()
-    assert sentence == f"error: {tmp_path}/out/a.jpg: is a directory; move what is there, or write elsewhere"
+    assert sentence == f"error: {tmp_path}/out/a.jpg: is a directory; move it, or write elsewhere"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jpg"]
 
 

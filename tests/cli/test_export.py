@@ -67,7 +67,7 @@ def test_a_name_that_is_no_text_is_exported(exported, tmp_path):
 @pytest.mark.parametrize("name", ["bad.onnx", "bad_atc.sh", "n" * 249])
 def test_a_failure_leaves_neither_half(exported, tmp_path, monkeypatch, capsys, name):
     """Where a folder is in the place of one, or where only the script's name is longer than a name can be."""
-    monkeypatch.setattr(export.torch.onnx, "export", lambda _, __, path, **___: path.touch())
+    monkeypatch.setattr(torch.onnx, "export", lambda _, __, path, **___: path.touch())
     monkeypatch.setattr(export, "_difference", lambda *_: 0.0)
     target = tmp_path / ("bad.onnx" if "bad" in name else f"{name}.onnx")
     if "bad" in name:

@@ -82,7 +82,7 @@ READ = f"""
 import resource, sys, time
 from pathlib import Path
 from m2det.errors import InputError
-from m2det.files.foreign import read_tensors
+from m2det.files.untrusted import read_tensors
 resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))
 for name in sys.argv[1:]:
     start, took = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -141,7 +141,7 @@ def test_another_number_of_classes_starts_with_fresh_heads_only(tmp_path, caplog
     differing = {key for key in own if own[key].shape != given[key].shape}
     assert differing == {f"conf.{i}.{kind}" for i in range(4) for kind in ("weight", "bias")}
     assert all(torch.equal(own[key], given[key]) for key in own.keys() - differing)
-    assert "starts fresh: conf.0.weight (24, 128, 3, 3) (the checkpoint has (66, 128, 3, 3))" in caplog.text
+    assert "random initialization: conf.0.weight (24, 128, 3, 3) (the checkpoint has (66, 128, 3, 3))" in caplog.text
     with pytest.raises(InputError, match=r"only .* come from the checkpoint, .*conf\.0\.weight"):
         load_initial(build_model("m2det-tiny", 3), tmp_path / "start.safetensors", 0.999)
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m2det.device import choose_device, describe, import_torch_npu, synchronize
+from m2det.device import choose_device, device_name, import_torch_npu, synchronize
 from m2det.distributed.launch import count_processes
 from m2det.train.state import Run
 from tests.npu.training import settings, train
@@ -33,7 +33,7 @@ def test_the_device_is_chosen_and_described(wanted, caplog):
     caplog.set_level("INFO")
     device = choose_device(wanted)
     assert device.type == "npu" and "device: npu" in caplog.text
-    assert describe(device).startswith("simulated NPU")
+    assert device_name(device).startswith("simulated NPU")
     synchronize(device)
 
 

@@ -48,7 +48,7 @@ def outcome(process, folder):
 def undisturbed(python_with_torch_npu, material, tmp_path_factory):
     folder = tmp_path_factory.mktemp("npu")
     found = outcome(torchrun(python_with_torch_npu, material, folder, "npu"), folder)
-    assert "device: npu, as asked for" in (folder / "output.txt").read_text()
+    assert "device: npu (requested)" in (folder / "output.txt").read_text()
     return found
 
 

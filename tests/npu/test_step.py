@@ -111,7 +111,7 @@ def test_precision_chooses_float16_on_an_npu(caplog):
     caplog.set_level("INFO")
     params = PrecisionParams(opt_level="O1", loss_scale=32.0, dtype="auto", backend="native")
     assert Precision(params, choose_device("npu")).dtype == torch.float16
-    assert "float16 (the half type of npu)" in caplog.text
+    assert "float16 (the low-precision dtype of npu)" in caplog.text
 
 
 def test_validation_of_a_split_runs_on_the_npu(material, tmp_path):

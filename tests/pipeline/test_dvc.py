@@ -278,8 +278,8 @@ def test_finetuning_starts_from_a_model_of_other_classes(clone):
     clone.edit({"  source: random": "  source: checkpoint", "  checkpoint: ": "  checkpoint: models/model.safetensors"})
     done = clone.run("dvc", "repro", "train")
     assert "training starts from model.safetensors, sha256 " in done.stdout
-    assert "starts fresh: conf.0.weight (12, 128, 3, 3) (the checkpoint has (66, 128, 3, 3))" in done.stdout
-    assert "starts fresh: unet1" not in done.stdout
+    assert "random initialization: conf.0.weight (12, 128, 3, 3) (the checkpoint has (66, 128, 3, 3))" in done.stdout
+    assert "random initialization: unet1" not in done.stdout
     card = clone.run("m2det.cli.main", "info", "models/m2det.safetensors").stdout
     assert "1: cat" in card and "sha256 of backbone" in card
     clone.edit({"  checkpoint: ": "  checkpoint: models/none.pth"})

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from m2det.train.ema import Average
 
 from m2det.config import load_params
 from m2det.data.batch import collate
 from m2det.distributed.group import Group
 from m2det.distributed.launch import run_worker
+from m2det.train.ema import Average
 from m2det.train.rank import main
 from m2det.train.state import Run
 from m2det.train.trainer import ALONE, train_step

@@ -76,7 +76,7 @@ def test_skip_leaves_weights_and_momentum_alone(scale):
 
 def test_skip_where_the_optimizer_cannot_leave_a_step_out(monkeypatch):
     """As on an NPU: the weights are put back."""
-    monkeypatch.setitem(device.TRAITS, "cpu", replace(device.TRAITS["cpu"], skips=False))
+    monkeypatch.setitem(device.TRAITS, "cpu", replace(device.TRAITS["cpu"], fused_supports_found_inf=False))
     precision = Precision(settings(), CPU)
     values = steps(precision, [0.5, float("nan"), 0.25], [False, True, True])
     assert values == [values[0]] * 3 and values[0] < 1

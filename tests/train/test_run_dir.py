@@ -88,16 +88,16 @@ def test_a_run_that_differs_only_in_code_says_how_to_continue_with_the_old(tmp_p
 
 def test_they_are_listed_and_deleted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["unfinished"]) == 0 and capsys.readouterr().out == ""
+    assert main(["runs", "list"]) == 0 and capsys.readouterr().out == ""
     folder = tmp_path / "models/unfinished/abc"
     folder.mkdir(parents=True)
     write_run_config(folder, SHAPE)
     save_state(folder, {"step": 5})
-    assert main(["unfinished"]) == 0
+    assert main(["runs", "list"]) == 0
     assert capsys.readouterr().out.startswith("abc  m2det-tiny, 3 epochs, seed 1: step 5, 0.0 MB")
-    assert main(["unfinished", "--delete", "x"]) == 1
+    assert main(["runs", "delete", "x"]) == 1
     assert "no unfinished training; there are: abc" in capsys.readouterr().err
-    assert main(["unfinished", "--delete", "abc"]) == 0
+    assert main(["runs", "delete", "abc"]) == 0
     assert unfinished_runs(tmp_path / "models/unfinished") == [] and not folder.exists()
 
 
@@ -107,7 +107,7 @@ def test_a_damaged_description_is_left_out_and_can_be_deleted(tmp_path, monkeypa
         write_run_config(tmp_path / "models/unfinished" / name, SHAPE)
     (tmp_path / "models/unfinished/a/run.json").write_text('{"epochs": 3')
     (tmp_path / "models/unfinished/b/run.json").write_text("[]")
-    assert main(["unfinished"]) == 0
-    assert capsys.readouterr().out.startswith("c ") and "unfinished --delete a" in caplog.text
-    assert main(["unfinished", "--delete", "a"]) == 0
+    assert main(["runs", "list"]) == 0
+    assert capsys.readouterr().out.startswith("c ") and "runs delete a" in caplog.text
+    assert main(["runs", "delete", "a"]) == 0
     assert not (tmp_path / "models/unfinished/a").exists()

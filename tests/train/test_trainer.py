@@ -277,7 +277,7 @@ def test_a_compiled_network_trains_the_same(material, tmp_path):
 
 
 def test_impossible_settings_are_refused(material, tmp_path):
-    with pytest.raises(InputError, match="a CPU has no synchronised"):
+    with pytest.raises(InputError, match="a CPU has no synchronized"):
         run(material, tmp_path, settings(sync_bn=True))
     one = settings(batch_size=1).model_dump()
     one["model"] = {"name": "m2det320-vgg16", "sfam": False, "overrides": {"planes": 16, "levels": 2}}

@@ -1,4 +1,4 @@
-"""The two functions of `m2det.ops` in plain NumPy: slow, readable, and what the compiled ones are tested against."""
+"""The NumPy twin of the compiled NMS: the same two functions, slow and readable, for the tests to compare with."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from numpy.typing import DTypeLike, NDArray
 
 
 def nms(dets: NDArray[np.float32], iou_threshold: float) -> NDArray[np.int64]:
-    """As `m2det.ops.nms`."""
-    left = np.argsort(-dets[:, 4], kind="stable")
+    """Apply hard NMS as `m2det.ops.nms` does."""
+    order = np.argsort(-dets[:, 4], kind="stable")
     kept = []
-    while len(left):
-        best, left = left[0], left[1:]
+    while len(order):
+        best, order = order[0], order[1:]
         kept.append(best)
-        common = _intersections(dets[best], dets[left])
+        intersections = _intersections(dets[best], dets[order])
         # float32 throughout, as the original's cpu_nms
-        overlaps = common / (_areas(dets[best], np.float32) + _areas(dets[left], np.float32) - common)
-        left = left[overlaps.astype(np.float64) < iou_threshold]
+        overlaps = intersections / (_areas(dets[best], np.float32) + _areas(dets[order], np.float32) - intersections)
+        order = order[overlaps.astype(np.float64) < iou_threshold]
     return np.array(kept, dtype=np.int64)
 
 
@@ -29,49 +29,49 @@ def soft_nms(
     sigma: float = 0.5,
     score_threshold: float = 0.001,
 ) -> NDArray[np.float32]:
-    """As `m2det.ops.soft_nms`."""
-    left = list(dets.copy())
+    """Apply soft-NMS as `m2det.ops.soft_nms` does."""
+    rows = list(dets.copy())
     selected = []
-    while left:
-        # the best row and the first one change places; the rest keep theirs, and so decide later ties
-        best = int(np.argmax([row[4] for row in left]))
-        left[0], left[best] = left[best], left[0]
-        top = left.pop(0)
+    while rows:
+        # swap the best row and the first one: the order of the other rows decides later ties
+        best = int(np.argmax([row[4] for row in rows]))
+        rows[0], rows[best] = rows[best], rows[0]
+        top = rows.pop(0)
         selected.append(top)
-        if not left:
+        if not rows:
             break
-        boxes = np.stack(left)
-        common = _intersections(top, boxes)
+        boxes = np.stack(rows)
+        intersections = _intersections(top, boxes)
         # the original's cpu_soft_nms adds areas in double precision and stores float32
         areas = _areas(boxes, np.float64).astype(np.float32)
-        overlaps = common / (_areas(top, np.float64) + areas - common).astype(np.float32)
+        overlaps = intersections / (_areas(top, np.float64) + areas - intersections).astype(np.float32)
         weights = _weights(overlaps, method, np.float32(iou_threshold), np.float32(sigma))
-        for row, weight in zip(left, weights, strict=True):
+        for row, weight in zip(rows, weights, strict=True):
             row[4] *= weight
         dropped = {
             id(row)
-            for row, overlap in zip(left, overlaps, strict=True)
+            for row, overlap in zip(rows, overlaps, strict=True)
             if overlap > 0 and row[4] < np.float32(score_threshold)
         }
         i = 0
-        while i < len(left):
-            if id(left[i]) in dropped:  # the last row takes the place of a dropped one
-                last = left.pop()
-                if i < len(left):
-                    left[i] = last
+        while i < len(rows):
+            if id(rows[i]) in dropped:  # the last row takes the place of a dropped one
+                last = rows.pop()
+                if i < len(rows):
+                    rows[i] = last
             else:
                 i += 1
     return np.array(selected, dtype=np.float32).reshape(-1, 5)
 
 
 def _intersections(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Common areas in pixels of one box [5] with many [N, 5]: float32 [N], zero where they do not meet."""
+    """Return the intersections in pixels of one box [5] with boxes [N,5]: float32 [N]."""
     sizes = np.minimum(box[2:4], boxes[:, 2:4]) - np.maximum(box[:2], boxes[:, :2]) + np.float32(1)
     return np.where((sizes > 0).all(axis=1), sizes[:, 0] * sizes[:, 1], np.float32(0))
 
 
 def _areas(boxes: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:
-    """Areas in pixels of boxes [..., 5], the pixel added and the product taken in `dtype`: [...]."""
+    """Return the areas [...] in pixels of boxes [...,5], computed in `dtype`."""
     sizes = (boxes[..., 2:4] - boxes[..., :2]).astype(dtype) + 1
     return sizes[..., 0] * sizes[..., 1]
 
