@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
 from m2det.data.sources.manifest import Roots, roots_of
-from m2det.distributed.grace import ENDING
+from m2det.distributed.grace import SHUTDOWN
 
 PARAMS = Path("params.yaml")
 CACHE = Path("data/cache")
@@ -24,7 +24,7 @@ RESULTS = Path("results")
 def params() -> Params:
     """params.yaml of the folder the stage runs in, checked; read once per process, which has its stop_grace to end."""
     read = load_params(PARAMS)
-    ENDING.grace = read.run.stop_grace
+    SHUTDOWN.grace = read.run.stop_grace
     return read
 
 

@@ -1,4 +1,4 @@
-"""Stage `performance`: how fast this machine trains, by the seed's measure."""
+"""Stage `performance`: how fast this machine trains, as the ModelZoo baseline measures it."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Cost:
         """Operations per second, their share of the peak (MFU), and the most memory this process has had."""
         done = self.flops * images_per_second
         share = f" MFU {done / self.peak:.0%}" if self.peak else ""
-        return f"{done / 1e12:.3g} TFLOP/s{share} memory {peak_memory(self.device) / 1e9:.1f} GB"
+        return f"{done / 1e12:.3g} TFLOP/s{share} mem {peak_memory(self.device) / 1e9:.1f} GB"
 
 
 def peak_flops(device: torch.device) -> float:
