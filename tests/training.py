@@ -3,9 +3,11 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
 from m2det.train import train
@@ -31,6 +33,14 @@ def settings(**changes: Any) -> Params:
         processes = base["run"]["processes"]
         base["train"]["microbatch"] = base["train"]["batch_size"] // (1 if processes == "auto" else processes)
     return Params.model_validate(base)
+
+
+def write_params(folder: Path, **changes: Any) -> Path:
+    """The file of these settings, for two processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(settings(**{"batch_size": 4, "processes": 2} | changes).model_dump(), file)
+    return folder / "params.yaml"
 
 
 def run(material, folder, params, callbacks=None):

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from ruamel.yaml import YAML
 
 from m2det.config import load_params
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.sampler import TrainingBatchSampler
 from m2det.distributed.children import run_child
-from m2det.distributed.group import Group
+from m2det.distributed.group import ALONE, Group
 from m2det.distributed.launch import count_processes, launch
 from m2det.errors import InputError
 from m2det.model import prior_boxes
@@ -28,16 +27,9 @@ from m2det.train.evaluator import validate
 from m2det.train.rank import train_distributed
 from tests.conftest import ROOT
 from tests.train.one_of_several import assert_close, first_gradients
-from tests.training import settings
+from tests.training import settings, write_params
 
 pytestmark = pytest.mark.slow
-
-
-def write_params(folder: Path, **changes) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "params.yaml").open("w") as file:
-        YAML().dump(settings(**{"batch_size": 4, "processes": 2} | changes).model_dump(), file)
-    return folder / "params.yaml"
 
 
 def torchrun(case: str, *arguments: object, processes: int = 2, options: Sequence[str] = ()) -> subprocess.Popen:
@@ -97,7 +89,7 @@ def test_processes_have_the_gradients_of_one_with_the_whole_batch(material, tmp_
     """With batch normalisation fixed and the loss normalised over all of them."""
     options = {"freeze_bn_stats": True, "loss_normalization": "global"}
     single = settings(**options, batch_size=12, opt_level="O0", max_grad_norm=0.0)
-    wanted = first_gradients(single, *material, tmp_path / "single")
+    wanted = first_gradients(single, *material)
     found = gradients(material, tmp_path, processes, **options, batch_size=12, microbatch=microbatch)
     assert_close(found, wanted)
 
@@ -105,13 +97,13 @@ def test_processes_have_the_gradients_of_one_with_the_whole_batch(material, tmp_
 @pytest.mark.parametrize("processes", [2, 4])
 def test_in_training_mode_the_gradient_is_the_mean_of_the_replicas(material, tmp_path, processes):
     found = gradients(material, tmp_path, processes, batch_size=12)
-    alone = settings(batch_size=12, microbatch=12 // processes, opt_level="O0", max_grad_norm=0.0)
+    one = settings(batch_size=12, microbatch=12 // processes, opt_level="O0", max_grad_norm=0.0)
     replicas, seen = [], []
     for rank in range(processes):
         place = Replica(rank, processes)
-        replicas.append(first_gradients(alone, *material, tmp_path / "single", place))
-        seen += TrainingBatchSampler(14, 12, alone.seed, 1, rank=rank, processes=processes).batch(0)
-    assert seen == TrainingBatchSampler(14, 12, alone.seed, 1).batch(0), "the same images as one process would take"
+        replicas.append(first_gradients(one, *material, place))
+        seen += TrainingBatchSampler(14, 12, one.seed, 1, rank=rank, processes=processes).batch(0)
+    assert seen == TrainingBatchSampler(14, 12, one.seed, 1).batch(0), "the same images as one process would take"
     assert_close(found, {name: sum(r[name] for r in replicas) / processes for name in found})
 
 
@@ -119,16 +111,16 @@ def test_in_training_mode_the_gradient_is_the_mean_of_the_replicas(material, tmp
 class Replica(Group):
     """One process's images, alone."""
 
-    def connect(self, device):
+    def init(self, device):
         pass
 
     def wrap(self, model, device):  # noqa: ARG002
         return model
 
-    def any(self, flag):
+    def all_reduce_any(self, flag):
         return flag
 
-    def gather(self, value):
+    def all_gather(self, value):
         return [value]
 
 
@@ -136,8 +128,8 @@ def test_every_image_is_evaluated_once(material, undisturbed):
     """AP of two processes, 7 images each, is that of one process with the same weights."""
     split = PackedSplit(material[0], "val")
     model = undisturbed.model.eval()
-    alone = validate(model, prior_boxes(model.config), split, 96, torch.device("cpu"), Group())
-    assert undisturbed.rows[-1]["AP"] == pytest.approx(alone["AP"], abs=1e-4)
+    metrics = validate(model, prior_boxes(model.config), split, torch.device("cpu"), ALONE)
+    assert undisturbed.rows[-1]["AP"] == pytest.approx(metrics["AP"], abs=1e-4)
     assert undisturbed.steps == 9
 
 
@@ -194,7 +186,7 @@ def test_another_number_of_processes_goes_on_with_the_same_images(material, tmp_
     assert outcome.steps == 9 and [row["epoch"] for row in outcome.rows] == [1, 2, 3]
     said = capfd.readouterr().out
     assert f"resuming at step {done} of 9" in said
-    assert "so far this run had processes 2, train.accumulate 1: the same images follow in the same order" in said
+    assert "so far this run had processes 2: the same images follow in the same order" in said
 
 
 @pytest.mark.parametrize("victim", ["launcher SIGTERM", "launcher SIGKILL", "rank SIGKILL"])
@@ -244,7 +236,7 @@ def test_a_stage_above_a_step_that_never_ends_leaves_nothing_after_the_grace(mat
 from pathlib import Path
 from flows.stage import run_stage
 from m2det.config import load_params
-from m2det.train.launch import train_distributed
+from m2det.train.rank import train_distributed
 from tests.train.test_distributed import run_case
 def train():
     file, cache, backbone = {[str(params_file), *map(str, material)]}
@@ -280,7 +272,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_it(materia
 
 
 def test_wrong_input_is_one_sentence(material, tmp_path):
-    with pytest.raises(InputError, match="batch_size is 8 in each of 2 processes, but there are only 14"):
+    with pytest.raises(InputError, match=r"train\.batch_size is 16, but there are only 14 training images"):
         together(material, tmp_path, write_params(tmp_path, batch_size=16))
 
 
