@@ -106,10 +106,6 @@ class Group:
         dist.all_reduce(maxima, dist.ReduceOp.MAX)
         return maxima.tolist()
 
-    def all_reduce_mean(self, values: Tensor) -> Tensor:
-        """Return the mean over all processes; exactly `values` for one process."""
-        return self.all_reduce_sum(values) / self.size
-
     def all_gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, by rank; waits for all of them."""
         values: list[Any] = [value]

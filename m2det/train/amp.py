@@ -42,8 +42,7 @@ class Precision:
         )
         self.low_precision = self.dtype != torch.float32
         self.dynamic = self.low_precision and params.loss_scale == "dynamic"
-        static = 1.0 if params.loss_scale == "dynamic" or not self.low_precision else params.loss_scale
-        self._static = static
+        self._static = 1.0 if params.loss_scale == "dynamic" or not self.low_precision else params.loss_scale
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dynamic)
         self._backup: list[Tensor] = []  # the weights before a step, where the optimizer cannot skip one
 

@@ -82,6 +82,11 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.stem.removeprefix("step-"))
 
 
+def last_step(run_dir: Path) -> int:
+    """Return the steps done in the last checkpoint, 0 without any."""
+    return max(map(step_of, checkpoints(run_dir)), default=0)
+
+
 def load_state(run_dir: Path) -> dict[str, Any] | None:
     """Return the last saved state, on the CPU, or None where nothing has been saved.
 

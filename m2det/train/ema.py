@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class ModelEma:
@@ -47,16 +48,12 @@ class ModelEma:
         finally:
             self._model.load_state_dict(own)
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the average and the number of steps in it."""
         return {"steps": self._steps, **self._average}
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what state_dict returned."""
-        steps = state["steps"]
-        assert isinstance(steps, int)
-        self._steps = steps
+        self._steps = state["steps"]
         for key, average in self._average.items():
-            saved = state[key]
-            assert isinstance(saved, Tensor)
-            average.copy_(saved)
+            average.copy_(state[key])

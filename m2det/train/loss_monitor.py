@@ -61,7 +61,7 @@ class LossMonitor:
             raise InputError(next(filter(None, self._group.all_gather(sentence if own == first else ""))))
         if not self._steps:
             return {}
-        loc, conf = self._group.all_reduce_mean(self._sum / self._steps).tolist()
+        loc, conf = (self._group.all_reduce_sum(self._sum / self._steps) / self._group.size).tolist()
         return {"loc": loc, "conf": conf}
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from m2det.errors import InputError
 from m2det.files.inputs import FOLDER, Inputs
 from m2det.model import M2Det
 from m2det.train.build import TrainingParts
-from m2det.train.checkpoint import checkpoints, discard_after, load_best, load_state, save_state, step_of
+from m2det.train.checkpoint import discard_after, last_step, load_best, load_state, save_state
 from m2det.train.diagnose import check_finite_weights
 from m2det.train.loss_monitor import LossMonitor
 from m2det.train.optim import load_optimizer
@@ -142,8 +142,7 @@ class TrainingState:
             try:
                 write()
             except InputError as error:
-                saved = checkpoints(self.run_dir)
-                problem = f"{error}; it continues from {f'step {step_of(saved[-1])}' if saved else 'the start'}"
+                problem = f"{error}; it continues from step {last_step(self.run_dir)}"
         if problem := self.parts.group.all_gather(problem)[0]:
             raise InputError(problem)
 

@@ -21,7 +21,7 @@ from m2det.distributed.stop import StopRequest
 from m2det.loss import Targets
 from m2det.model.preprocess import subtract_mean
 from m2det.train.build import TrainingData, TrainingParts, build_training
-from m2det.train.checkpoint import checkpoints, step_of
+from m2det.train.checkpoint import last_step
 from m2det.train.diagnose import diagnose_nonfinite
 from m2det.train.evaluator import end_epoch
 from m2det.train.logger import TrainingLog, describe_run
@@ -77,7 +77,8 @@ def fit(
     """Run the steps that are left. Raises SystemExit with 128 + the number of a signal to stop."""
     parts, monitor, run = state.parts, state.monitor, params.run
     if state.pending_evaluation:
-        log.write(end_epoch(state, data.val, callbacks))
+        with log.paused():
+            log.write(end_epoch(state, data.val, callbacks))
     for batches in step_batches(data, run.workers, parts.device):
         log.data_ready()
         callbacks.on_step_begin(state)
@@ -144,6 +145,5 @@ def step_batches(data: TrainingData, workers: int, device: torch.device) -> Iter
 
 def timeout_message(run_dir: Path, grace: float) -> str:
     """Return the sentence on a step that did not end within the grace period."""
-    saved = checkpoints(run_dir)
-    step = step_of(saved[-1]) if saved else 0
-    return f"the step did not end within run.stop_grace = {grace:g} s; the same command continues from step {step}"
+    sentence = f"the step did not end within run.stop_grace = {grace:g} s; the same command continues from step"
+    return f"{sentence} {last_step(run_dir)}"

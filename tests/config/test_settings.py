@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m2det.train.ema_decay import Average
+from m2det.train.ema import ModelEma
 
 from m2det.config import Params, check_params, dotted, load_params, parameter_keys
 from m2det.data.packed.encoding import ImageEncoding
@@ -125,7 +125,7 @@ def use_for_training(params: Params) -> None:
             now = learning_rate(epoch, fraction, epochs=params.epochs, base=rate, schedule=train.schedule, **rates)
             assert 0 <= now < 1e12 and math.isfinite(now)
     optimizer, precision = make_optimizer(network, train, rate), Precision(params.precision, CPU)
-    average = Average(network, train.ema_decay)
+    average = ModelEma(network, train.ema_decay)
     loss = MultiBoxLoss(label_smoothing=train.label_smoothing)
     labels, boxes = torch.tensor([[1] + [0] * 15]), torch.zeros(1, 16, 4)
     boxes[0, 0] = torch.tensor([0.2, 0.2, 0.6, 0.6])

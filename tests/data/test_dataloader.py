@@ -238,7 +238,7 @@ multiprocessing.set_start_method("forkserver")
 from m2det.data.loader import TrainingBatchSampler, TrainingDataset, training_loader
 from m2det.data.store import PackedSplit
 from m2det.config import TrainParams
-from m2det.train.stop import StopRequest
+from m2det.distributed.stop import StopRequest
 odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, mirror=True)
 samples = TrainingDataset(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
 loader = training_loader(samples, TrainingBatchSampler(12, 4, 0, 21), 2, False)
