@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from m2det.distributed.children import stage_process
-from m2det.distributed.grace import ENDING
+from m2det.distributed.grace import SHUTDOWN
 from m2det.errors import InputError, cann_explained
 from m2det.text import PrintableFormatter, any_text_prints, outlive_reader
 from tasks.common import params
@@ -60,7 +60,7 @@ def run_stage(name: str, *steps: Step) -> None:
         conclude(name)
 
     steps = tuple(cann_explained()(step) for step in (read_parameters, *steps, check_inputs))
-    ENDING.last_line = how_to_restore(name)
+    SHUTDOWN.last_line = how_to_restore(name)
     atexit.register(_print_last_line)  # after errors and tracebacks
     try:
         inputs_of(name)  # before anything else reads them
@@ -79,8 +79,8 @@ def run_stage(name: str, *steps: Step) -> None:
 
 
 def _print_last_line() -> None:
-    if ENDING.last_line:
-        print(ENDING.last_line, file=sys.stderr)
+    if SHUTDOWN.last_line:
+        print(SHUTDOWN.last_line, file=sys.stderr)
 
 
 def api_url() -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
-from m2det.distributed.grace import ENDING
+from m2det.distributed.grace import SHUTDOWN
 
 PARAMS = Path("params.yaml")
 CACHE = Path("data/cache")
@@ -23,7 +23,7 @@ RESULTS = Path("results")
 def params() -> Params:
     """Return the checked parameters of ./params.yaml, read once per process; run.stop_grace becomes the process's."""
     loaded = load_params(PARAMS)
-    ENDING.grace = loaded.run.stop_grace
+    SHUTDOWN.grace = loaded.run.stop_grace
     return loaded
 
 

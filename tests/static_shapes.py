@@ -5,8 +5,8 @@ from contextlib import ExitStack
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m2det.train import trainer as loop
-from m2det.train.state import Run
+from m2det.train import train
+from m2det.train.state import Callbacks
 
 DYNAMIC = {"nonzero", "masked_select", "_local_scalar_dense", "unique", "_unique2", "unique_dim", "bincount"}
 ON_THE_HOST = {"scatter_reduce", "scatter_reduce_", "argsort"}  # kernels of torch_npu that compute on the CPU
@@ -29,23 +29,23 @@ class StaticShapes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def watched_steps(material, folder, params, monkeypatch):
-    """Train, refusing what stalls from each batch's arrival to the end of its step; returns the steps watched."""
-    watched = []
-    learning_rate, agrees = Run.set_learning_rate, Run.agrees_to_stop
-    with ExitStack() as watching:
+class Watch(Callbacks):
+    """Refuse what stalls from each batch's arrival to the end of its step."""
 
-        def begin(self):
-            rate = learning_rate(self)
-            watching.enter_context(StaticShapes())
-            return rate
+    def __init__(self):
+        self.steps, self.watching = [], ExitStack()
 
-        def end(self, *arguments):
-            watching.close()
-            watched.append(self.step)
-            return agrees(self, *arguments)
+    def on_step_begin(self, state):  # noqa: ARG002
+        self.watching.enter_context(StaticShapes())
 
-        monkeypatch.setattr(Run, "set_learning_rate", begin)
-        monkeypatch.setattr(Run, "agrees_to_stop", end)
-        loop.train(params, *material, folder / "state", folder / "log.txt")
-    return watched
+    def on_step_end(self, state):
+        self.watching.close()
+        self.steps.append(state.step)
+
+
+def watched_steps(material, folder, params):
+    """Train under Watch; returns the steps watched."""
+    watch = Watch()
+    with watch.watching:
+        train(params, *material, folder / "state", folder / "log.txt", callbacks=watch)
+    return watch.steps

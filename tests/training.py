@@ -1,7 +1,8 @@
-"""Short trainings on the bright squares of tests/squares.py: their parameters, and one that is interrupted."""
+"""Short trainings on the bright squares of tests/squares.py: parameters, hooks, and one that is stopped."""
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
-from m2det.train import trainer
+from m2det.train import train
 from m2det.train.checkpoint import load_state
-from m2det.train.state import Run
+from m2det.train.state import Callbacks, TrainingState
 from tests.conftest import ROOT
 
 
@@ -42,21 +43,25 @@ def write_params(folder: Path, **changes: Any) -> Path:
     return folder / "params.yaml"
 
 
-def run(material, folder, params):
-    return trainer.train(params, *material, folder / "state", folder / "log.txt")
+def run(material, folder, params, callbacks=None):
+    return train(params, *material, folder / "state", folder / "log.txt", callbacks=callbacks)
 
 
-def interrupt_at_5(material, folder, params, monkeypatch):
+class AfterStep(Callbacks):
+    """Call `action(state)` after each step that is named, or after every step."""
+
+    def __init__(self, action: Callable[[TrainingState], object], *steps: int) -> None:
+        self.action, self.steps = action, steps
+
+    def on_step_end(self, state):
+        if not self.steps or state.step in self.steps:
+            self.action(state)
+
+
+def interrupt_at_5(material, folder, params):
     """Train until SIGTERM arrives in the fifth step."""
-    did_step = Run.did_step
-
-    def stop_after_5(self):
-        did_step(self)
-        if self.step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(Run, "did_step", stop_after_5)
-        run(material, folder, params)
+    stop = AfterStep(lambda _: os.kill(os.getpid(), signal.SIGTERM), 5)
+    with pytest.raises(SystemExit) as stopped:
+        run(material, folder, params, stop)
     assert stopped.value.code == 143
     assert load_state(folder / "state")["step"] == 5

@@ -1,4 +1,4 @@
-"""Images per second and core of the loader's parts, next to the original's way of making the same samples."""
+"""Images per second and core of the loader's parts, beside the original's steps to the same samples."""
 
 from __future__ import annotations
 
@@ -29,22 +29,28 @@ from m2det.model.preprocess import MEAN_BGR
 
 IMAGES = 64
 BATCH = 8
-CROP_AND_EXPAND = (6 / 7, 0.6)  # the original's odds
+CROP_AND_EXPAND = (6 / 7, 0.6)  # the original's probabilities
 
 
 def bench_loader(folder: Path | None, size: int, rounds: int) -> dict[str, float]:
-    """Images per second of one core, of each way; with workers, of all of them.
+    """Measure images per second, of one core, and of the whole loader with workers.
 
-    folder: of JPEGs, of which the first 64 are taken; none: pieces of scikit-learn's photographs, 640x480 px. Each
-    image gets seven made-up boxes, COCO's mean. Each figure is the best of `rounds`, taken in turn; loaders' are by
-    the wall's clock.
+    Args:
+        folder: of JPEGs, of which the first 64 are used; None for pieces of scikit-learn's photographs, 640x480 px.
+            Each image gets seven made-up boxes, COCO's mean.
+        size: of the samples in pixels.
+        rounds: of all measurements in turn, of which the best counts.
+
+    Returns:
+        Images per second by what was measured: per second of CPU time, but for the loader per second of wall time.
     """
     jpegs = [read_file(p) for p in sorted(folder.glob("*.jpg"))[:IMAGES]] if folder else _photographs()
     if len(jpegs) < BATCH:
         raise InputError(f"{folder} has {len(jpegs)} JPEGs (*.jpg), not {BATCH} at least")
     cv2.setNumThreads(0)
-    with tempfile.TemporaryDirectory() as name:
-        original, raw = (_packed(Path(name) / s.images, jpegs, s) for s in (ImageEncoding(), ImageEncoding("raw", 640)))
+    with tempfile.TemporaryDirectory() as folder_name:
+        encodings = ImageEncoding(), ImageEncoding("raw", 640)
+        original, raw = (_packed(Path(folder_name) / e.images, jpegs, e) for e in encodings)
         settings = TrainParams.model_construct(
             crop_probability=CROP_AND_EXPAND[0], expand_probability=CROP_AND_EXPAND[1], hflip=True
         )
@@ -52,46 +58,46 @@ def bench_loader(folder: Path | None, size: int, rounds: int) -> dict[str, float
         plain = PlainDataset(original, size)
         out, epochs = np.empty((size, size, 3), np.uint8), itertools.count()
 
-        def each(one: Callable[[int, int], Any]) -> Callable[[], int]:
-            def all_of_them() -> int:
+        def per_image(function: Callable[[int, int], Any]) -> Callable[[], int]:
+            def all_images() -> int:
                 epoch = next(epochs)
                 for index in range(len(jpegs)):
-                    one(epoch, index)
+                    function(epoch, index)
                 return len(jpegs)
 
-            return all_of_them
+            return all_images
 
-        def loaded(workers: int) -> Callable[[], int]:
+        def loader(workers: int) -> Callable[[], int]:
             order = TrainingBatchSampler(len(jpegs), BATCH, 0, 10**9)
             batches = training_loader(jpeg, order, workers, False)
             return lambda: sum(len(next(batches).images) for _ in range(order.steps_per_epoch * 2))
 
-        ways = {
-            "the original's way": each(lambda *key: original_way(original, key, size)),
-            "decoding alone": each(lambda _, i: decode_bgr(original.record(i), "")),
-            "decoding and resizing": each(lambda _, i: plain[i]),
-            "all, from JPEG": each(lambda epoch, i: jpeg.write_sample((epoch, i), out)),
-            "all, from raw pixels": each(lambda epoch, i: pixels.write_sample((epoch, i), out)),
-            "loader, 1 worker": loaded(1),
-            "loader, 2 workers": loaded(2),
+        measurements = {
+            "the original's way": per_image(lambda *key: original_sample(original, key, size)),
+            "decoding alone": per_image(lambda _, i: decode_bgr(original.record(i), "")),
+            "decoding and resizing": per_image(lambda _, i: plain[i]),
+            "all, from JPEG": per_image(lambda epoch, i: jpeg.write_sample((epoch, i), out)),
+            "all, from raw pixels": per_image(lambda epoch, i: pixels.write_sample((epoch, i), out)),
+            "loader, 1 worker": loader(1),
+            "loader, 2 workers": loader(2),
         }
-        best = dict.fromkeys(ways, 0.0)
-        for what in list(ways):
-            ways[what]()  # caches warm, workers started
-        for _, what in itertools.product(range(rounds), list(ways)):
-            # other work on the machine would count as ours, so one core's ways are timed by the processor's clock
-            clock = time.perf_counter if what.startswith("loader") else time.process_time
+        best = dict.fromkeys(measurements, 0.0)
+        for name in list(measurements):
+            measurements[name]()  # fills caches, starts workers
+        for _, name in itertools.product(range(rounds), list(measurements)):
+            # CPU time, where one core works, leaves out what else the machine does
+            clock = time.perf_counter if name.startswith("loader") else time.process_time
             start = clock()
-            best[what] = max(best[what], ways[what]() / (clock() - start))
-        del ways  # and the loaders with it, before what they read
+            best[name] = max(best[name], measurements[name]() / (clock() - start))
+        del measurements  # ends the loaders before their cache is removed
     return best
 
 
-def original_way(split: PackedSplit, key: Key, size: int) -> np.ndarray:
-    """A sample's float32 [3,S,S] as the original's data/data_augment.py makes it, step by step, for its cost.
+def original_sample(split: PackedSplit, key: Key, size: int) -> np.ndarray:
+    """Return a sample, float32 [3,S,S], by the steps of the original's data/data_augment.py.
 
-    Every step makes a picture of its own, the canvas is up to 16 times as large as the image. What is drawn is drawn
-    our way, which is the faster one.
+    Every step copies the image, and the canvas is up to 16 times as large as the image. Random numbers are sampled by
+    this project's code, which is faster.
     """
     rng, index = np.random.default_rng(key), key[1]
     image = decode_bgr(split.record(index), "").copy()

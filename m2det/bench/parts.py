@@ -1,4 +1,4 @@
-"""Images per second of each part of a training, and which part binds."""
+"""Images per second of each part of a training alone, and which part is the bottleneck."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from m2det.bench.step import images_per_second, training_step
+from m2det.bench.step import images_per_second, repeated_step
 from m2det.config import Params
 from m2det.data.batch import collate
 from m2det.data.dataloader import training_loader
 from m2det.data.dataset import PlainDataset, TrainingDataset
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.sampler import TrainingBatchSampler
-from m2det.device import device_name, to_device
+from m2det.device import device_name
+from m2det.distributed.group import ALONE
 from m2det.evaluate.inference import detect_images
 from m2det.model import M2Det, prior_boxes
-from m2det.train.amp import Precision
+from m2det.train.build import build_parts
 from m2det.train.optim import check_training_batch
 
 
 def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -> dict[str, Any]:
-    """The loader alone, a training step alone (one batch, over and over), detection alone (decoding included).
+    """Measure the loader alone, a training step alone (on one batch), and detection alone (image decoding included).
 
-    The model's weights are trained on for the purpose: hand in a copy.
+    Args:
+        params: for everything but the weights.
+        model: its weights are changed.
+        cache: the packed cache.
+        device: that computes.
+
+    Returns:
+        The content of results/perf.json.
     """
     settings = params.benchmark
     split = PackedSplit(cache, "train")
@@ -37,7 +45,7 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
     size = model.config.size
     priors = prior_boxes(model.config)
     samples = TrainingDataset(split, size, params.seed, params.train)
-    # a buffer of prefetched batches would be measured instead of the loader: time a run that is long enough
+    # long enough to measure the loader, and not its buffer of prefetched batches
     loader_steps = settings.steps + 8 * params.run.workers
     order = TrainingBatchSampler(len(split), batch_size, params.seed, settings.warmup + loader_steps)
     batches = iter(training_loader(samples, order, params.run.workers, device.type != "cpu"))
@@ -47,10 +55,8 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
 
     rates = {"loader": _mean_rate(load, settings.warmup, loader_steps)}
     batch = next(iter(training_loader(samples, order, 0, False)))
-    to_device(model, device)
-    precision = Precision(params.precision, device)
-    train = training_step(model, model, batch, precision, device, params.train.max_grad_norm)
-    rates["training"] = images_per_second(train, settings.warmup, settings.steps)
+    parts = build_parts(model, params.train, params.precision, device, ALONE, params.run.compile)
+    rates["training"] = images_per_second(repeated_step(parts, batch), settings.warmup, settings.steps)
     model.eval()
     plain = _forever(lambda: DataLoader(PlainDataset(split, size), batch_size, collate_fn=collate))
 
@@ -66,7 +72,7 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
         "training_is_bound_by": "the loader" if slower == "loader" else "the network",
         "model": params.model.name,
         "batch_size": batch_size,
-        "precision": str(precision.dtype)[6:],
+        "precision": str(parts.precision.dtype)[6:],
         "workers": params.run.workers,
         "device": device.type,
         "device_name": device_name(device),
@@ -75,7 +81,7 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
 
 
 def _mean_rate(step: Callable[[], int], warmup: int, steps: int) -> float:
-    """Over all steps together: with workers, single steps find their batch ready or wait for several."""
+    """Return the mean over all steps: with workers, a single step finds its batch ready or waits for several."""
     for _ in range(warmup):
         step()
     start = time.perf_counter()

@@ -9,19 +9,27 @@ from typing import Literal
 
 import torch
 
-from m2det.config import PrecisionParams
+from m2det.config import PrecisionParams, TrainParams
 from m2det.data.batch import Batch
-from m2det.device import compile_model, reset_peak_memory, synchronize, to_device, use_fused_optimizer
-from m2det.loss import MultiBoxLoss
-from m2det.model import M2Det, build_model, prior_boxes
-from m2det.model.flops import Cost, forward_flops, peak_flops
-from m2det.model.preprocess import subtract_mean, to_memory_format
+from m2det.device import reset_peak_memory, synchronize, to_device
+from m2det.distributed.group import ALONE
+from m2det.model import build_model
+from m2det.model.preprocess import to_memory_format
 from m2det.train.amp import Precision
-from m2det.train.optim import check_training_batch
+from m2det.train.build import TrainingParts, build_parts
+from m2det.train.loss_monitor import LossMonitor
+from m2det.train.optim import check_training_batch, set_lr
+from m2det.train.schedule import WARMUP_START_LR
+from m2det.train.trainer import train_step
+
+LR = {"batch_size": 1, "lr": WARMUP_START_LR, "lr_batch_size": 1}
+SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0, "weight_decay_norm_bias": True, "max_grad_norm": 0.0}
+OFF = dict.fromkeys(("ema_decay", "label_smoothing", "sync_bn", "freeze_backbone", "freeze_bn_stats"), 0)
+SETTINGS = TrainParams.model_construct(None, **LR, **SGD, **OFF, loss_normalization="local")
 
 
 def images_per_second(step: Callable[[], int], warmup: int, steps: int) -> float:
-    """The median over `steps` calls after `warmup` ones; a call returns how many images it took, and waits for them."""
+    """Return the median over `steps` calls after `warmup` calls; a call waits for its images and returns how many."""
     rates = []
     for i in range(warmup + steps):
         start = time.perf_counter()
@@ -31,32 +39,18 @@ def images_per_second(step: Callable[[], int], warmup: int, steps: int) -> float
     return statistics.median(rates)
 
 
-def training_step(
-    model: M2Det,
-    network: torch.nn.Module,
-    batch: Batch,
-    precision: Precision,
-    device: torch.device,
-    max_grad_norm: float = 0.0,
-) -> Callable[[], int]:
-    """A function that trains on this one batch, waits for the device and returns the number of images.
+def repeated_step(parts: TrainingParts, batch: Batch) -> Callable[[], int]:
+    """Return a function that trains on this one batch, waits for the device and returns the number of images.
 
-    network: the model, or what torch.compile made of it.
+    The learning rate is the one at which a warm-up begins: training on one batch must not diverge.
     """
-    batch, priors = batch.to(device), prior_boxes(model.config).to(device)
-    fused, _ = use_fused_optimizer(device, "sgd")
-    loss, optimizer = MultiBoxLoss(), torch.optim.SGD(model.parameters(), 1e-6, 0.9, fused=fused, foreach=not fused)
-    never = torch.zeros((), dtype=torch.bool, device=device)
-    model.train()
+    batch = batch.to(parts.device)
+    monitor = LossMonitor(parts.group, parts.device, str)
+    set_lr(parts.optimizer, WARMUP_START_LR)
 
     def step() -> int:
-        with precision.autocast():
-            outputs = network(subtract_mean(batch.images, device))
-        losses = loss(outputs, priors, batch.boxes, batch.labels)
-        optimizer.zero_grad()
-        precision.backward(losses["loc"] + losses["conf"])
-        precision.step(optimizer, max_grad_norm, never)
-        synchronize(device)
+        train_step(parts, monitor, 0, [batch])
+        synchronize(parts.device)
         return len(batch.images)
 
     return step
@@ -65,31 +59,43 @@ def training_step(
 def training_rate(
     name: str, batch_size: int, dtype: Literal["float32", "float16", "bfloat16"], compile: bool, device: torch.device
 ) -> str:
-    """A line on training steps without a loader, 80 classes, on made-up images with 8 objects each: the median of 20
-    after 5 more."""
+    """Return a line on training steps without a loader: the median of 20 after 5 more.
+
+    Args:
+        name: of the model, which gets 80 classes.
+        batch_size: made-up images, with 8 objects each.
+        dtype: what the network computes in.
+        compile: whether torch.compile makes the network.
+        device: that computes.
+    """
     level: Literal["O0", "O1"] = "O0" if dtype == "float32" else "O1"
-    half: Literal["float16", "bfloat16"] = "bfloat16" if dtype == "float32" else dtype
+    low: Literal["float16", "bfloat16"] = "bfloat16" if dtype == "float32" else dtype
     torch.manual_seed(0)
     reset_peak_memory(device)
     model = build_model(name, 80)
     check_training_batch(model.config, batch_size, "--batch")
-    to_device(model, device)
-    network = compile_model(model, device) if compile else model
-    precision = Precision(PrecisionParams(opt_level=level, loss_scale=32.0, dtype=half, backend="native"), device)
+    precision = PrecisionParams(opt_level=level, loss_scale=32.0, dtype=low, backend="native")
+    parts = build_parts(model, SETTINGS, precision, device, ALONE, compile)
     corners, sides = torch.rand(batch_size, 16, 2) * 0.6, torch.rand(batch_size, 16, 2) * 0.3 + 0.05
     labels = torch.randint(1, 81, (batch_size, 16)) * (torch.arange(16) < 8)
     images = torch.randint(0, 256, (batch_size, 3, model.config.size, model.config.size), dtype=torch.uint8)
     batch = Batch(images, torch.cat([corners, corners + sides], -1), labels, torch.arange(batch_size))
-    rate = images_per_second(training_step(model, network, batch, precision, device), 5, 20)
-    cost = Cost(3.0 * forward_flops(model), peak_flops(device) if precision.half else 0.0, device)
-    way = "compiled" if compile else "eager"
-    return f"batch {batch_size:<3} {dtype:<8} {way:<8} {rate:8.2f} img/s {cost.achieved(rate)}"
+    rate = images_per_second(repeated_step(parts, batch), 5, 20)
+    mode = "compiled" if compile else "eager"
+    return f"batch {batch_size:<3} {dtype:<8} {mode:<8} {rate:8.2f} img/s {parts.cost().achieved(rate)}"
 
 
 def forward_backward(name: str, batch_size: int, device: torch.device, rounds: int) -> dict[str, float]:
-    """Seconds of a forward and backward pass with 80 classes: plain (NCHW, float32), and as training does it.
+    """Return the seconds of a forward and backward pass of the network, with the sum of its outputs as the loss.
 
-    The loss is a sum: what is measured is the network. Each is the least of `rounds`, taken in turn.
+    Args:
+        name: of the model, which gets 80 classes.
+        batch_size: images.
+        device: that computes.
+        rounds: of both measurements in turn, of which the minimum counts.
+
+    Returns:
+        `plain` (NCHW, float32) and `training` (memory format and precision of a training).
     """
     torch.manual_seed(0)
     models = {"plain": build_model(name, 80).to(device), "training": build_model(name, 80)}

@@ -82,8 +82,8 @@ def export_onnx(weights: Path, target: Path, pictures: Sequence[Path]) -> None:
     with replacing(target) as temporary:
         names: dict[str, Any] = {"input_names": ["images"], "output_names": ["boxes", "scores"]}
         shapes = {"images": {0: torch.export.Dim("batch")}}
-        options = {"dynamic_shapes": shapes, "external_data": False, "dynamo": True, "verbose": False}
-        torch.onnx.export(detector, (images[:2],), temporary, **names, **options)
+        options: dict[str, Any] = {"external_data": False, "dynamo": True, "verbose": False}
+        torch.onnx.export(detector, (images[:2],), temporary, dynamic_shapes=shapes, **names, **options)
         difference = _difference(detector, temporary, images)
         if not difference <= TOLERANCE:
             raise InputError(

@@ -1,8 +1,8 @@
-"""Processes that end together: no child outlives the process that started it.
+"""Child processes that end with the process that started them.
 
-DVC has no handler for SIGTERM and leaves its stage running when it is killed; torchrun puts its workers
-into sessions of their own, out of reach of a signal to the group. So each process asks the kernel for a
-SIGTERM when its parent ends, and turns that into an ordinary exit, which ends its own children first.
+DVC has no handler for SIGTERM and leaves its stage running when it is killed; torchrun puts its workers into sessions
+of their own, out of reach of a signal to the group. So each process asks the kernel for a SIGTERM when its parent ends,
+and turns that into an ordinary exit, which ends its own children first.
 """
 
 from __future__ import annotations
@@ -18,44 +18,48 @@ from threading import Thread
 from types import FrameType
 from typing import NoReturn
 
-from m2det.distributed.grace import ENDING, answered, end_after_stop, waiting
+from m2det.distributed.grace import SHUTDOWN, exit_after_grace, handled_signals, longer_grace
 from m2det.distributed.lifetime import die_with_parent
 
 
 def stage_process() -> None:
-    """What a stage's process does first: from now on it ends with DVC, by SIGTERM with 143 and by SIGHUP with 129.
+    """Prepare the process of a stage: it ends with DVC, and exits with 143 by SIGTERM and with 129 by SIGHUP.
 
-    If that takes longer than its grace (see m2det.distributed.grace), it ends as it is.
+    When the grace period (m2det.distributed.grace) has passed, it ends by force.
     """
-    for number in answered():
+    for number in handled_signals():
         if number != signal.SIGINT:
             signal.signal(number, _exit)
-    end_after_stop(_say)
-    if "DVC_STAGE" in os.environ or signal.SIGHUP in answered():  # else a shell's, which it is to outlive: nohup
+    exit_after_grace(_print_error)
+    if "DVC_STAGE" in os.environ or signal.SIGHUP in handled_signals():  # else under nohup, to outlive its shell
         die_with_parent(os.getppid())
 
 
-def _say(sentence: str) -> None:
-    print(
-        f"error: {sentence}", ENDING.last_line, sep="\n", end="\n" * bool(ENDING.last_line), file=sys.stderr, flush=True
-    )
+def _print_error(sentence: str) -> None:
+    last_line = SHUTDOWN.last_line
+    print(f"error: {sentence}", last_line, sep="\n", end="\n" * bool(last_line), file=sys.stderr, flush=True)
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    for other in answered():  # a terminal that is closed sends its own, then DVC's end another: one exit is enough
+    for other in handled_signals():  # a closed terminal sends SIGHUP, then DVC's end SIGTERM: one exit is enough
         if other != signal.SIGINT:
             signal.signal(other, lambda *_: None)
     raise SystemExit(128 + number)
 
 
 def run_child(cmd: Sequence[str], grace: float = 30.0, env: Mapping[str, str] | None = None) -> None:
-    """Run `cmd` to its end. Whatever interrupts us ends it: SIGTERM, and SIGKILL `grace` seconds later.
+    """Run a command to its end; what interrupts this process ends the command first.
 
-    Signals of the terminal do not reach it: one that is to stop is told so once.
-    Raises subprocess.CalledProcessError if it fails.
+    Args:
+        cmd: the command. Signals of the terminal do not reach it, so that it gets one signal to stop and not two.
+        grace: seconds from its SIGTERM to its SIGKILL.
+        env: its environment variables, by default this process's.
+
+    Raises:
+        subprocess.CalledProcessError: the command failed.
     """
     process = subprocess.Popen(cmd, env=env, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()))
-    with waiting(grace):
+    with longer_grace(grace):
         try:
             code = process.wait()
         except BaseException:
@@ -71,15 +75,18 @@ def run_child(cmd: Sequence[str], grace: float = 30.0, env: Mapping[str, str] | 
 
 
 def relay_child(
-    cmd: Sequence[str],
-    write: Callable[[str], None],
-    grace: float = 20.0,
-    env: Mapping[str, str] | None = None,
+    cmd: Sequence[str], write: Callable[[str], None], grace: float = 20.0, env: Mapping[str, str] | None = None
 ) -> None:
-    """Run `cmd` in a process group of its own, passing each line that the group prints to `write`.
+    """Run a command in a process group of its own; what interrupts this process ends the group first.
 
-    Whatever interrupts us ends the group: SIGTERM, and SIGKILL to what is left `grace` seconds later.
-    Raises subprocess.CalledProcessError if `cmd` fails.
+    Args:
+        cmd: the command.
+        write: called with each line that the group prints.
+        grace: seconds from SIGTERM to SIGKILL for what is left of the group.
+        env: its environment variables, by default this process's.
+
+    Raises:
+        subprocess.CalledProcessError: the command failed.
     """
     process = subprocess.Popen(
         cmd,
@@ -99,7 +106,7 @@ def relay_child(
         code = process.wait()
     except BaseException:
         os.killpg(process.pid, signal.SIGTERM)  # the group exists until wait() has collected its leader
-        # the pipe ends when the last process that holds it has gone, `cmd` itself often goes sooner
+        # the pipe ends with the last process that holds it, and `cmd` itself often ends sooner
         rest = Thread(target=process.stdout.read, daemon=True)
         rest.start()
         rest.join(grace)

@@ -1,4 +1,4 @@
-"""How many processes the cores of a machine bear, where no accelerator does the work."""
+"""How many processes the cores of a machine can run where no accelerator does the work."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from m2det.errors import InputError
 
 
 def check_processes(params: Params, processes: int) -> None:
-    """Raises InputError for more than max(8, 4 x cores) processes on a CPU, unless oversubscribe is true."""
+    """Raise InputError for more than max(8, 4 x cores) processes on a CPU, unless run.oversubscribe is true."""
     cores = usable_cores()
     if processes > max(8, 4 * cores):
         _refuse(params, f"run.processes is {processes}", max(8, 4 * cores), cores)
 
 
 def check_workers(params: Params, processes: int) -> None:
-    """The same for the workers of all processes together, more than max(8, 2 x cores)."""
+    """Raise InputError for more than max(8, 2 x cores) workers of all processes together, with the same exception."""
     workers, cores = params.run.workers, usable_cores()
     if processes * workers > max(8, 2 * cores):
         each = f", in each of {processes} processes" if processes > 1 else ""
         _refuse(params, f"run.workers is {workers}{each}", max(8, 2 * cores), cores)
 
 
-def _refuse(params: Params, what: str, most: int, cores: int) -> None:
+def _refuse(params: Params, setting: str, limit: int, cores: int) -> None:
     if choose_device(params.run.device).type == "cpu" and not params.run.oversubscribe:
         raise InputError(
-            f"{what}, but on a CPU with {cores} usable cores more than {most} together would starve the machine; "
+            f"{setting}, but on a CPU with {cores} usable cores more than {limit} together would starve the machine; "
             "lower it, or set run.oversubscribe to true in params.yaml if you mean it"
         )

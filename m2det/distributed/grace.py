@@ -1,12 +1,12 @@
-"""How a process ends that was told to: by itself, with what it has to save, or as it is when its grace is over.
+"""How a process ends after a signal to stop: by itself, with its work saved, or by force after a grace period.
 
-Who waits for others ends later than they do, so that what each has to say is heard; `stop_grace` is a rank's, or the
-stage's where there are no ranks:
+A process that waits for another one ends later than that one, so that it can still report what the other one said;
+`stop_grace` is the grace period of a rank, or of the stage where there are no ranks:
 
     a rank                                  stop_grace
-    torchrun kills ranks                    stop_grace + 1 * LONGER
-    the stage kills torchrun                stop_grace + 2 * LONGER
-    the stage itself                        stop_grace + 3 * LONGER
+    torchrun kills ranks                    stop_grace + 1 * MARGIN_SECONDS
+    the stage kills torchrun                stop_grace + 2 * MARGIN_SECONDS
+    the stage itself                        stop_grace + 3 * MARGIN_SECONDS
 """
 
 from __future__ import annotations
@@ -21,87 +21,98 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by `kill`, Ctrl-C, a terminal that is closed
-LONGER = 3.0  # seconds
-LOG = "processes.log"  # in the folder of unfinished work: traces, and what torchrun and its processes say on stderr
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by `kill`, Ctrl-C, a terminal that is closed
+MARGIN_SECONDS = 3.0
+LOG_NAME = "processes.log"  # in the run directory: traces, and the stderr of torchrun and its processes
 
 
-def unended(grace: float) -> str:
+def timeout_message(grace: float) -> str:
+    """Return the sentence of a process whose work did not end within the grace period."""
     return f"the work did not end within {grace:g} s; the same command goes on from what is saved"
 
 
 @dataclass
-class Ending:
-    """What counts at the moment of the signal: `grace` seconds, and after them `words(grace)`; traces go to `log`.
+class Shutdown:
+    """What this process does when a signal to stop comes.
 
-    last_line: of a stage, behind these words.
+    Attributes:
+        grace: seconds that its work has to end.
+        message: of grace -> the sentence that is printed when they have passed.
+        log: takes the stack traces.
+        last_line: of a stage, printed after the sentence.
     """
 
     grace: float = 10.0
-    words: Callable[[float], str] = unended
+    message: Callable[[float], str] = timeout_message
     log: Path | None = None
     last_line: str = ""
 
 
-ENDING = Ending()  # this process's
+SHUTDOWN = Shutdown()  # of this process
 
 
-def answered() -> list[signal.Signals]:
-    """Of STOPS those that this process answers: what was ignored when it began (nohup's SIGHUP, the SIGINT of a job
-    in the background) stays ignored; but for SIGTERM, by which processes end with their parents."""
-    return [number for number in STOPS if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN]
+def handled_signals() -> list[signal.Signals]:
+    """Return the signals to stop by which this process stops.
 
-
-@contextmanager
-def saying(words: Callable[[float], str], log: Path) -> Iterator[None]:
-    """Inside, these are the last words, and traces go to `log`."""
-    before = ENDING.words, ENDING.log
-    ENDING.words, ENDING.log = words, log
-    try:
-        yield
-    finally:
-        ENDING.words, ENDING.log = before
+    Those ignored at its start (SIGHUP under nohup, SIGINT of a background job) stay ignored, but for SIGTERM, which
+    ends a process with its parent.
+    """
+    return [n for n in STOP_SIGNALS if n == signal.SIGTERM or signal.getsignal(n) != signal.SIG_IGN]
 
 
 @contextmanager
-def waiting(grace: float) -> Iterator[None]:
-    """Inside, this process waits for one that has `grace` seconds to end."""
-    before, ENDING.grace = ENDING.grace, grace + LONGER
+def shutdown_message(message: Callable[[float], str], log: Path) -> Iterator[None]:
+    """Inside, print this message when the grace period has passed, and write stack traces to `log`."""
+    before = SHUTDOWN.message, SHUTDOWN.log
+    SHUTDOWN.message, SHUTDOWN.log = message, log
     try:
         yield
     finally:
-        ENDING.grace = before
+        SHUTDOWN.message, SHUTDOWN.log = before
 
 
-def end_after_stop(say: Callable[[str], None]) -> None:
-    """End this process when the grace after a signal to stop is over, whatever it waits for; its last words are said
-    by `say`, and where each thread was is written to the log.
+@contextmanager
+def longer_grace(child_grace: float) -> Iterator[None]:
+    """Inside, this process waits for a child that has `child_grace` seconds to end, so it has a margin more."""
+    before, SHUTDOWN.grace = SHUTDOWN.grace, child_grace + MARGIN_SECONDS
+    try:
+        yield
+    finally:
+        SHUTDOWN.grace = before
 
-    A handler in Python waits for the main thread, which may be inside a collective whose other side was killed.
+
+def exit_after_grace(report: Callable[[str], None]) -> None:
+    """From now on, end this process by force when the grace period after a signal to stop has passed.
+
+    A signal handler in Python would wait for the main thread, which may be inside a collective whose other processes
+    were killed; so a thread waits for the signal. It writes the stack traces of all threads to the log.
+
+    Args:
+        report: takes the last sentence.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # written to when a signal comes
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # Python writes each signal's number to it
 
-    def look() -> None:
+    def wait_for_signal() -> None:
         import tempfile
 
-        while (number := os.read(reader, 1)[0]) not in STOPS:
+        while (number := os.read(reader, 1)[0]) not in STOP_SIGNALS:
             pass
-        grace = ENDING.grace
-        log = ENDING.log or Path(tempfile.gettempdir()) / f"m2det-{os.getpid()}.log"
+        grace = SHUTDOWN.grace
+        log = SHUTDOWN.log or Path(tempfile.gettempdir()) / f"m2det-{os.getpid()}.log"
         try:
-            traces, where = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), f"; {log} says where it was"
-        except OSError:  # a full disk does not keep the process alive
-            traces, where = 2, ""
-        # by a thread that needs no interpreter, where this one does not get it or is ended before the process
-        faulthandler.dump_traceback_later(grace + LONGER, exit=True, file=traces)
+            file, where = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), f"; {log} says where it was"
+        except OSError:  # a full disk must not keep the process alive
+            file, where = 2, ""
+        # a thread of C, for the case that this one never gets the interpreter or ends before the process
+        faulthandler.dump_traceback_later(grace + MARGIN_SECONDS, exit=True, file=file)
         time.sleep(grace)
         try:
             with suppress(OSError):
-                faulthandler.dump_traceback(traces)
-            say(f"{ENDING.words(grace)}{where}")
+                faulthandler.dump_traceback(file)
+            report(f"{SHUTDOWN.message(grace)}{where}")
         finally:
             os._exit(128 + number)
 
-    Thread(target=look, daemon=True).start()
+    Thread(target=wait_for_signal, daemon=True).start()

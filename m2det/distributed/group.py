@@ -1,4 +1,4 @@
-"""The processes that train together, one per device; the same calls where there is only one."""
+"""The processes that train together, one per device; a group of one process has the same methods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class Group:
-    """This process's place: rank of `size`, and which of this machine's devices is its own."""
+    """This process's place in a group.
+
+    Attributes:
+        rank: from 0.
+        size: processes in all (world size).
+        local_rank: which of this machine's devices the process uses.
+    """
 
     rank: int = 0
     size: int = 1
@@ -26,7 +32,7 @@ class Group:
 
     @classmethod
     def from_environment(cls) -> Group:
-        """As torchrun says it; alone where it did not start us."""
+        """Return what torchrun's environment variables say, or a group of one process where they are not set."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         return cls(*(int(os.environ[name]) for name in names)) if "RANK" in os.environ else cls()
 
@@ -36,31 +42,31 @@ class Group:
         return self.rank == 0
 
     def local_device(self, device: torch.device) -> torch.device:
-        """Of several devices of the chosen kind, this process's; the CPU is everybody's."""
+        """Return this process's own device of the chosen kind; all processes share the CPU."""
         if device.type == "cpu" or self.size == 1:
             return device
         torch.accelerator.set_device_index(self.local_rank)
         return torch.device(device.type, self.local_rank)
 
     def init(self, device: torch.device) -> None:
-        """Join the others by what the device's backend is: hccl, nccl or gloo."""
+        """Join the group through the backend of the device: hccl, nccl or gloo."""
         if self.size > 1 and not dist.is_initialized():
             backend = dist.get_default_backend_for_device(device)
             dist.init_process_group(backend, timeout=timedelta(minutes=30))
 
     def destroy(self) -> None:
-        """What everybody calls whose work is done; not after a failure, where it could wait for the others for ever.
+        """Leave the group after the work; not after a failure, where leaving could wait for other processes for ever.
 
-        Left to the end of the process, gloo's threads may outlive the interpreter, which then aborts.
+        Threads of gloo that live until the interpreter ends can make it abort.
         """
         if dist.is_initialized():
             dist.destroy_process_group()
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model with gradients averaged over all, and rank 0's running statistics for everyone.
+        """Return the model with gradients averaged over all processes and rank 0's running statistics in all of them.
 
-        What is added up in which order must be the same in every step, or a resumed run would have other bits: looking
-        for unused parameters, of which there are none, keeps DDP from arranging its buckets anew after the first one.
+        The order of sums must be the same in every step, or a resumed run would have other bits: searching for unused
+        parameters (there are none) keeps DDP from rebuilding its buckets after the first step.
         """
         if self.size == 1:
             return model
@@ -73,11 +79,11 @@ class Group:
         )
 
     def no_sync(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Gradients inside are added up here only; the first backward pass outside shares them all."""
+        """Add up gradients inside in this process only; the first backward pass outside averages them over all."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def all_reduce_any(self, flag: Tensor) -> Tensor:
-        """Whether the bool scalar is true anywhere; stays on the device, nothing waits for it."""
+        """Return whether the bool scalar is true in any process, without host synchronization."""
         if self.size == 1:
             return flag
         total = flag.to(torch.int32)
@@ -85,7 +91,7 @@ class Group:
         return total > 0
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
-        """The sum over all; stays on the device, nothing waits for it."""
+        """Return the sum over all processes, without host synchronization."""
         if self.size == 1:
             return value
         total = value.clone()
@@ -93,19 +99,15 @@ class Group:
         return total
 
     def all_reduce_max(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """The highest of each value anywhere; waits for all."""
+        """Return the maximum of each value over all processes; waits for all of them."""
         if self.size == 1:
             return list(values)
-        highest = torch.tensor(values, dtype=torch.float32, device=device)
-        dist.all_reduce(highest, dist.ReduceOp.MAX)
-        return highest.tolist()
-
-    def all_reduce_mean(self, values: Tensor) -> Tensor:
-        """Over all processes; exactly `values` where there is one."""
-        return self.all_reduce_sum(values) / self.size
+        maxima = torch.tensor(values, dtype=torch.float32, device=device)
+        dist.all_reduce(maxima, dist.ReduceOp.MAX)
+        return maxima.tolist()
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Everyone's value, by rank; waits for all."""
+        """Return the values of all processes, by rank; waits for all of them."""
         values: list[Any] = [value]
         if self.size > 1:
             values = [None] * self.size
@@ -113,10 +115,13 @@ class Group:
         return values
 
     def barrier(self) -> None:
-        """Until all are here."""
+        """Wait until all processes call this."""
         self.all_gather(None)
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give everyone rank 0's running statistics."""
+        """Copy rank 0's running statistics to all processes."""
         for buffer in model.buffers() if self.size > 1 else ():
             dist.broadcast(buffer, 0)
+
+
+ALONE = Group()

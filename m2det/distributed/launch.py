@@ -1,4 +1,4 @@
-"""Several processes of this machine that work as one, by torchrun."""
+"""Start several processes of this machine through torchrun, and run the work of one of them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from m2det.config import Params
 from m2det.device import TRAITS, choose_device
 from m2det.distributed.cores import check_processes
-from m2det.distributed.grace import ENDING, LOG, LONGER, STOPS, end_after_stop
+from m2det.distributed.grace import LOG_NAME, MARGIN_SECONDS, SHUTDOWN, STOP_SIGNALS, exit_after_grace
 from m2det.distributed.group import Group
 from m2det.distributed.lifetime import describe_exit, die_with_parent, end_after_parent
 from m2det.errors import InputError
@@ -28,25 +27,17 @@ from m2det.files.locks import exclusive_writer_lock
 from m2det.files.whole import make_temporary_folder, write_whole
 from m2det.text import PrintableFormatter, any_text_prints, outlive_reader
 
-ERROR = "error.txt"  # in the folder that the processes share: the sentence of the first that had one to say
-RESERVE = "reserve"  # beside it: bytes to give back to a full disk, so that it takes the sentence
-LAUNCHERS = (
-    b"m2det.distributed.quiet_torchrun",
-    b"torch.distributed.run",
-)  # the latter for who starts processes by hand
-
-
-class RunChild(Protocol):
-    """Runs a command to its end, ends it when we are to end (by SIGKILL after `grace` seconds), and raises
-    CalledProcessError if it fails."""
-
-    def __call__(self, cmd: Sequence[str], grace: float = ..., env: Mapping[str, str] | None = ...) -> None: ...
+ERROR_NAME = "error.txt"  # in the shared folder: the sentence of the first process that failed
+RESERVE_NAME = "reserve"  # in the same folder: removed to make room for the sentence on a full disk
+RunChild = Callable[..., None]  # m2det.distributed.children.run_child, or a replacement with its parameters
+LAUNCHERS = (b"m2det.distributed.quiet_torchrun", b"torch.distributed.run")  # the second: started by hand
 
 
 def count_processes(params: Params) -> int:
-    """Return run.processes; auto is one per accelerator, one on a CPU.
+    """Return run.processes, with auto as one per accelerator, or one on a CPU.
 
-    Raises InputError for more than the machine has devices or cores for.
+    Raises:
+        InputError: more processes than the machine has devices or cores for.
     """
     device = choose_device(params.run.device)
     devices = 1 if device.type == "cpu" else torch.accelerator.device_count()
@@ -61,91 +52,93 @@ def count_processes(params: Params) -> int:
 
 
 def needs_torchrun(params: Params, processes: int) -> bool:
-    """Whether processes are to be started: for more than one, or where the device wants an environment before."""
+    """Return whether torchrun must start the processes: for several, or to set the device's environment variables."""
     return processes > 1 or bool(TRAITS[choose_device(params.run.device).type].environment)
 
 
 def launch(
-    module: str,
-    arguments: Sequence[str | Path],
-    params: Params,
-    processes: int,
-    folder: Path,
-    run_child: RunChild,
+    module: str, arguments: Sequence[str | Path], params: Params, processes: int, folder: Path, run_child: RunChild
 ) -> None:
-    """Run `python -m module ARGUMENTS` in several processes, which find their places by Group.from_environment().
+    """Run `python -m module ARGUMENTS` in several processes, which call run_worker.
 
-    folder: theirs, for their log and the sentence of one that fails. Raises InputError with it, or one that says where
-    to look; SystemExit where they were told to stop.
+    Args:
+        module: to run.
+        arguments: of the module.
+        params: for run.device and run.stop_grace.
+        processes: how many.
+        folder: shared by them, for their log and the sentence of one that fails.
+        run_child: starts torchrun.
+
+    Raises:
+        InputError: with the sentence of the first process that failed, or one that names the log.
+        SystemExit: a signal stopped the processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ERROR).unlink(missing_ok=True)
-    write_whole(folder / RESERVE, bytes(1 << 16))
+    (folder / ERROR_NAME).unlink(missing_ok=True)
+    write_whole(folder / RESERVE_NAME, bytes(1 << 16))
     grace = params.run.stop_grace
-    launcher = [
-        sys.executable,
-        "-m",
-        "m2det.distributed.quiet_torchrun",
-        folder,
-        "--standalone",
-        f"--nproc-per-node={processes}",
-    ]
-    command = [*launcher, f"--shutdown-timeout={grace + LONGER:g}", "-m", module, *arguments]
+    options = ["--standalone", f"--nproc-per-node={processes}", f"--shutdown-timeout={grace + MARGIN_SECONDS:g}"]
+    launcher = [sys.executable, "-m", "m2det.distributed.quiet_torchrun", folder, *options]
+    command = [*launcher, "-m", module, *arguments]
     environment = {**TRAITS[choose_device(params.run.device).type].environment, **os.environ}
     try:
-        run_child([str(part) for part in command], grace=grace + 2 * LONGER, env=environment)
+        run_child([str(part) for part in command], grace=grace + 2 * MARGIN_SECONDS, env=environment)
     except subprocess.CalledProcessError as error:
-        with exclusive_writer_lock(folder):  # rank 0, left alone where torchrun was killed, has said what it had to
+        with exclusive_writer_lock(folder):  # where torchrun was killed, rank 0 may still be leaving its sentence
             pass
-        if (folder / ERROR).exists() and (sentence := (folder / ERROR).read_text(encoding="utf-8")):
+        if (folder / ERROR_NAME).exists() and (sentence := (folder / ERROR_NAME).read_text(encoding="utf-8")):
             raise InputError(sentence) from error
-        if error.returncode - 128 in STOPS:
+        if error.returncode - 128 in STOP_SIGNALS:
             raise SystemExit(error.returncode) from error
-        how = f"torchrun ended ({describe_exit(error.returncode)})"
-        raise InputError(f"{how}; {folder / LOG} says more; the same command goes on from what is saved") from error
+        raise InputError(failure_message(folder, f"torchrun ended ({describe_exit(error.returncode)})")) from error
     except (SystemExit, KeyboardInterrupt):
-        if (folder / ERROR).exists():
-            print(f"error: {(folder / ERROR).read_text(encoding='utf-8')}", file=sys.stderr)
+        if (folder / ERROR_NAME).exists():
+            print(f"error: {(folder / ERROR_NAME).read_text(encoding='utf-8')}", file=sys.stderr)
         raise
 
 
 @contextmanager
 def kept_if_failed(name: str) -> Iterator[Path]:
-    """A temporary folder for processes that share no other; one that failed leaves it, with the log it speaks of."""
+    """Yield a temporary folder for processes that share no run directory; keep it, with its log, if one fails."""
     folder = make_temporary_folder(f"m2det-{name}-")
     try:
         yield folder
     finally:
-        if not (folder / ERROR).exists():
+        if not (folder / ERROR_NAME).exists():
             shutil.rmtree(folder)
 
 
-def failed(folder: Path, rank: int, how: str) -> str:
-    """A sentence for a process that failed."""
-    return f"process {rank} {how}; {folder / LOG} says more; the same command goes on from what is saved"
+def failure_message(folder: Path, failure: str) -> str:
+    """Return a sentence on a failure, such as "process 1 ended (exit code 1)"."""
+    return f"{failure}; {folder / LOG_NAME} says more; the same command goes on from what is saved"
 
 
-def note(folder: Path, sentence: str) -> None:
-    """Leave the sentence for who started the processes; the first one is heard."""
-    (folder / RESERVE).unlink(missing_ok=True)
-    with suppress(FileExistsError), (folder / ERROR).open("x", encoding="utf-8") as file:
+def leave_error(folder: Path, sentence: str) -> None:
+    """Leave the sentence in the folder for `launch`, unless another process has left one before."""
+    (folder / RESERVE_NAME).unlink(missing_ok=True)
+    with suppress(FileExistsError), (folder / ERROR_NAME).open("x", encoding="utf-8") as file:
         file.write(sentence)
 
 
 def run_worker(work: Callable[[Group], None], folder: Path, grace: float) -> None:
-    """What a process that torchrun has started does: `work`, and end with torchrun, at most `grace` seconds later.
+    """Run the work of a process that torchrun has started; end with torchrun, and exit with 1 after a failure.
 
-    One that fails leaves a sentence in the folder and exits with 1. What rank 0 says is for the terminal: its log, bars
-    and warnings go to stdout; tracebacks, and what libraries in C say, stay on stderr, which is the log of all.
+    Rank 0's log, progress bars and warnings go to stdout, which is the terminal; tracebacks and the messages of C
+    libraries stay on stderr, which is the log file of all processes.
+
+    Args:
+        work: called with this process's group.
+        folder: takes the sentence of a failure.
+        grace: seconds that the work has to end, after a signal to stop or the end of torchrun.
     """
     parent = os.getppid()
     if "TORCHELASTIC_RUN_ID" in os.environ and not _is_torchrun(parent):
         sys.exit("torchrun, which started this process, has ended")
-    die_with_parent(parent)  # torchrun puts us into a session of our own and leaves us when it is killed
+    die_with_parent(parent)  # torchrun gives this process a session of its own, and leaves it when killed
     end_after_parent(parent, grace)
     outlive_reader()
-    ENDING.grace, ENDING.log = grace, folder / LOG
-    end_after_stop(partial(note, folder))
+    SHUTDOWN.grace, SHUTDOWN.log = grace, folder / LOG_NAME
+    exit_after_grace(partial(leave_error, folder))
     faulthandler.enable()
     group = Group.from_environment()
     level = logging.INFO if group.is_main_process else logging.ERROR
@@ -153,19 +146,19 @@ def run_worker(work: Callable[[Group], None], folder: Path, grace: float) -> Non
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PrintableFormatter())
     logging.basicConfig(level=level, handlers=[handler])
-    log = sys.stderr
+    stderr = sys.stderr
     if group.is_main_process:
         sys.stderr = sys.stdout
     try:
         work(group)
         group.destroy()
     except InputError as error:
-        note(folder, str(error))
+        leave_error(folder, str(error))
         sys.exit(1)
     except Exception as error:
         [first, *_] = str(error).strip().splitlines() or [""]
-        note(folder, failed(folder, group.rank, f"failed ({type(error).__name__}: {first})"))
-        print(f"process {group.rank}:\n{traceback.format_exc()}", file=log, end="")
+        leave_error(folder, failure_message(folder, f"process {group.rank} failed ({type(error).__name__}: {first})"))
+        print(f"process {group.rank}:\n{traceback.format_exc()}", file=stderr, end="")
         sys.exit(1)
 
 

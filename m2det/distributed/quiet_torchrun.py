@@ -1,7 +1,7 @@
-"""torchrun, quietly: FOLDER ARGUMENTS OF TORCHRUN.
+"""torchrun with a log file instead of messages: FOLDER ARGUMENTS OF TORCHRUN.
 
-Its messages and the stderr of all its processes go to a log in the folder; one sentence is left there where a process
-failed. Told to stop, or with processes that were, it exits with 128 + the signal's number.
+Its messages and the stderr of all its processes go to a log in the folder. When a process fails, one sentence is left
+in the folder. When torchrun or its processes are stopped by a signal, it exits with 128 + the signal's number.
 """
 
 from __future__ import annotations
@@ -12,51 +12,58 @@ from pathlib import Path
 from signal import SIGABRT, SIGTERM
 from typing import TYPE_CHECKING
 
-from m2det.distributed.grace import LOG, STOPS, answered
+from m2det.distributed.grace import LOG_NAME, STOP_SIGNALS, handled_signals
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-AT_ONCE = 2  # seconds; torchrun's clock has no fractions
+SIMULTANEOUS_SECONDS = 2  # torchrun's timestamps are whole seconds
 
 
 def main(folder: Path, *arguments: str) -> None:
-    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    log = os.open(folder / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, sys.stderr.fileno())
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    # by default torchrun leaves a folder in /tmp for what we note ourselves, and takes signals that nohup ignores
-    signals = ",".join(number.name for number in answered())
+    # by default torchrun leaves a log folder in /tmp, and handles signals that nohup ignores
+    signals = ",".join(number.name for number in handled_signals())
     try:
         torchrun([f"--log-dir={os.devnull}", f"--signals-to-handle={signals}", *arguments])
     except SignalException as stopped:
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as error:
-        sys.exit(outcome(folder, error.failures))
+        sys.exit(report_failure(folder, error.failures))
 
 
-def outcome(folder: Path, failures: dict[int, ProcessFailure]) -> int:
-    """The exit code, by how processes ended; leaves the sentence, if nobody has or knows better.
+def report_failure(folder: Path, failures: dict[int, ProcessFailure]) -> int:
+    """Leave a sentence on the process that failed first, unless it left a better one itself.
 
-    One that was killed is the reason why others failed. Not so one that aborts, as gloo does where another has gone,
-    or that was ended with the others, at once by SIGTERM or later by SIGKILL.
+    A process that was killed is the cause of the other failures. A process that aborts is not (gloo aborts when its
+    peer has ended), nor one that torchrun ended because of a failure, by SIGTERM or later by SIGKILL.
+
+    Args:
+        folder: takes the sentence.
+        failures: by rank.
+
+    Returns:
+        The exit code.
     """
-    from m2det.distributed.launch import ERROR, failed, note
+    from m2det.distributed.launch import ERROR_NAME, failure_message, leave_error
     from m2det.distributed.lifetime import describe_exit
 
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
-    stopped = [code for code in codes.values() if code - 128 in STOPS]
+    stopped = [code for code in codes.values() if code - 128 in STOP_SIGNALS]
     if stopped and set(codes.values()) <= {*stopped, -SIGTERM, -SIGABRT}:
         return stopped[0]
-    begin = min(failure.timestamp for failure in failures.values())
-    at_once = [rank for rank, failure in failures.items() if failure.timestamp <= begin + AT_ONCE]
-    killed = [rank for rank in at_once if codes[rank] < 0 and -codes[rank] not in (SIGABRT, SIGTERM)]
+    first = min(failure.timestamp for failure in failures.values())
+    earliest = [rank for rank, failure in failures.items() if failure.timestamp <= first + SIMULTANEOUS_SECONDS]
+    killed = [rank for rank in earliest if codes[rank] < 0 and -codes[rank] not in (SIGABRT, SIGTERM)]
     if killed:
-        (folder / ERROR).unlink(missing_ok=True)
-    rank = min(killed or at_once)
-    note(folder, failed(folder, rank, f"ended ({describe_exit(codes[rank])})"))
+        (folder / ERROR_NAME).unlink(missing_ok=True)
+    rank = min(killed or earliest)
+    leave_error(folder, failure_message(folder, f"process {rank} ended ({describe_exit(codes[rank])})"))
     return 1
 
 

@@ -66,6 +66,12 @@ def viewing_params(min_score: float) -> EvaluateParams:
 
     Hard NMS draws each object once; soft-NMS, which evaluation uses, keeps near-duplicates with lower scores.
     """
-    score_threshold = min(0.05, min_score)
-    limits = {"score_threshold": score_threshold, "nms_iou": 0.45, "per_class": 50, "per_image": 100}
-    return EvaluateParams(batch_size=1, nms="hard", scorer="auto", **limits)
+    return EvaluateParams(
+        batch_size=1,
+        nms="hard",
+        score_threshold=min(0.05, min_score),
+        nms_iou=0.45,
+        per_class=50,
+        per_image=100,
+        scorer="auto",
+    )

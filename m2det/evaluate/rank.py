@@ -19,25 +19,31 @@ from m2det.model.model_file import load_trained
 
 
 def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: Group) -> None:
-    """Write the COCO results of the split `val` to `out`; every process of the group calls it, rank 0 writes.
+    """Write the COCO results of the split `val`, every image once and in order, whatever the number of processes.
 
-    Every image once, in order, by any number of processes.
+    Args:
+        params: for run.device and the section `evaluate`.
+        cache: the packed cache.
+        model_file: the trained model.
+        out: the JSON file to write.
+        group: every process of it calls this, and rank 0 writes.
     """
     device = group.local_device(choose_device(params.run.device))
     group.init(device)
     model, _ = load_trained(model_file)
     to_device(model, device)
     split, priors = PackedSplit(cache, "val"), prior_boxes(model.config)
-    found = coco_results_distributed(
+    images = coco_results_distributed(
         model, priors, split, model.config.size, device, params.evaluate, group, title="detecting"
     )
-    results: list[dict[str, Any]] = [entry for image in found for entry in image]
+    results: list[dict[str, Any]] = [entry for image in images for entry in image]
     if group.is_main_process:
         write_whole(out, json.dumps(results, separators=(",", ":")) + "\n")
         print(f"{len(results)} detections on {len(split)} images", flush=True)
 
 
 def main(params_file: str, cache: str, model_file: str, out: str, folder: str) -> None:
+    """Detect in this process; FOLDER is shared by all of them."""
     params = load_params(params_file)
 
     def work(group: Group) -> None:

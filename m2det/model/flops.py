@@ -58,7 +58,7 @@ class Cost:
         """Return as text the operations per second, their share of the peak (MFU), and this process's peak memory."""
         achieved = self.flops * images_per_second
         share = f" MFU {achieved / self.peak:.0%}" if self.peak else ""
-        return f"{achieved / 1e12:.3g} TFLOP/s{share} memory {peak_memory(self.device) / 1e9:.1f} GB"
+        return f"{achieved / 1e12:.3g} TFLOP/s{share} mem {peak_memory(self.device) / 1e9:.1f} GB"
 
 
 def peak_flops(device: torch.device) -> float:

@@ -1,19 +1,18 @@
 """Mixed precision: what O0 and O1 mean.
 
-O0: float32 throughout. O1: the network under torch's autocast in the device's half type; parameters, losses,
-gradients and the optimizer in float32, as apex's O1. Which operators run in which type is the device's autocast
-list's to say, with one exception: nearest upsampling keeps its input's type everywhere (m2det/model/mlfpn.py).
+O0: float32 throughout. O1: the network under torch's autocast in the device's low-precision dtype; parameters, losses,
+gradients and the optimizer in float32, as apex's O1. The device's autocast list decides which operator runs in which
+dtype, with one exception: nearest upsampling keeps its input's dtype everywhere (m2det/model/mlfpn.py).
 
-The loss scale multiplies the loss before the backward pass and divides the gradients after it: a power of two
-changes no bit of a float32 gradient and keeps float16's from vanishing. A static one skips no step and never
-waits for the device, as apex did. A dynamic one is torch's GradScaler: a step whose gradients overflow is left
-out and halves the scale; gradients are summed over all processes, so all of them leave it out. On an NPU that
-waits for the device once a step, which reads there whether to leave it out.
+The loss scale multiplies the loss before the backward pass and divides the gradients after it: a power of two changes
+no bit of a float32 gradient and keeps float16 gradients from vanishing. A static scale skips no step and never waits
+for the device, as in apex. A dynamic one is torch's GradScaler: a step whose gradients overflow is skipped and halves
+the scale; gradients are averaged over all processes, so all of them skip it. On an NPU that waits for the device once a
+step, because the host reads there whether to skip.
 """
 
 from __future__ import annotations
 
-import logging
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,47 +23,56 @@ from m2det.config import PrecisionParams
 from m2det.device import TRAITS, autocast_dtype
 from m2det.errors import InputError
 
-log = logging.getLogger(__name__)
-
-LEAST_SCALE = 2.0**-14  # below it no gradient is left to train with
+MIN_LOSS_SCALE = 2.0**-14  # with a lower one no gradient is left to train with
 
 
 class Precision:
-    """How one training computes. `state` is what must survive an interruption."""
+    """Autocast, loss scaling and the optimizer's step of one training.
+
+    Attributes:
+        dtype: what the network computes in.
+        reason: why dtype was chosen.
+        low_precision: whether dtype is not float32.
+    """
 
     def __init__(self, params: PrecisionParams, device: torch.device) -> None:
         self.device = device
-        self.dtype, reason = (
+        self.dtype, self.reason = (
             (torch.float32, "opt_level is O0") if params.opt_level == "O0" else autocast_dtype(device, params.dtype)
         )
-        self.half = self.dtype != torch.float32
-        self.dynamic = self.half and params.loss_scale == "dynamic"
-        static = 1.0 if params.loss_scale == "dynamic" or not self.half else params.loss_scale
-        self._static = static
+        self.low_precision = self.dtype != torch.float32
+        self.dynamic = self.low_precision and params.loss_scale == "dynamic"
+        self._static = 1.0 if params.loss_scale == "dynamic" or not self.low_precision else params.loss_scale
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dynamic)
-        self._before: list[Tensor] = []  # the weights before a step, where the optimizer cannot leave one out
-        scale = "dynamic" if self.dynamic else f"{static:g}"
-        log.info("precision: %s (%s), loss scale %s", str(self.dtype)[6:], reason, scale)
+        self._backup: list[Tensor] = []  # the weights before a step, where the optimizer cannot skip one
+
+    def __str__(self) -> str:
+        scale = "dynamic" if self.dynamic else f"{self._static:g}"
+        return f"{str(self.dtype)[6:]} ({self.reason}), loss scale {scale}"
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Once, before the model is wrapped for several processes."""
+        """Change model and optimizer in place, once, before the model is wrapped for several processes."""
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Around the network alone."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.half)
+        """Return the context in which the network, and nothing else, runs."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.low_precision)
 
     def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of the scaled loss."""
         (self._scaler.scale(loss) if self.dynamic else loss * self._static).backward()
 
     def step(self, optimizer: torch.optim.Optimizer, max_grad_norm: float, skip: Tensor) -> None:
-        """Unscale, clip the gradient to max_grad_norm (0: leave it), update unless skip, without host synchronization.
+        """Unscale and clip the gradients and update the weights, without host synchronization.
 
-        skip: bool scalar on the device. The fused optimizers read it there, under the name that GradScaler uses.
+        Args:
+            optimizer: fused ones read `skip` on the device, under the name that GradScaler uses.
+            max_grad_norm: 0 for no clipping.
+            skip: bool scalar on the device; true leaves the weights as they are.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters]
         if self.dynamic:
-            # a gradient that is not finite is what the scaler looks for
+            # the scaler skips a step with gradients that are not finite
             torch._foreach_mul_(gradients, torch.where(skip, torch.nan, 1.0))
             self._scaler.unscale_(optimizer)
         elif self._static != 1.0:
@@ -78,25 +86,31 @@ class Precision:
             optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
             optimizer.step()
         else:
-            self._before = self._before or [torch.empty_like(p, requires_grad=False) for p in parameters]
-            torch._foreach_copy_(self._before, [p.detach() for p in parameters])
+            self._backup = self._backup or [torch.empty_like(p, requires_grad=False) for p in parameters]
+            torch._foreach_copy_(self._backup, [p.detach() for p in parameters])
             optimizer.step()
-            for parameter, old in zip(parameters, self._before, strict=True):
+            for parameter, old in zip(parameters, self._backup, strict=True):
                 parameter.data.copy_(torch.where(skip, old, parameter.data))
 
     def loss_scale(self) -> float:
-        """Now. Waits for the device where it is dynamic; raises InputError where gradients overflow at any scale."""
+        """Return the current loss scale; a dynamic one waits for the device.
+
+        Raises:
+            InputError: gradients overflow with the lowest scale.
+        """
         scale: float = self._scaler.get_scale() if self.dynamic else self._static
-        if scale < LEAST_SCALE:
+        if scale < MIN_LOSS_SCALE:
             raise InputError(
-                f"the loss scale has fallen to {scale:g}: gradients overflow whatever it is; lower train.lr, set "
+                f"the loss scale has fallen to {scale:g}: gradients overflow with every scale; lower train.lr, set "
                 "train.max_grad_norm, or use precision.dtype bfloat16"
             )
         return scale
 
     def state_dict(self) -> dict[str, Any]:
+        """Return what a dynamic scale needs to resume."""
         return self._scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.dynamic and state:  # none of a run that computed in float32 so far
+        """Resume a dynamic scale; a state saved by a run in float32 is empty and leaves the scale as it is."""
+        if self.dynamic and state:
             self._scaler.load_state_dict(state)

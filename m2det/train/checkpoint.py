@@ -1,4 +1,4 @@
-"""The state of an unfinished training."""
+"""The checkpoint files of a run directory: two last states, and the best weights."""
 
 from __future__ import annotations
 
@@ -14,50 +14,55 @@ from m2det.files.torch_file import Damaged, load_checked, save_checked, verify
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
-KEPT = 2  # the last one may be what a failing disk spoils
+VERSION = 4
+KEPT = 2  # a failing disk may damage the last one
 
 
-def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write {version, **state} as the checkpoint of state["step"]; the last two are kept.
+def save_state(run_dir: Path, state: dict[str, Any]) -> None:
+    """Write {version, **state} as the checkpoint of state["step"], and keep the one before it.
 
-    state holds tensors and plain types only, so that it loads with weights_only=True; state["best"]["file"] names
-    the file of save_best that belongs to it, if any.
-    Raises InputError for a full disk; the checkpoints from before are then as they were.
+    Args:
+        run_dir: the run directory.
+        state: tensors and plain types only, so that it loads with weights_only=True; state["best"]["file"] names the
+            file of save_best that belongs to it, if any.
+
+    Raises:
+        InputError: the disk is full; the earlier checkpoints are then unchanged.
     """
-    save_checked(folder / f"step-{state['step']:09d}.pt", {"version": VERSION, **state})
-    for path in checkpoints(folder)[:-KEPT]:
+    save_checked(run_dir / f"step-{state['step']:09d}.pt", {"version": VERSION, **state})
+    for path in checkpoints(run_dir)[:-KEPT]:
         path.unlink()
 
 
 def best_file(epoch: int) -> str:
+    """Return the name of the file that holds the weights of `epoch`."""
     return f"best-{epoch:06d}.pt"
 
 
-def save_best(folder: Path, epoch: int, model: nn.Module) -> None:
-    """Keep the model's weights as those of `epoch`, twice: every later checkpoint relies on them.
+def save_best(run_dir: Path, epoch: int, model: nn.Module) -> None:
+    """Write the model's weights as those of `epoch`, and a copy, because every later checkpoint relies on them.
 
-    The checkpoint that names them comes later, so two epochs are kept.
+    The checkpoint that names them is written later, so the previous best weights stay, too.
     """
-    for path in _copies(folder, best_file(epoch)):
+    for path in _copies(run_dir, best_file(epoch)):
         save_checked(path, {"model": model.state_dict()})
-    for path in sorted(folder.glob("best-*.pt"))[:-KEPT]:
-        for copy in _copies(folder, path.name):
+    for path in sorted(run_dir.glob("best-*.pt"))[:-KEPT]:
+        for copy in _copies(run_dir, path.name):
             copy.unlink(missing_ok=True)
 
 
-def load_best(folder: Path, file: str, model: nn.Module) -> None:
-    """Put what save_best has kept into the model. Raises Damaged where neither copy is what was written."""
-    model.load_state_dict(load_checked(_whole_copy(folder, file))["model"])
+def load_best(run_dir: Path, file: str, model: nn.Module) -> None:
+    """Load what save_best wrote into the model. Raises Damaged where both copies are damaged."""
+    model.load_state_dict(load_checked(_intact_copy(run_dir, file))["model"])
 
 
-def _copies(folder: Path, file: str) -> tuple[Path, Path]:
-    return folder / file, folder / f"{file}.copy"
+def _copies(run_dir: Path, file: str) -> tuple[Path, Path]:
+    return run_dir / file, run_dir / f"{file}.copy"
 
 
-def _whole_copy(folder: Path, file: str) -> Path:
-    """The first copy that is as it was written; a warning names one that is not. Raises Damaged where none is."""
-    first, second = _copies(folder, file)
+def _intact_copy(run_dir: Path, file: str) -> Path:
+    """Return the first intact copy, and warn of a damaged one. Raises Damaged where both are damaged."""
+    first, second = _copies(run_dir, file)
     try:
         verify(first)
         return first
@@ -67,30 +72,39 @@ def _whole_copy(folder: Path, file: str) -> Path:
         return second
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Those of an unfinished run, oldest first."""
-    return sorted(folder.glob(f"step-{'[0-9]' * 9}.pt"))
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Return the checkpoint files, oldest first."""
+    return sorted(run_dir.glob(f"step-{'[0-9]' * 9}.pt"))
 
 
 def step_of(checkpoint: Path) -> int:
+    """Return the number of steps done in a checkpoint, by its name."""
     return int(checkpoint.stem.removeprefix("step-"))
 
 
-def load_state(folder: Path) -> dict[str, Any] | None:
-    """The last saved state, on the CPU, or None where this run has not saved any.
+def last_step(run_dir: Path) -> int:
+    """Return the steps done in the last checkpoint, 0 without any."""
+    return max(map(step_of, checkpoints(run_dir)), default=0)
 
-    One that is damaged, or whose best weights are, is passed over with a warning: the one before leads to the same
-    model. Raises InputError where none is left, and for one of another version.
+
+def load_state(run_dir: Path) -> dict[str, Any] | None:
+    """Return the last saved state, on the CPU, or None where nothing has been saved.
+
+    A checkpoint that is damaged, or whose best weights are, is skipped with a warning: the one before it leads to the
+    same model.
+
+    Raises:
+        InputError: all checkpoints are damaged, or one has another version.
     """
     damage = None
-    for path in reversed(checkpoints(folder)):
+    for path in reversed(checkpoints(run_dir)):
         try:
             return _load(path)
         except Damaged as error:
             log.warning("warning: %s; the checkpoint before it is looked for", error)
             damage = error
     if damage:
-        raise InputError(f"no checkpoint in {folder} can be used ({damage}); delete the folder to start anew")
+        raise InputError(f"no checkpoint in {run_dir} can be used ({damage}); delete the folder to start anew")
     return None
 
 
@@ -99,15 +113,18 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("step") != step_of(path):
         raise Damaged(f"{path} holds something else than the checkpoint of its step")
     if state["version"] != VERSION:
-        raise InputError(f"{path} has version {state['version']}, this code reads {VERSION}; delete it to start anew")
+        raise InputError(
+            f"{path} has version {state['version']}, this code reads {VERSION}: finish the training with the code that "
+            "began it, or delete the folder to start anew"
+        )
     if file := state["best"]["file"]:
-        _whole_copy(path.parent, file)
+        _intact_copy(path.parent, file)
     return state
 
 
-def discard_after(folder: Path, step: int) -> None:
-    """Remove checkpoints of later steps, which were passed over, and what was half written when a run was killed."""
-    for path in [path for path in checkpoints(folder) if step_of(path) > step] + [*folder.glob("*.tmp")]:
+def discard_after(run_dir: Path, step: int) -> None:
+    """Remove checkpoints of later steps, which load_state skipped, and half-written files of a killed run."""
+    for path in [path for path in checkpoints(run_dir) if step_of(path) > step] + [*run_dir.glob("*.tmp")]:
         log.info("removed: %s", path)
         if path.is_dir():
             shutil.rmtree(path)

@@ -1,60 +1,59 @@
-"""A moving average of the weights (Polyak and Juditsky 1992), which often evaluates better than the last ones."""
+"""An exponential moving average of the weights (Polyak and Juditsky 1992), which often scores better than the last."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
-class Average:
-    """decay: share of the old average kept per step; 0 keeps none, so that the average is the model itself.
+class ModelEma:
+    """The moving average of a model's state dict; with decay 0 the average is the model itself.
 
-    Early steps count more: the share is at most (1 + n) / (10 + n) after n steps.
+    Early steps count more: the decay is at most (1 + n) / (10 + n) after n steps.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self._model = model
         self._steps = 0
-        self._tensors = {k: v.clone() for k, v in model.state_dict().items()} if decay else {}
+        self._average = {k: v.clone() for k, v in model.state_dict().items()} if decay else {}
 
     @torch.no_grad()
     def update(self) -> None:
-        """After an optimizer step."""
+        """Add the model's weights after an optimizer step."""
         if not self.decay:
             return
         self._steps += 1
-        share = min(self.decay, (1 + self._steps) / (10 + self._steps))
+        decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
         state = self._model.state_dict()
-        floating = [k for k, v in self._tensors.items() if v.is_floating_point()]
-        torch._foreach_lerp_([self._tensors[k] for k in floating], [state[k] for k in floating], 1 - share)
-        for key in self._tensors.keys() - set(floating):  # counters
-            self._tensors[key].copy_(state[key])
+        floating = [k for k, v in self._average.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self._average[k] for k in floating], [state[k] for k in floating], 1 - decay)
+        for key in self._average.keys() - set(floating):  # counters
+            self._average[key].copy_(state[key])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside; its own come back."""
+        """Give the model the averaged weights inside the block, and its own again after it."""
         if not self.decay:
             yield
             return
         own = {k: v.clone() for k, v in self._model.state_dict().items()}
-        self._model.load_state_dict(self._tensors)
+        self._model.load_state_dict(self._average)
         try:
             yield
         finally:
             self._model.load_state_dict(own)
 
-    def state_dict(self) -> dict[str, Tensor | int]:
-        return {"steps": self._steps, **self._tensors}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average and the number of steps in it."""
+        return {"steps": self._steps, **self._average}
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        steps = state["steps"]
-        assert isinstance(steps, int)
-        self._steps = steps
-        for key, tensor in self._tensors.items():
-            saved = state[key]
-            assert isinstance(saved, Tensor)
-            tensor.copy_(saved)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what state_dict returned."""
+        self._steps = state["steps"]
+        for key, average in self._average.items():
+            average.copy_(state[key])

@@ -1,4 +1,4 @@
-"""AP during training: always measured the same way, whatever the final evaluation is asked to do."""
+"""The end of an epoch: its row of the curves, its AP where an evaluation is due, and whether it is the best so far."""
 
 from __future__ import annotations
 
@@ -14,23 +14,79 @@ from m2det.evaluate.inference import coco_results_distributed
 from m2det.evaluate.metrics import coco_metrics
 from m2det.files.whole import temporary_folder, write_whole
 from m2det.model import M2Det
+from m2det.train.checkpoint import best_file, save_best
+from m2det.train.optim import train_mode
+from m2det.train.state import Callbacks, TrainingState
 
-SETTINGS = EvaluateParams(
+# Not the section `evaluate` of params.yaml, which shapes results/metrics.json alone: AP seen in training decides which
+# weights are kept, and must not depend on how the final evaluation is made.
+POSTPROCESSING = EvaluateParams(
     batch_size=32, nms="linear", score_threshold=0.05, nms_iou=0.3, per_class=50, per_image=100, scorer="auto"
 )
 
 
-def validate(
-    model: M2Det, priors: Tensor, split: PackedSplit, size: int, device: torch.device, group: Group
-) -> dict[str, float]:
-    """The COCO numbers of the split, every image counted once; the model is left in evaluation mode.
+def end_epoch(state: TrainingState, val: PackedSplit, callbacks: Callbacks) -> str:
+    """Record the epoch, evaluate it if that is due, and save.
 
-    Each process of the group takes its part of the images, and all get the same numbers.
+    Args:
+        state: after the epoch's last step.
+        val: the split to evaluate on.
+        callbacks: on_evaluated is called.
+
+    Returns:
+        A line for the log.
+    """
+    losses = state.monitor.mean()
+    row = {
+        "epoch": state.epoch,
+        "step": state.step,
+        "lr": float(f"{state.lr:.4g}"),
+        "loss_loc": round(losses["loc"], 4),
+        "loss_conf": round(losses["conf"], 4),
+    }
+    scores = ""
+    if state.epoch % state.parts.settings.evaluate_every == 0 or state.finished:
+        state.pending_evaluation = True
+        state.save()  # an evaluation takes minutes: interrupting it loses no step
+        metrics = evaluate(state, val, callbacks)
+        row |= {"AP": round(metrics["AP"], 4), "AP50": round(metrics["AP50"], 4)}
+        scores = f"AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, "
+    state.rows.append(row)
+    state.pending_evaluation = False
+    state.monitor.reset()
+    state.save()
+    return f"epoch {state.epoch}: {scores}saved"
+
+
+def evaluate(state: TrainingState, val: PackedSplit, callbacks: Callbacks) -> dict[str, float]:
+    """Return the metrics of the averaged weights, and keep these where AP is the highest so far."""
+    parts = state.parts
+    with parts.ema.applied():
+        parts.group.broadcast_buffers(parts.model)
+        metrics = validate(parts.model, parts.priors.cpu(), val, parts.device, parts.group)
+        callbacks.on_evaluated(state, metrics)
+        if metrics["AP"] > state.best["AP"]:
+            state.best = {"AP": metrics["AP"], "epoch": state.epoch, "file": ""}
+            if parts.settings.keep == "best":
+                state.best["file"] = best_file(state.epoch)
+                state.write(lambda: save_best(state.run_dir, state.epoch, parts.model))
+    train_mode(parts.model, parts.settings)
+    return metrics
+
+
+def validate(model: M2Det, priors: Tensor, val: PackedSplit, device: torch.device, group: Group) -> dict[str, float]:
+    """Return COCO's metrics of the model on the split, every image counted once.
+
+    Args:
+        model: left in evaluation mode.
+        priors: float32 [P,4] cxcywh, on the CPU.
+        val: the split.
+        device: of the model.
+        group: each process takes its share of the images; all get the same metrics.
     """
     model.eval()
-    found = coco_results_distributed(model, priors, split, size, device, SETTINGS, group)
-    results = [entry for image in found for entry in image]
+    results = coco_results_distributed(model, priors, val, model.config.size, device, POSTPROCESSING, group)
     with temporary_folder() as folder:
         path = folder / "results.json"
-        write_whole(path, json.dumps(results))
-        return coco_metrics(split.ground_truth, path)
+        write_whole(path, json.dumps([entry for image in results for entry in image]))
+        return coco_metrics(val.ground_truth, path)

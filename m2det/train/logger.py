@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, plain lines elsewhere, every line in log.txt; curves as CSV."""
+"""The log of a training: a bar on a terminal, plain lines elsewhere, every line in log.txt; and its curves as CSV."""
 
 from __future__ import annotations
 
@@ -6,23 +6,39 @@ import csv
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from tqdm import tqdm
 
+from m2det.config import Params
+from m2det.device import device_name
 from m2det.errors import writing
 from m2det.files.whole import write_whole
 from m2det.model.flops import Cost
 
+if TYPE_CHECKING:
+    from m2det.train.build import TrainingData, TrainingParts
+
 
 class TrainingLog:
-    """Says how it goes; path None says nothing. Rates are of the steps since the last line, without evaluations."""
+    """Write and print lines; rates are of the steps since the last progress line, without pauses."""
 
     def __init__(self, path: Path | None, start: int, steps: int, images: int, cost: Cost) -> None:
-        """start, steps: done before, and in all; images: per step, of all processes together."""
+        """Open the file for appending and start the clock.
+
+        Args:
+            path: None for no file and no output, in all processes but the first.
+            start: steps done before.
+            steps: of the whole training.
+            images: per step, of all processes together.
+            cost: floating-point operations of one image.
+        """
         self._silent = path is None
         self._path = path or Path(os.devnull)
         with writing(self._path):
@@ -32,13 +48,13 @@ class TrainingLog:
         self._bar = tqdm(
             total=steps, initial=start, unit="step", dynamic_ncols=True, disable=self._silent or not sys.stderr.isatty()
         )
-        self._last, self._total = start, 0.0  # the step of the last line; seconds of all before it
-        self._busy = self._waiting = 0.0  # seconds since the last line
-        self._steps_since = 0
-        self._since = time.perf_counter()
+        self._last_step, self._total_time = start, 0.0  # of the last progress line; seconds before it
+        self._time = self._data_time = 0.0  # seconds since the last progress line
+        self._new_steps = 0
+        self._clock = time.perf_counter()
 
-    def line(self, text: str) -> None:
-        """Print and keep one line. Raises InputError for a full disk."""
+    def write(self, text: str) -> None:
+        """Write and print lines. Raises InputError for a full disk."""
         with writing(self._path):
             self._file.write(text + "\n")
             self._file.flush()
@@ -49,64 +65,90 @@ class TrainingLog:
         else:
             self._bar.write(text)
 
-    def got_batch(self) -> None:
-        """The loop has its batch: the time since the last step was spent waiting for data."""
-        before = self._busy
-        self.worked()
-        self._waiting += self._busy - before
+    def data_ready(self) -> None:
+        """Count the time since the end of the last step as waiting for data."""
+        self._data_time += self._lap()
 
-    def did_step(self) -> None:
-        self.worked()
-        self._steps_since += 1
+    def step_done(self) -> None:
+        """Count one step and its time."""
+        self._lap()
+        self._new_steps += 1
         self._bar.update()
 
-    def worked(self) -> None:
-        """The time since the last call belongs to the training; waiting for the device does, too."""
-        now = time.perf_counter()
-        self._busy += now - self._since
-        self._since = now
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside, which is no training, out of all rates."""
+        self._lap()
+        yield
+        self._clock = time.perf_counter()
 
-    def resume_clock(self) -> None:
-        """After something that is no training: leave its time out."""
-        self._since = time.perf_counter()
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        self._time += seconds
+        return seconds
 
     @property
     def step_seconds(self) -> float:
-        """A step's mean since the last line, waiting for data included."""
-        return self._busy / max(self._steps_since, 1)
+        """Mean seconds per step since the last progress line, waiting for data included."""
+        return self._time / max(self._new_steps, 1)
 
     def progress(
-        self, step: int, epoch: float, epochs: int, losses: dict[str, float], rate: float, scale: float
+        self, step: int, epoch: float, epochs: int, losses: dict[str, float], lr: float, loss_scale: float
     ) -> None:
-        """A line for the steps since the last one; step counts from 1."""
-        self.worked()
-        self._total += self._busy
-        per_second = (step - self._last) * self._images / self._busy
-        minutes, seconds = divmod(round((self._steps - step) * self._total / (step - self._start)), 60)
-        self.line(
+        """Write a line on the steps since the last one.
+
+        Args:
+            step: steps done.
+            epoch: epochs done.
+            epochs: of the whole training.
+            losses: by name, means since the epoch's start.
+            lr: of the last step.
+            loss_scale: of the next step.
+        """
+        self._lap()
+        self._total_time += self._time
+        per_second = (step - self._last_step) * self._images / self._time
+        minutes, seconds = divmod(round((self._steps - step) * self._total_time / (step - self._start)), 60)
+        self.write(
             f"step {step}/{self._steps} epoch {epoch:.2f}/{epochs} "
-            + " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            + f" lr {rate:.2e} scale {scale:g} {per_second:.{0 if per_second >= 10 else 2}f} img/s "
-            + f"waiting {self._waiting / self._busy:.0%} {self._cost.achieved(per_second)} left {minutes}:{seconds:02d}"
+            + " ".join(f"loss_{name} {value:.3f}" for name, value in losses.items())
+            + f" (epoch mean) lr {lr:.2e} loss_scale {loss_scale:g} "
+            + f"{per_second:.{0 if per_second >= 10 else 2}f} img/s data_wait {self._data_time / self._time:.0%} "
+            + f"{self._cost.achieved(per_second)} eta {minutes}:{seconds:02d}"
         )
-        self._last, self._steps_since, self._busy, self._waiting = step, 0, 0.0, 0.0
+        self._last_step, self._new_steps, self._time, self._data_time = step, 0, 0.0, 0.0
 
     def __enter__(self) -> TrainingLog:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._bar.close()
-        with writing(self._path):  # a line that found no room is written again
+        with writing(self._path):  # closing writes again what a full disk did not take
             self._file.close()
 
 
-CURVES = ("epoch", "step", "lr", "loss_loc", "loss_conf", "AP", "AP50")
+def describe_run(params: Params, parts: TrainingParts, data: TrainingData, step: int) -> str:
+    """Return the log's first lines: how the training is run, and what the columns of its progress lines mean."""
+    order, run = data.order, params.run
+    optimizer = f"{parts.settings.optimizer} {'fused' if parts.optimizer.defaults['fused'] else 'foreach'}"
+    return (
+        f"training {params.model.name} from step {step} of {order.steps}, {order.batch_size} images per step\n"
+        f"device {parts.device} ({device_name(parts.device)}), processes (world size) {parts.group.size}, accumulation "
+        f"{order.accumulation}, microbatch {order.microbatch}, workers {run.workers}, compile {run.compile}\n"
+        f"precision {parts.precision}; optimizer {optimizer}; torch {torch.__version__}\n"
+        "loss_loc, loss_conf: means since the epoch's start, over all processes; img/s (all processes), data_wait: "
+        "since the last line; mem: peak of one process; eta: minutes:seconds"
+    )
+
+
+CURVE_COLUMNS = ("epoch", "step", "lr", "loss_loc", "loss_conf", "AP", "AP50")
 
 
 def write_curves(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One row per epoch; AP columns are empty where no evaluation was made. No times: equal runs, equal bytes."""
+    """Write one row per epoch; AP is empty where none was measured. No column has a time: equal runs, equal bytes."""
     table = StringIO()
-    writer = csv.DictWriter(table, CURVES, restval="", lineterminator="\n")
+    writer = csv.DictWriter(table, CURVE_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, table.getvalue())

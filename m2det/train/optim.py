@@ -1,4 +1,4 @@
-"""The optimizer: which parameters it has, how they decay, and the rate and batches that suit it."""
+"""The optimizer: which parameters it trains, how they decay, and their learning rate."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from m2det.config import TrainParams
+from m2det.config import Params, TrainParams
 from m2det.device import use_fused_optimizer
 from m2det.errors import InputError
 from m2det.model import M2DetConfig
+from m2det.train.schedule import learning_rate
 
 log = logging.getLogger(__name__)
 
-FARTHEST = 1.5  # times as many images per step as a rate was given for
+MAX_LR_SCALE = 1.5  # times as many images per step as train.lr is given for, before a warning
 
 
-def make_optimizer(model: nn.Module, settings: TrainParams, rate: float) -> torch.optim.Optimizer:
-    """SGD or AdamW over what is to be trained; without train.weight_decay_norm_bias, norms and biases do not decay."""
+def make_optimizer(model: nn.Module, settings: TrainParams, lr: float) -> torch.optim.Optimizer:
+    """Return SGD or AdamW over the parameters to train, of which norms and biases decay only if the settings say so."""
     trained = [p for p in model.parameters() if p.requires_grad]
     decaying = [p for p in trained if settings.weight_decay_norm_bias or p.ndim > 1]
     groups = [{"params": decaying}]
@@ -28,65 +29,79 @@ def make_optimizer(model: nn.Module, settings: TrainParams, rate: float) -> torc
     fused, reason = use_fused_optimizer(trained[0].device, settings.optimizer)
     log.info("optimizer: %s, %s (%s)", settings.optimizer, "fused" if fused else "foreach", reason)
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, rate, weight_decay=settings.weight_decay, fused=fused, foreach=not fused)
+        return torch.optim.AdamW(groups, lr, weight_decay=settings.weight_decay, fused=fused, foreach=not fused)
     sgd = torch.optim.SGD(
-        groups, rate, settings.momentum, weight_decay=settings.weight_decay, fused=fused, foreach=not fused
+        groups, lr, settings.momentum, weight_decay=settings.weight_decay, fused=fused, foreach=not fused
     )
     for parameter in trained if settings.momentum else ():
-        # else a first step that is left out (an overflow) would leave momentum that nobody has set
+        # else a first step that is skipped (an overflow) would leave an uninitialized momentum buffer
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Continue from a saved state, perhaps another device's: kernels and memory formats stay this one's."""
+    """Load a saved state, perhaps of another device; kernels and memory formats stay those of this optimizer."""
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         saved.update({key: own[key] for key in ("fused", "foreach")})
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                # fused kernels take it for granted that both lie in memory in one order
+                # fused kernels assume that a parameter and its state have the same memory format
                 values[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
-def scaled_lr(settings: TrainParams) -> float:
-    """Return train.lr times train.batch_size over train.lr_batch_size, the batch that it was found for.
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give all parameter groups this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
-    Warns far above it: the original at 320 px reached 33 AP with a batch of at most 32 at 0.004, and 22 with 56 (its
-    issue 45).
+
+def lr_of_step(params: Params, base: float, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of step `step` (from 0, over all epochs), which is `base` after the warm-up."""
+    epoch, within = divmod(step, steps_per_epoch)
+    return learning_rate(
+        epoch,
+        within / steps_per_epoch,
+        epochs=params.epochs,
+        base=base,
+        factors=params.train.gammas,
+        milestones=params.train.milestones,
+        warmup=params.train.warmup,
+        schedule=params.train.schedule,
+    )
+
+
+def scaled_lr(settings: TrainParams) -> float:
+    """Return train.lr times train.batch_size over train.lr_batch_size, the batch size for which lr was found.
+
+    A step with far more images gets a warning: the original at 320 px reached 33 AP with a batch size of at most 32 and
+    a learning rate of 0.004, and 22 AP with a batch size of 56 (issue 45 of its repository).
     """
-    rate = settings.lr * settings.batch_size / settings.lr_batch_size
+    lr = settings.lr * settings.batch_size / settings.lr_batch_size
     scaled = f"train.lr {settings.lr:g} is for {settings.lr_batch_size}"
     scaled = "as given" if settings.batch_size == settings.lr_batch_size else scaled
-    log.info("learning rate: %g for %d images per step (%s)", rate, settings.batch_size, scaled)
-    if settings.batch_size > FARTHEST * settings.lr_batch_size:
+    log.info("learning rate: %g for %d images per step (%s)", lr, settings.batch_size, scaled)
+    if settings.batch_size > MAX_LR_SCALE * settings.lr_batch_size:
         log.warning(
-            "warning: a step has %.1f times the images that train.lr was found for, and scaling a rate that far is "
-            "known to cost accuracy; see that AP rises as it did before, or lower train.lr",
+            "warning: a step has %.1f times the images that train.lr was found for, and scaling a learning rate that "
+            "far is known to cost accuracy; check that AP rises as it did before, or lower train.lr",
             settings.batch_size / settings.lr_batch_size,
         )
-    return rate
+    return lr
 
 
 def check_training_batch(config: M2DetConfig, images: int, name: str) -> None:
-    """Raises InputError for a batch per process, called `name`, that batch normalisation cannot train on."""
+    """Raise InputError for a microbatch of one image (set by the option `name`) where batch normalisation needs two."""
     if images == 1 and config.feature_sizes[-1] == 1:
         raise InputError(
             f"{name} is 1, but the smallest map of {config.name} is 1x1: batch normalisation has nothing to "
-            f"subtract_mean over; set {name} to 2 or more"
+            f"normalise over; set {name} to 2 or more"
         )
 
 
-def freeze(model: nn.Module, backbone: bool) -> None:
-    """Take the backbone out of the training."""
-    if backbone:
-        for parameter in model.get_submodule("base").parameters():
-            parameter.requires_grad_(False)
-
-
 def train_mode(model: nn.Module, settings: TrainParams) -> None:
-    """model.train(), but for what is frozen: with it, batch normalisation keeps its statistics."""
+    """Call model.train(), and then eval() on what is frozen, whose batch normalisation keeps its statistics."""
     model.train()
     if settings.freeze_backbone:
         model.get_submodule("base").eval()

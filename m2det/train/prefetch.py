@@ -1,4 +1,4 @@
-"""From the loader to the device."""
+"""Batches on their way from the loader to the device."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from m2det.data.batch import Batch
 
 
 def prefetch_to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Copies of the batches there, made on a stream of their own, while the device works on earlier ones."""
+    """Yield copies of the batches on the device, made on a stream of their own while the device still computes."""
     if device.type == "cpu":
         yield from batches
         return
-    side = torch.Stream(device)
+    copy_stream = torch.Stream(device)
     for batch in batches:
-        with side:
+        with copy_stream:
             copy = batch.to(device)
         current = torch.accelerator.current_stream(device)
-        current.wait_stream(side)
+        current.wait_stream(copy_stream)
         for tensor in (copy.images, copy.boxes, copy.labels):
-            tensor.record_stream(current)  # or its memory could be handed out again too early
+            tensor.record_stream(current)  # else the allocator could reuse the memory too early
         yield copy
 
 
-def group_microbatches(batches: Iterator[Batch], accumulate: int) -> Iterator[tuple[Batch, ...]]:
-    """The batches of each step; their number is a multiple of accumulate."""
-    return zip(*[batches] * accumulate, strict=True)
+def group_microbatches(batches: Iterator[Batch], accumulation: int) -> Iterator[tuple[Batch, ...]]:
+    """Yield the microbatches of each step; the number of batches is a multiple of `accumulation`."""
+    return zip(*[batches] * accumulation, strict=True)
 
 
 @contextmanager
 def gc_disabled() -> Iterator[None]:
-    """No garbage collection inside but when it is asked for: it would stop each process at a moment of its own."""
+    """Collect garbage inside only when asked to: automatic collection stops each process at another moment."""
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -1,4 +1,4 @@
-"""One of several training processes, as torchrun starts them: PARAMS CACHE BACKBONE UNFINISHED."""
+"""One of several training processes, as torchrun starts them: PARAMS CACHE BACKBONE RUN_DIR."""
 
 from __future__ import annotations
 
@@ -14,56 +14,53 @@ from m2det.errors import InputError, writing
 from m2det.files.locks import exclusive_writer_lock
 from m2det.files.torch_file import Damaged, load_checked, save_checked
 from m2det.model import build_model
-from m2det.train.state import TrainResult
+from m2det.train.state import Callbacks, TrainResult
 from m2det.train.trainer import train
 
+RESULT_NAME = "outcome.pt"  # in the run directory
 
-def main(params_file: str, cache: str, backbone: str, unfinished: str) -> None:
-    """Train; rank 0 leaves the outcome in UNFINISHED."""
-    params, folder = load_params(params_file), Path(unfinished)
+
+def main(params_file: str, cache: str, backbone: str, run_dir: str, *, callbacks: Callbacks | None = None) -> None:
+    """Train; rank 0 leaves the result in the run directory."""
+    params, folder = load_params(params_file), Path(run_dir)
 
     def work(group: Group) -> None:
-        # the process group is joined before any rank reads a checkpoint, so rank 0 has the folder by then
+        # all ranks join the process group before they read a checkpoint, so rank 0 has the lock by then
         with writing(folder), exclusive_writer_lock(folder) if group.is_main_process else nullcontext():
-            outcome = train(params, Path(cache), Path(backbone), folder, folder / "log.txt", group)
+            result = train(params, Path(cache), Path(backbone), folder, folder / "log.txt", group, callbacks)
         if group.is_main_process:
-            content = {
-                "model": outcome.model.state_dict(),
-                "rows": outcome.rows,
-                "steps": outcome.steps,
-                "kept_epoch": outcome.kept_epoch,
-            }
-            save_checked(folder / OUTCOME, content)
+            save_checked(folder / RESULT_NAME, vars(result) | {"model": result.model.state_dict()})
 
     run_worker(work, folder, params.run.stop_grace)
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
-
-
-OUTCOME = "outcome.pt"  # in the folder of the unfinished run
-
-
 def train_distributed(
-    params: Params,
-    params_file: Path,
-    cache: Path,
-    backbone: Path,
-    unfinished: Path,
-    processes: int,
-    run_child: RunChild,
+    params: Params, params_file: Path, cache: Path, backbone: Path, run_dir: Path, processes: int, run_child: RunChild
 ) -> TrainResult:
-    """Train by torchrun with `processes` processes on this machine; see m2det.train.rank for what each does.
+    """Train in several processes of this machine, started by torchrun.
 
-    Raises InputError with the sentence of the first process that had one to say.
+    Args:
+        params: the content of params_file.
+        params_file: read by every process.
+        cache: the packed cache.
+        backbone: pretrained weights.
+        run_dir: takes the checkpoints, the log and the result.
+        processes: how many.
+        run_child: starts torchrun.
+
+    Raises:
+        InputError: with the sentence of the first process that failed, or for a damaged result.
+        SystemExit: a signal stopped the processes.
     """
-    arguments = (params_file, cache, backbone, unfinished)
-    launch("m2det.train.rank", arguments, params, processes, unfinished, run_child)
+    launch("m2det.train.rank", (params_file, cache, backbone, run_dir), params, processes, run_dir, run_child)
     try:
-        saved = load_checked(unfinished / OUTCOME)
+        saved = load_checked(run_dir / RESULT_NAME)
     except Damaged as error:
         raise InputError(f"{error}; give the same command again: it continues from the last checkpoint") from error
     model = build_model(params.model.name, len(PackedSplit(cache, "train").classes), **params.model.all_overrides)
     model.load_state_dict(saved["model"])
-    return TrainResult(model, saved["rows"], saved["steps"], saved["kept_epoch"])
+    return TrainResult(**saved | {"model": model})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

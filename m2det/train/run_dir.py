@@ -90,9 +90,7 @@ def unfinished_runs(root: Path) -> list[Unfinished]:
         except (OSError, ValueError):
             shape = None
         if not isinstance(shape, dict) or not shape.keys() >= set(LISTED_KEYS):
-            log.warning(
-                "warning: %s is damaged; `m2det runs delete %s` removes the run", folder / CONFIG, folder.name
-            )
+            log.warning("warning: %s is damaged; `m2det runs delete %s` removes the run", folder / CONFIG, folder.name)
             continue
         saved = checkpoints(folder)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

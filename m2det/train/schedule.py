@@ -1,11 +1,11 @@
-"""The original's learning rate: linear warm-up, then steps, milestones as fractions of the epochs; or a cosine."""
+"""The original's learning rate: linear warm-up, then steps at milestones (fractions of the epochs) or a cosine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import cos, pi
 
-FLOOR = 1e-6  # the warm-up's first value (the original's end_lr)
+WARMUP_START_LR = 1e-6  # the original's end_lr
 
 
 def learning_rate(
@@ -19,17 +19,24 @@ def learning_rate(
     warmup: float = 5 / 160,
     schedule: str = "steps",
 ) -> float:
-    """The rate at `fraction` (in [0,1)) of epoch `epoch` (from 0); defaults: the original's 512 px on COCO.
+    """Return the learning rate; the defaults are the original's for 512 px on COCO.
 
-    During the first warmup * epochs epochs the rate rises from 1e-6 to base; then it is base times the factor
-    of the stretch that the epoch, as a whole, lies in: one factor more than milestones; with schedule "cosine"
-    half a cosine from base down to 0 at the end (Loshchilov and Hutter 2017, equation 5 without restarts).
+    Args:
+        epoch: from 0.
+        fraction: of this epoch done, in [0,1).
+        epochs: of the whole training.
+        base: the learning rate after the warm-up.
+        factors: of base, one per interval between milestones, so one more than milestones.
+        milestones: fractions of epochs at which the next factor begins, for the schedule "steps".
+        warmup: fraction of epochs during which the learning rate rises linearly from 1e-6 to base.
+        schedule: "steps", or "cosine" for half a cosine from base to 0 (Loshchilov and Hutter 2017, equation 5 without
+            restarts).
     """
     done = epoch + fraction
     if done < warmup * epochs:
-        return FLOOR + (base - FLOOR) * done / (warmup * epochs)
+        return WARMUP_START_LR + (base - WARMUP_START_LR) * done / (warmup * epochs)
     if schedule == "cosine":
         return base * (1 + cos(pi * (done - warmup * epochs) / (epochs - warmup * epochs))) / 2
-    # the small number forgives products such as 0.7 * 10 = 7.000000000000001
+    # 1e-9 compensates products such as 0.7 * 10 = 7.000000000000001
     passed = sum(epoch + 1e-9 >= milestone * epochs for milestone in milestones)
     return base * factors[passed]

@@ -1,55 +1,40 @@
-"""Everything that one training holds, and what of it survives an interruption."""
+"""The state of a training, which is the content of a checkpoint: how it is saved and resumed; and hooks that see it."""
 
 from __future__ import annotations
 
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from m2det.config import Params
-from m2det.data.dataset import TrainingDataset
-from m2det.data.packed.reader import PackedSplit
+from m2det.config import RunParams
 from m2det.data.sampler import TrainingBatchSampler
-from m2det.device import choose_device, compile_model, convert_sync_bn, to_device
-from m2det.distributed.group import Group
 from m2det.errors import InputError
 from m2det.files.inputs import FOLDER, Inputs
-from m2det.loss import MultiBoxLoss, Targets
-from m2det.model import M2Det, build_model, prior_boxes
-from m2det.model.flops import Cost, forward_flops, peak_flops
-from m2det.model.pretrained import load_initial
-from m2det.train.build import make_precision
-from m2det.train.checkpoint import (
-    best_file,
-    checkpoints,
-    discard_after,
-    load_best,
-    load_state,
-    save_best,
-    save_state,
-    step_of,
-)
-from m2det.train.diagnose import explain, refuse_infinite_weights
-from m2det.train.ema import Average
-from m2det.train.evaluator import validate
+from m2det.model import M2Det
+from m2det.train.build import TrainingParts
+from m2det.train.checkpoint import discard_after, last_step, load_best, load_state, save_state
+from m2det.train.diagnose import check_finite_weights
 from m2det.train.loss_monitor import LossMonitor
-from m2det.train.optim import check_training_batch, freeze, load_optimizer, make_optimizer, scaled_lr, train_mode
-from m2det.train.schedule import learning_rate
+from m2det.train.optim import load_optimizer
 
 log = logging.getLogger(__name__)
-
-STEPS_TO_AGREE, SECONDS_TO_AGREE = 10, 5.0  # at most, from one agreement on stopping to the next: it waits
 
 
 @dataclass
 class TrainResult:
-    """A finished training: the kept weights, one row per epoch for the curves, and where it ended."""
+    """A finished training.
+
+    Attributes:
+        model: with the weights that are kept.
+        rows: one per epoch, for the curves.
+        steps: done in all.
+        kept_epoch: the epoch of the weights.
+    """
 
     model: M2Det
     rows: list[dict[str, Any]]
@@ -57,231 +42,148 @@ class TrainResult:
     kept_epoch: int
 
 
-@dataclass
-class Run:
-    """Everything that one training holds. What must survive an interruption is `state`."""
+class TrainingState:
+    """The progress of a training, and with it everything that a checkpoint holds.
 
-    params: Params
-    cache: Path
-    backbone: Path
-    unfinished: Path
-    group: Group = field(default_factory=Group)
-    step: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    Attributes:
+        step: steps done.
+        lr: the learning rate of the last step.
+        rows: one per finished epoch, for the curves.
+        best: AP and epoch of the best weights so far, and the file that keeps them ("" for none).
+        pending_evaluation: whether an epoch's steps are done, but not its evaluation.
+    """
 
-    def __post_init__(self) -> None:
-        params, settings = self.params, self.params.train
-        self.device = self.group.local_device(choose_device(params.run.device))
-        self.group.init(self.device)
-        self.precision = make_precision(params.precision, self.device)
-        self.split, self.val = PackedSplit(self.cache, "train"), PackedSplit(self.cache, "val")
-        torch.manual_seed(params.seed)
-        self.model = build_model(params.model.name, len(self.split.classes), **params.model.all_overrides)
-        check_training_batch(self.model.config, settings.microbatch, "train.microbatch")
-        if settings.sync_bn:
-            convert_sync_bn(self.model, self.device)
-        load_initial(self.model, self.backbone, params.weights.min_match)
-        freeze(self.model, settings.freeze_backbone)
-        to_device(self.model, self.device)
-        self.size = self.model.config.size
-        self.priors = prior_boxes(self.model.config).to(self.device)
-        self.loss = MultiBoxLoss(label_smoothing=settings.label_smoothing)
-        self.rate = scaled_lr(settings)
-        self.optimizer = make_optimizer(self.model, settings, self.rate)
-        self.precision.prepare(self.model, self.optimizer)
-        network = compile_model(self.model, self.device) if params.run.compile else self.model
-        self.network = self.group.wrap(network, self.device)
-        self.average = Average(self.model, settings.ema_decay)
-        self.samples = TrainingDataset(self.split, self.size, params.seed, settings)
-        settings.accumulation(self.group.size)  # raises where it is no whole number
-        self.order = TrainingBatchSampler(
-            len(self.split),
-            settings.batch_size,
-            params.seed,
-            0,
-            rank=self.group.rank,
-            processes=self.group.size,
-            microbatch=settings.microbatch,
-        )
-        self.order.steps = params.epochs * self.order.steps_per_epoch
-        if settings.max_steps:
-            self.order.steps = min(self.order.steps, settings.max_steps)
-        self.inputs = Inputs.load(self.unfinished / FOLDER)
-        self.inputs.refuse_changes()  # of code, this process may have read either
-        self._best: dict[str, Any] = {"AP": -1.0, "epoch": 0, "file": ""}
-        self._rate_of_open_epoch = 0.0  # above 0: the epoch's steps are done, its evaluation is not
-        self._next_agreement = 0
-        self.losses = LossMonitor(self.group, self.device, lambda bad: explain(self, bad))
-        self._resume()
-        if self._rate_of_open_epoch:
-            log.info("%s", self.end_epoch(self._rate_of_open_epoch))
-        self.order.start = self.step
-        train_mode(self.model, settings)
+    def __init__(
+        self, parts: TrainingParts, order: TrainingBatchSampler, monitor: LossMonitor, run_dir: Path, run: RunParams
+    ) -> None:
+        """Begin at step 0. Raises InputError where the inputs have changed since the run directory recorded them."""
+        self.parts, self.order, self.monitor, self.run_dir = parts, order, monitor, run_dir
+        self.step, self.lr = 0, parts.lr
+        self.rows: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {"AP": -1.0, "epoch": 0, "file": ""}
+        self.pending_evaluation = False
+        # what changes bits of a run, but not what it is
+        self.runtime_info = {
+            "processes": parts.group.size,
+            "compile": run.compile,
+            "device": parts.device.type,
+            "precision": str(parts.precision.dtype)[6:],
+            "torch": str(torch.__version__),
+        }
+        self._inputs = Inputs.load(run_dir / FOLDER)
+        self._inputs.refuse_changes()  # this process may have read the code before or after a change of it
 
     @property
     def epochs_done(self) -> float:
+        """Epochs done, the last one in part."""
         return self.step / self.order.steps_per_epoch
 
     @property
-    def epoch_ended(self) -> bool:
-        return self.step % self.order.steps_per_epoch == 0 or self.step == self.order.steps
-
-    def set_learning_rate(self) -> float:
-        settings = self.params.train
-        epoch, within = divmod(self.step, self.order.steps_per_epoch)
-        rate = learning_rate(
-            epoch,
-            within / self.order.steps_per_epoch,
-            epochs=self.params.epochs,
-            base=self.rate,
-            factors=settings.gammas,
-            milestones=settings.milestones,
-            warmup=settings.warmup,
-            schedule=settings.schedule,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+    def epoch(self) -> int:
+        """The epoch of the last step, from 1."""
+        return -(-self.step // self.order.steps_per_epoch)
 
     @property
-    def how(self) -> dict[str, Any]:
-        """What changes bits of a run, but not what it is: its shape is the total batch."""
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step == self.order.steps
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the last step was the last one of its epoch, or of the training."""
+        return self.step % self.order.steps_per_epoch == 0 or self.finished
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain types; every process calls this, since the losses of all are gathered."""
         return {
-            "processes": self.group.size,
-            "compile": self.params.run.compile,
-            "device": self.device.type,
-            "precision": str(self.precision.dtype)[6:],
-            "torch": str(torch.__version__),
-        }
-
-    def cost(self) -> Cost:
-        peak = peak_flops(self.device) * self.group.size if self.precision.half else 0.0
-        return Cost(3.0 * forward_flops(self.model), peak, self.device)
-
-    def divisors(self, targets: list[Targets]) -> list[Tensor]:
-        """What the losses of each batch of a step are divided by; processes' gradients are averaged, batches' added."""
-        counts = [target.positives for target in targets]
-        if self.params.train.loss_normalization == "local":
-            return [count.clamp(min=1) * len(counts) for count in counts]
-        everywhere = self.group.all_reduce_sum(torch.stack(counts).sum()).clamp(min=1)
-        return [everywhere / self.group.size] * len(counts)
-
-    def agrees_to_stop(self, requested: int, step_seconds: float) -> int:
-        """The signal to stop by, 0 for none; several processes agree every few steps, so that they stop together."""
-        if self.group.size > 1 and self.step < self._next_agreement and not self.epoch_ended:
-            return 0
-        signal, slowest = self.group.all_reduce_max([requested, step_seconds], self.device)
-        steps = STEPS_TO_AGREE if slowest * STEPS_TO_AGREE < SECONDS_TO_AGREE else int(SECONDS_TO_AGREE / slowest)
-        self._next_agreement = self.step + max(steps, 1)
-        return int(signal)
-
-    def note(self, part: int, losses: dict[str, Tensor]) -> None:
-        """Remember the losses of this step's batch number `part`; nothing waits for the device."""
-        self.losses.note(self.step * self.order.accumulation + part, losses)
-
-    def did_step(self) -> None:
-        self.losses.did_step()
-        self.step += 1
-
-    def end_epoch(self, rate: float) -> str:
-        """Record the epoch, evaluate where it is due, save; returns a line to print."""
-        epoch = -(-self.step // self.order.steps_per_epoch)
-        losses = self.losses.mean()
-        row = {
-            "epoch": epoch,
             "step": self.step,
-            "lr": float(f"{rate:.4g}"),
-            "loss_loc": round(losses["loc"], 4),
-            "loss_conf": round(losses["conf"], 4),
-        }
-        text = f"epoch {epoch}: saved"
-        if epoch % self.params.train.evaluate_every == 0 or self.step == self.order.steps:
-            self._rate_of_open_epoch = rate
-            self.save()  # an evaluation takes minutes, and who interrupts it should lose no epoch
-            with self.average.applied():
-                self.group.broadcast_buffers(self.model)
-                metrics = validate(self.model, self.priors.cpu(), self.val, self.size, self.device, self.group)
-                if metrics["AP"] > self._best["AP"]:
-                    self._best = {"AP": metrics["AP"], "epoch": epoch, "file": ""}
-                    if self.params.train.keep == "best":
-                        self._best["file"] = best_file(epoch)
-                        self._write(lambda: save_best(self.unfinished, epoch, self.model))
-            train_mode(self.model, self.params.train)
-            row |= {"AP": round(metrics["AP"], 4), "AP50": round(metrics["AP50"], 4)}
-            text = f"epoch {epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
-        self.rows.append(row)
-        self._rate_of_open_epoch = 0.0
-        self.losses.reset()
-        self.save()
-        return text
-
-    def save(self) -> None:
-        self.losses.mean()  # never keep weights behind a loss that was not finite
-        refuse_infinite_weights(self.model, self.step)
-        losses = self.losses.state_dict()
-        if self.group.is_main_process:
-            self.inputs.warn_of_changes(self.unfinished / FOLDER)
-        state = {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.precision.state_dict(),
-            "average": self.average.state_dict(),
+            "lr": self.lr,
             "rows": self.rows,
-            "best": self._best,
-            "rate_of_open_epoch": self._rate_of_open_epoch,
-            "losses": losses,
-            "how": self.how,
+            "best": self.best,
+            "pending_evaluation": self.pending_evaluation,
+            "model": self.parts.model.state_dict(),
+            "optimizer": self.parts.optimizer.state_dict(),
+            "scaler": self.parts.precision.state_dict(),
+            "ema": self.parts.ema.state_dict(),
+            "losses": self.monitor.state_dict(),
+            "runtime_info": self.runtime_info,
         }
-        self._write(lambda: save_state(self.unfinished, state))
 
-    def _write(self, write: Callable[[], None]) -> None:
-        """Rank 0 writes; where it cannot, everyone raises its sentence instead of waiting for a process that ended."""
-        problem = ""
-        if self.group.is_main_process:
-            try:
-                write()
-            except InputError as error:
-                saved = checkpoints(self.unfinished)
-                problem = f"{error}; it continues from {f'step {step_of(saved[-1])}' if saved else 'the start'}"
-        if problem := self.group.all_gather(problem)[0]:
-            raise InputError(problem)
-
-    def _resume(self) -> None:
-        state = load_state(self.unfinished)
-        steps = self.group.all_gather(state["step"] if state else 0)
-        if len(set(steps)) > 1:
-            raise InputError(
-                f"{self.unfinished}: the processes have read checkpoints of steps {steps}; see to the disk"
-            )
-        if self.group.is_main_process:  # and all have read
-            discard_after(self.unfinished, steps[0])
-        if state is None:
-            return
-        self.model.load_state_dict(state["model"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.precision.load_state_dict(state["scaler"])
-        self.average.load_state_dict(state["average"])
-        self.step, self.rows, self._best = state["step"], state["rows"], state["best"]
-        self._rate_of_open_epoch = state["rate_of_open_epoch"]
-        self.losses.load_state_dict(state["losses"])
-        log.info("resuming at step %d of %d", self.step, self.order.steps)
-        if changed := [f"{key} {state['how'][key]}" for key, now in self.how.items() if state["how"][key] != now]:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what state_dict returned; warn where this machine computes other bits than before."""
+        self.parts.model.load_state_dict(state["model"])
+        load_optimizer(self.parts.optimizer, state["optimizer"])
+        self.parts.precision.load_state_dict(state["scaler"])
+        self.parts.ema.load_state_dict(state["ema"])
+        self.monitor.load_state_dict(state["losses"])
+        self.step, self.lr, self.rows, self.best = state["step"], state["lr"], state["rows"], state["best"]
+        self.pending_evaluation = state["pending_evaluation"]
+        before = state["runtime_info"]
+        if changed := [f"{key} {before[key]}" for key, now in self.runtime_info.items() if before[key] != now]:
             log.warning(
                 "warning: so far this run had %s: the same images follow in the same order, but with other bits than "
                 "if it had gone on so",
                 ", ".join(changed),
             )
 
-    def outcome(self) -> TrainResult:
-        if self._best["file"]:
-            load_best(self.unfinished, self._best["file"], self.model)
-            return TrainResult(self.model, self.rows, self.step, self._best["epoch"])
-        if self.params.train.keep == "best":
+    def save(self) -> None:
+        """Write a checkpoint. Raises InputError for a loss or weights that are not finite, and for a full disk."""
+        self.monitor.mean()  # raises
+        check_finite_weights(self.parts.model, self.step)
+        if self.parts.group.is_main_process:
+            self._inputs.warn_of_changes(self.run_dir / FOLDER)
+        state = self.state_dict()
+        self.write(lambda: save_state(self.run_dir, state))
+
+    def write(self, write: Callable[[], None]) -> None:
+        """Call `write` in the main process; where it fails, raise its InputError in all, which would else wait."""
+        problem = ""
+        if self.parts.group.is_main_process:
+            try:
+                write()
+            except InputError as error:
+                problem = f"{error}; it continues from step {last_step(self.run_dir)}"
+        if problem := self.parts.group.all_gather(problem)[0]:
+            raise InputError(problem)
+
+    def resume(self) -> None:
+        """Continue from the last checkpoint, if there is one. Raises InputError where processes read different ones."""
+        state = load_state(self.run_dir)
+        steps = self.parts.group.all_gather(state["step"] if state else 0)
+        if len(set(steps)) > 1:
+            raise InputError(
+                f"{self.run_dir}: the processes have read checkpoints of steps {steps}; check the disk that holds them"
+            )
+        if self.parts.group.is_main_process:  # after all processes have read
+            discard_after(self.run_dir, steps[0])
+        if state is not None:
+            self.load_state_dict(state)
+            log.info("resuming at step %d of %d", self.step, self.order.steps)
+
+    def result(self) -> TrainResult:
+        """Return the best weights or the last ones, by train.keep; call this when all steps are done."""
+        model = self.parts.model
+        if self.best["file"]:
+            load_best(self.run_dir, self.best["file"], model)
+            return TrainResult(model, self.rows, self.step, self.best["epoch"])
+        if self.parts.settings.keep == "best":
             log.warning(
                 "warning: train.keep is best, but no epoch has an AP: the validation images have no boxes that count; "
                 "the last weights are kept"
             )
-        with self.average.applied():
-            final = copy.deepcopy(self.model)
-        return TrainResult(final, self.rows, self.step, self.rows[-1]["epoch"])
+        with self.parts.ema.applied():
+            last = copy.deepcopy(model)
+        return TrainResult(last, self.rows, self.step, self.rows[-1]["epoch"])
+
+
+class Callbacks:
+    """Hooks that do nothing; a subclass overrides those that it needs. Every process calls its own."""
+
+    def on_step_begin(self, state: TrainingState) -> None:
+        """Run when the batches of step state.step + 1 have arrived."""
+
+    def on_step_end(self, state: TrainingState) -> None:
+        """Run after the update of step state.step, before anything is logged or saved."""
+
+    def on_evaluated(self, state: TrainingState, metrics: dict[str, float]) -> None:
+        """Run after an epoch's evaluation, before its metrics decide which weights are the best."""

@@ -1,86 +1,149 @@
-"""The training loop."""
+"""The training loop and the training step."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from m2det.config import Params
 from m2det.data.batch import Batch
 from m2det.data.dataloader import training_loader
-from m2det.distributed.grace import LOG, saying
-from m2det.distributed.group import Group
+from m2det.device import choose_device
+from m2det.distributed.grace import LOG_NAME, shutdown_message
+from m2det.distributed.group import ALONE, Group
 from m2det.distributed.stop import StopRequest
+from m2det.loss import Targets
 from m2det.model.preprocess import subtract_mean
-from m2det.train.checkpoint import checkpoints, step_of
-from m2det.train.logger import TrainingLog
+from m2det.train.build import TrainingData, TrainingParts, build_training
+from m2det.train.checkpoint import last_step
+from m2det.train.diagnose import diagnose_nonfinite
+from m2det.train.evaluator import end_epoch
+from m2det.train.logger import TrainingLog, describe_run
+from m2det.train.loss_monitor import LossMonitor
+from m2det.train.optim import lr_of_step, set_lr
 from m2det.train.prefetch import gc_disabled, group_microbatches, prefetch_to_device
-from m2det.train.state import Run, TrainResult
-
-ALONE = Group()
+from m2det.train.state import Callbacks, TrainingState, TrainResult
 
 
 def train(
-    params: Params, cache: Path, backbone: Path, unfinished: Path, log_file: Path, group: Group = ALONE
+    params: Params,
+    cache: Path,
+    backbone: Path,
+    run_dir: Path,
+    log_file: Path,
+    group: Group = ALONE,
+    callbacks: Callbacks | None = None,
 ) -> TrainResult:
-    """Train on the cache's split `train`, validate on `val`; resume what `unfinished` holds.
+    """Train on the split `train`, evaluate on `val`, and resume what the run directory holds.
 
-    Every process of the group calls it alike; rank 0 writes.
+    Args:
+        params: of the training.
+        cache: the packed cache.
+        backbone: pretrained weights.
+        run_dir: takes the checkpoints.
+        log_file: lines are appended to it.
+        group: the processes that train together; each calls this alike, and rank 0 writes.
+        callbacks: hooks of this process.
 
-    Raises InputError for settings that the data does not allow and for a loss that is not finite.
+    Raises:
+        InputError: parameters that the data does not allow; a loss that is not finite; a full disk.
+        SystemExit: a signal stopped the training, after a checkpoint.
     """
-    run = Run(params, cache, backbone, unfinished, group)
-    report = TrainingLog(
-        log_file if group.is_main_process else None, run.step, run.order.steps, run.order.batch_size, run.cost()
-    )
-    last_words = saying(partial(unended, unfinished), unfinished / LOG)
-    with StopRequest() as stop, report, gc_disabled(), last_words:
-        loader = training_loader(run.samples, run.order, params.run.workers, run.device.type != "cpu")
-        for batches in group_microbatches(prefetch_to_device(loader, run.device), run.order.accumulation):
-            report.got_batch()
-            rate = run.set_learning_rate()
-            train_step(run, batches)
-            report.did_step()
-            stopping = run.agrees_to_stop(stop.requested, report.step_seconds)
-            if run.step % params.run.log_every == 0 or run.epoch_ended or stopping:
-                losses, scale = run.losses.mean(), run.precision.loss_scale()
-                report.progress(run.step, run.epochs_done, params.epochs, losses, rate, scale)
-            report.worked()
-            if run.epoch_ended:
-                report.line(run.end_epoch(rate))
+    device = group.local_device(choose_device(params.run.device))
+    group.init(device)
+    parts, data = build_training(params, cache, backbone, device, group)
+    monitor = LossMonitor(group, device, partial(diagnose_nonfinite, parts, data))
+    state = TrainingState(parts, data.order, monitor, run_dir, params.run)
+    state.resume()
+    data.order.start = state.step
+    log_file_or_none = log_file if group.is_main_process else None
+    log = TrainingLog(log_file_or_none, state.step, data.order.steps, data.order.batch_size, parts.cost())
+    on_timeout = shutdown_message(partial(timeout_message, run_dir), run_dir / LOG_NAME)
+    with StopRequest(group, device) as stop, log, gc_disabled(), on_timeout:
+        log.write(describe_run(params, parts, data, state.step))
+        fit(params, data, state, log, stop, callbacks or Callbacks())
+    return state.result()
+
+
+def fit(
+    params: Params, data: TrainingData, state: TrainingState, log: TrainingLog, stop: StopRequest, callbacks: Callbacks
+) -> None:
+    """Run the steps that are left. Raises SystemExit with 128 + the number of a signal to stop."""
+    parts, monitor, run = state.parts, state.monitor, params.run
+    if state.pending_evaluation:
+        with log.paused():
+            log.write(end_epoch(state, data.val, callbacks))
+    for batches in step_batches(data, run.workers, parts.device):
+        log.data_ready()
+        callbacks.on_step_begin(state)
+        state.lr = lr_of_step(params, parts.lr, state.step, data.order.steps_per_epoch)
+        set_lr(parts.optimizer, state.lr)
+        train_step(parts, monitor, state.step, batches)
+        state.step += 1
+        log.step_done()
+        callbacks.on_step_end(state)
+        stopping = stop.should_stop(state.step, log.step_seconds, state.epoch_ended)
+        if state.step % run.log_every == 0 or state.epoch_ended or stopping:
+            losses, loss_scale = monitor.mean(), parts.precision.loss_scale()
+            log.progress(state.step, state.epochs_done, params.epochs, losses, state.lr, loss_scale)
+        with log.paused():
+            if state.epoch_ended:
+                log.write(end_epoch(state, data.val, callbacks))
                 gc.collect()
-            elif run.step % params.run.save_every == 0 or stopping:
-                run.save()
-            report.resume_clock()
-            if stopping:
-                group.barrier()  # for rank 0 to have written: torchrun ends all soon after the first one
-                report.line(f"stopped at step {run.step}; the same command continues from there")
-                raise SystemExit(128 + stopping)
-    return run.outcome()
+            elif state.step % run.save_every == 0 or stopping:
+                state.save()
+        if stopping:
+            parts.group.barrier()  # until rank 0 has written: torchrun ends all processes soon after the first one
+            log.write(f"stopped at step {state.step}; the same command continues from there")
+            raise SystemExit(128 + stopping)
 
 
-def unended(unfinished: Path, grace: float) -> str:
-    """What to say of a step that outlasts the grace."""
-    saved = checkpoints(unfinished)
-    step = step_of(saved[-1]) if saved else 0
-    return f"the step did not end within run.stop_grace = {grace:g} s; the same command continues from step {step}"
+def train_step(parts: TrainingParts, monitor: LossMonitor, step: int, batches: Sequence[Batch]) -> None:
+    """Update the weights once, without host synchronization.
+
+    Args:
+        parts: of the training.
+        monitor: takes the losses; an update that follows a loss that is not finite is skipped.
+        step: its number, from 0.
+        batches: the microbatches of this process, on the device.
+    """
+    targets = [parts.loss.targets(parts.priors, batch.boxes, batch.labels) for batch in batches]
+    normalizers = loss_normalizers(parts, targets)
+    parts.optimizer.zero_grad()
+    for i, batch in enumerate(batches):
+        with nullcontext() if i == len(batches) - 1 else parts.group.no_sync(parts.network):
+            with parts.precision.autocast():
+                outputs = parts.network(subtract_mean(batch.images, parts.device))
+            losses = parts.loss.compute(outputs, targets[i], normalizers[i])
+            monitor.update(step * len(batches) + i, losses)
+            parts.precision.backward(losses["loc"] + losses["conf"])
+    parts.precision.step(parts.optimizer, parts.settings.max_grad_norm, skip=monitor.found_nonfinite())
+    parts.ema.update()
+    monitor.end_step()
 
 
-def train_step(run: Run, batches: Sequence[Batch]) -> None:
-    """One update of the weights by the gradients of these batches; nothing in it waits for the device."""
-    targets = [run.loss.targets(run.priors, batch.boxes, batch.labels) for batch in batches]
-    divisors = run.divisors(targets)
-    run.optimizer.zero_grad()
-    for part, batch in enumerate(batches):
-        with nullcontext() if part == len(batches) - 1 else run.group.no_sync(run.network):
-            with run.precision.autocast():
-                outputs = run.network(subtract_mean(batch.images, run.device))
-            losses = run.loss.compare(outputs, targets[part], divisors[part])
-            run.note(part, losses)
-            run.precision.backward(losses["loc"] + losses["conf"])
-    run.precision.step(run.optimizer, run.params.train.max_grad_norm, skip=run.losses.failed())
-    run.average.update()
-    run.did_step()
+def loss_normalizers(parts: TrainingParts, targets: list[Targets]) -> list[Tensor]:
+    """Return what divides the losses of each microbatch: gradients of processes are averaged, of microbatches added."""
+    counts = [target.num_positives for target in targets]
+    if parts.settings.loss_normalization == "local":
+        return [count.clamp(min=1) * len(counts) for count in counts]
+    total = parts.group.all_reduce_sum(torch.stack(counts).sum()).clamp(min=1)
+    return [total / parts.group.size] * len(counts)
+
+
+def step_batches(data: TrainingData, workers: int, device: torch.device) -> Iterator[tuple[Batch, ...]]:
+    """Yield the microbatches of each step on the device, from step data.order.start on."""
+    loader = training_loader(data.samples, data.order, workers, device.type != "cpu")
+    return group_microbatches(prefetch_to_device(loader, device), data.order.accumulation)
+
+
+def timeout_message(run_dir: Path, grace: float) -> str:
+    """Return the sentence on a step that did not end within the grace period."""
+    sentence = f"the step did not end within run.stop_grace = {grace:g} s; the same command continues from step"
+    return f"{sentence} {last_step(run_dir)}"

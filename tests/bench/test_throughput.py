@@ -1,4 +1,4 @@
-"""The seed's measure: what it says, on what it was measured, and that no model comes of it."""
+"""The ModelZoo baseline's measure of speed: its keys, and the device and figures that it is compared with."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def test_the_mean_and_the_median_are_of_the_steps_after_the_warmup(material, mon
     assert (result["img_per_s"], result["step_s_p50"]) == (round(3 * 4 / 9, 3), 2.0)
 
 
-def test_it_stands_next_to_what_the_seed_published_and_says_what_it_ran_on():
+def test_the_report_names_the_device_and_the_published_figures():
     found = {"img_per_s": 12.5, "step_s_p50": 1.28, "processes": 1, "images_per_step": 16, "precision": "float16"}
     found |= {"model": "m2det512-vgg16", "device": "cpu", "device_name": "a CPU"}
     text = compare(found)

@@ -25,7 +25,7 @@ from m2det.loss import MultiBoxLoss
 from m2det.model import get_config, prior_boxes
 from m2det.model.config import M2DetConfig
 from m2det.train.amp import Precision
-from m2det.train.ema import Average
+from m2det.train.ema import ModelEma
 from m2det.train.optim import make_optimizer, scaled_lr
 from m2det.train.schedule import learning_rate
 from tasks.weights import download
@@ -125,7 +125,7 @@ def use_for_training(params: Params) -> None:
             now = learning_rate(epoch, fraction, epochs=params.epochs, base=rate, schedule=train.schedule, **rates)
             assert 0 <= now < 1e12 and math.isfinite(now)
     optimizer, precision = make_optimizer(network, train, rate), Precision(params.precision, CPU)
-    average = Average(network, train.ema_decay)
+    average = ModelEma(network, train.ema_decay)
     loss = MultiBoxLoss(label_smoothing=train.label_smoothing)
     labels, boxes = torch.tensor([[1] + [0] * 15]), torch.zeros(1, 16, 4)
     boxes[0, 0] = torch.tensor([0.2, 0.2, 0.6, 0.6])

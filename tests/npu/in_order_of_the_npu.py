@@ -4,10 +4,10 @@ import sys
 from dataclasses import replace
 
 from m2det.device import TRAITS
-from m2det.train import optim as optimizer
+from m2det.train import optim
 from m2det.train.rank import main
 
 if __name__ == "__main__":
     TRAITS["cpu"] = replace(TRAITS["cpu"], channels_last=False)
-    optimizer.use_fused_optimizer = lambda *_: (False, "as on the chip that these tests simulate")
+    optim.use_fused_optimizer = lambda *_: (False, "as on the chip that these tests simulate")
     main(*sys.argv[1:])

@@ -12,13 +12,14 @@ import torch
 from m2det.config import EvaluateParams, PrecisionParams
 from m2det.data.packed.reader import PackedSplit
 from m2det.device import choose_device, to_device
+from m2det.distributed.group import ALONE
 from m2det.evaluate.inference import detect_images
 from m2det.loss import MultiBoxLoss
 from m2det.model import prior_boxes
 from m2det.model.model_file import load_trained
 from m2det.model.preprocess import subtract_mean
-from m2det.train.amp import Precision
-from m2det.train.state import Run
+from m2det.train.build import build_training, make_precision
+from m2det.train.loss_monitor import LossMonitor
 from tests.npu.training import cpu_in_the_order_of_the_npu, settings, train  # noqa: F401
 from tests.static_shapes import watched_steps
 from tests.tiny_model import write_tiny_model
@@ -33,6 +34,10 @@ DETECT = EvaluateParams(
 def same_weights(a, b):
     for (name, x), (_, y) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
         assert torch.equal(x.cpu(), y.cpu()), name
+
+
+def parts_on(kind, material, **options):
+    return build_training(settings(kind, **options), *material, choose_device(kind), ALONE)[0]
 
 
 @pytest.mark.parametrize("level", ["O0", "O1"])
@@ -50,32 +55,33 @@ def test_adamw_and_undecayed_norms_too(material, tmp_path):
 
 
 @pytest.mark.parametrize(("sfam", "tolerance"), [(False, 0.0), (True, 1e-4)])
-def test_forward_and_gradients_of_one_step_equal_the_cpus(material, tmp_path, sfam, tolerance):
+def test_forward_and_gradients_of_one_step_equal_the_cpus(material, sfam, tolerance):
     """With SFAM, whose average torch_npu adds up in another order, as nearly as float32 allows."""
     results = {}
     for kind in ("npu", "cpu"):
-        run = Run(settings(kind, level="O0", sfam=sfam), *material, tmp_path / kind)
+        parts = parts_on(kind, material, level="O0", sfam=sfam)
         images = torch.randint(0, 255, (4, 3, 96, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-        boxes = torch.tensor([[[0.1, 0.1, 0.5, 0.6]]]).expand(4, 1, 4).contiguous().to(run.device)
-        labels = torch.ones(4, 1, dtype=torch.int64, device=run.device)
-        outputs = run.network(subtract_mean(images.to(run.device), run.device))
-        losses = MultiBoxLoss()(outputs, run.priors, boxes, labels)
-        run.precision.backward(losses["loc"] + losses["conf"])
-        results[kind] = [outputs["loc"], outputs["conf"], *(p.grad for p in run.model.parameters())]
+        boxes = torch.tensor([[[0.1, 0.1, 0.5, 0.6]]]).expand(4, 1, 4).contiguous().to(parts.device)
+        labels = torch.ones(4, 1, dtype=torch.int64, device=parts.device)
+        outputs = parts.network(subtract_mean(images.to(parts.device), parts.device))
+        losses = MultiBoxLoss()(outputs, parts.priors, boxes, labels)
+        parts.precision.backward(losses["loc"] + losses["conf"])
+        results[kind] = [outputs["loc"], outputs["conf"], *(p.grad for p in parts.model.parameters())]
     for found, wanted in zip(results["npu"], results["cpu"], strict=True):
         assert found.device.type == "npu"
         assert (found.cpu() - wanted).abs().max() <= tolerance * wanted.abs().max()
 
 
-def test_a_loss_that_is_not_finite_changes_no_weight(material, tmp_path):
-    run = Run(settings("npu"), *material, tmp_path)
-    before = {name: p.detach().cpu().clone() for name, p in run.model.named_parameters()}
-    bad = torch.tensor(float("nan"), device=run.device)
-    run.note(0, {"loc": bad, "conf": bad})
-    for parameter in run.model.parameters():
+def test_a_loss_that_is_not_finite_changes_no_weight(material):
+    parts = parts_on("npu", material)
+    monitor = LossMonitor(ALONE, parts.device, str)
+    before = {name: p.detach().cpu().clone() for name, p in parts.model.named_parameters()}
+    bad = torch.tensor(float("nan"), device=parts.device)
+    monitor.update(0, {"loc": bad, "conf": bad})
+    for parameter in parts.model.parameters():
         parameter.grad = torch.full_like(parameter, float("nan"))
-    run.precision.step(run.optimizer, 0.0, skip=run.losses.failed())
-    for name, parameter in run.model.named_parameters():
+    parts.precision.step(parts.optimizer, 0.0, skip=monitor.found_nonfinite())
+    for name, parameter in parts.model.named_parameters():
         assert torch.equal(parameter.detach().cpu(), before[name]), name
 
 
@@ -110,7 +116,7 @@ def test_the_device_is_named_a_simulation():
 def test_precision_chooses_float16_on_an_npu(caplog):
     caplog.set_level("INFO")
     params = PrecisionParams(opt_level="O1", loss_scale=32.0, dtype="auto", backend="native")
-    assert Precision(params, choose_device("npu")).dtype == torch.float16
+    assert make_precision(params, choose_device("npu")).dtype == torch.float16
     assert "float16 (the low-precision dtype of npu)" in caplog.text
 
 
@@ -119,6 +125,6 @@ def test_validation_of_a_split_runs_on_the_npu(material, tmp_path):
     assert len(PackedSplit(material[0], "val")) == 14 and "AP" in outcome.rows[-1]
 
 
-def test_a_step_on_the_npu_has_fixed_shapes_and_waits_for_nothing(material, tmp_path, monkeypatch):
+def test_a_step_on_the_npu_has_fixed_shapes_and_waits_for_nothing(material, tmp_path):
     """But for the flag in torch_npu's own kernel of SGD, see test_optimizers.py."""
-    assert watched_steps(material, tmp_path, settings("npu", steps=2, ema=0.9), monkeypatch) == [1, 2]
+    assert watched_steps(material, tmp_path, settings("npu", steps=2, ema_decay=0.9)) == [1, 2]

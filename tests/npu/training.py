@@ -7,7 +7,7 @@ import torch
 
 from m2det import device
 from m2det.config import Params, load_params
-from m2det.train import trainer as loop
+from m2det.train import train as train_model
 from tests.conftest import ROOT
 
 
@@ -25,8 +25,8 @@ def settings(which: str, steps: int = 3, level: str = "O1", sfam: bool = False, 
     return Params.model_validate(base)
 
 
-def train(material, folder, params: Params):
-    return loop.train(params, *material, folder / "state", folder / "log.txt")
+def train(material, folder, params: Params, callbacks=None):
+    return train_model(params, *material, folder / "state", folder / "log.txt", callbacks=callbacks)
 
 
 @pytest.fixture

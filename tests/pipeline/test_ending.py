@@ -18,9 +18,9 @@ STAGE = """
 import os, sys, time
 from pathlib import Path
 from flows.stage import run_stage
-from m2det.distributed.grace import ENDING
+from m2det.distributed.grace import SHUTDOWN
 def step():
-    ENDING.grace = 1
+    SHUTDOWN.grace = 1
     Path(sys.argv[1], "pid.tmp").write_text(str(os.getpid()))
     os.replace(Path(sys.argv[1], "pid.tmp"), Path(sys.argv[1], "pid"))
     {step}

@@ -33,7 +33,7 @@ from tests.training import settings
 VICTIMS = ("stage", "launcher", "rank", "alone")  # the last is a stage that trains in one process
 KINDS = [f"{victim} {name}" for victim in VICTIMS for name in ("SIGTERM", "SIGKILL", "SIGHUP")]
 KINDS += ["bit flip", "full disk", "edit"]
-ONE = {"processes": 1, "batch_size": 4, "workers": 1}
+ONE = {"processes": 1, "workers": 1}
 MODEL, UNFINISHED = Path("models/m2det.safetensors"), Path("models/unfinished")
 
 

@@ -1,8 +1,9 @@
-"""What torchrun starts for test_together.py: -m tests.train.one_of_several CASE PARAMS CACHE BACKBONE FOLDER."""
+"""What torchrun starts for test_distributed.py: -m tests.train.one_of_several CASE PARAMS CACHE BACKBONE FOLDER."""
 
 import atexit
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,30 +11,37 @@ import torch.distributed as dist
 
 from m2det.config import load_params
 from m2det.data.batch import collate
-from m2det.distributed.group import Group
+from m2det.distributed.children import run_child
+from m2det.distributed.group import ALONE, Group
 from m2det.distributed.launch import run_worker
-from m2det.train.ema import Average
+from m2det.loss import MultiBoxLoss
+from m2det.train.build import build_training
+from m2det.train.ema import ModelEma
+from m2det.train.loss_monitor import LossMonitor
 from m2det.train.rank import main
-from m2det.train.state import Run
-from m2det.train.trainer import ALONE, train_step
+from m2det.train.trainer import train_step
+from tests.training import AfterStep
+
+CPU = torch.device("cpu")
 
 
-def first_gradients(params, cache, backbone, folder, group=ALONE):
+def first_gradients(params, cache, backbone, group=ALONE):
     """The gradients of the first step, as the loop makes them, but in float64, which says what float32 blurs."""
-    run = Run(params, cache, backbone, folder, group)
-    run.model.double().register_forward_pre_hook(lambda _, images: (images[0].double(),))
-    run.average = Average(run.model, 0.0)
-    run.optimizer.state.clear()  # momentum in float32
-    run.network = group.wrap(run.model, run.device)
-    train_step(run, [collate([run.samples[key] for key in part]) for part in run.order.parts(0)])
-    return {name: p.grad for name, p in run.model.named_parameters()}
+    group.init(CPU)
+    parts, data = build_training(params, cache, backbone, CPU, group)
+    parts.model.double().register_forward_pre_hook(lambda _, images: (images[0].double(),))
+    parts.optimizer.state.clear()  # momentum in float32
+    parts = replace(parts, ema=ModelEma(parts.model, 0.0), network=group.wrap(parts.model, CPU))
+    batches = [collate([data.samples[key] for key in keys]) for keys in data.order.microbatches(0)]
+    train_step(parts, LossMonitor(group, CPU, str), 0, batches)
+    return {name: p.grad for name, p in parts.model.named_parameters()}
 
 
-def assert_close(found, wanted):
+def assert_close(gradients, expected):
     """To 1e-5 of each tensor's largest value."""
-    assert found.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-5 * gradient.abs().max().item()), name
+    assert gradients.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(gradients[name], value, rtol=1e-5, atol=1e-5 * value.abs().max().item()), name
 
 
 def run_case(case: str):
@@ -49,49 +57,51 @@ def run_case(case: str):
 def gradients(params_file: str, cache: str, backbone: str, folder: str) -> None:
     """Leave first_gradients in FOLDER/gradients.pt."""
     group = Group.from_environment()
-    found = first_gradients(load_params(params_file), Path(cache), Path(backbone), Path(folder), group)
+    values = first_gradients(load_params(params_file), Path(cache), Path(backbone), group)
     if group.is_main_process:
-        torch.save(found, Path(folder) / "gradients.pt")
+        torch.save(values, Path(folder) / "gradients.pt")
+
+
+class Poisoned(MultiBoxLoss):
+    """The loss of the third microbatch is not finite."""
+
+    calls = 0
+
+    def compute(self, *arguments):
+        losses = super().compute(*arguments)
+        Poisoned.calls += 1
+        return {**losses, "loc": losses["loc"] * (float("nan") if Poisoned.calls == 3 else 1)}
 
 
 def poisoned(*arguments: str) -> None:
     """Train; in process 1 the loss of step 3 is not finite."""
-    note = Run.note
+    if Group.from_environment().rank == 1:
+        from m2det.train import build
 
-    def poison(self: Run, part: int, losses: dict[str, torch.Tensor]) -> None:
-        bad = self.step == 2 and self.group.rank == 1
-        note(self, part, {**losses, "loc": losses["loc"] * (float("nan") if bad else 1)})
-
-    Run.note = poison  # type: ignore[method-assign]
+        build.MultiBoxLoss = Poisoned
     main(*arguments)
 
 
 def crashing(*arguments: str) -> None:
     """Train; process 1 has a mistake in step 3."""
-    did_step = Run.did_step
 
-    def crash(self: Run) -> None:
-        did_step(self)
-        if self.step == 3 and self.group.rank == 1:
+    def crash(state) -> None:
+        if state.parts.group.rank == 1:
             raise KeyError("a mistake in step 3")
 
-    Run.did_step = crash  # type: ignore[method-assign]
-    main(*arguments)
+    main(*arguments, callbacks=AfterStep(crash, 3))
 
 
 def stuck(*arguments: str) -> None:
     """Train; in step 3 process 1 waits for ever, whatever signal comes."""
-    did_step = Run.did_step
 
-    def wait(self: Run) -> None:
-        did_step(self)
-        if self.step == 3 and self.group.rank == 1:
-            (self.unfinished / "stuck").touch()
+    def wait(state) -> None:
+        if state.parts.group.rank == 1:
+            (state.run_dir / "stuck").touch()
             while True:
                 time.sleep(1)
 
-    Run.did_step = wait  # type: ignore[method-assign]
-    main(*arguments)
+    main(*arguments, callbacks=AfterStep(wait, 3))
 
 
 def leaving(folder: str) -> None:
@@ -99,7 +109,7 @@ def leaving(folder: str) -> None:
     atexit.register(lambda: print(f"connected: {dist.is_initialized()}", flush=True))
 
     def meet(group: Group) -> None:
-        group.init(torch.device("cpu"))
+        group.init(CPU)
         group.barrier()
 
     run_worker(meet, Path(folder), 5.0)

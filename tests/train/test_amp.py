@@ -14,7 +14,7 @@ from torch import nn
 from m2det import device
 from m2det.config import PrecisionParams
 from m2det.errors import InputError
-from m2det.train.amp import LEAST_SCALE, Precision
+from m2det.train.amp import MIN_LOSS_SCALE, Precision
 from m2det.train.build import make_precision
 from m2det.train.optim import make_optimizer
 from tests.training import settings as train_settings
@@ -106,10 +106,10 @@ def test_the_dynamic_scale_resumes():
 
 def test_a_scale_that_fell_to_nothing_is_an_error():
     precision = Precision(settings(loss_scale="dynamic"), CPU)
-    precision.load_state_dict({**precision.state_dict(), "scale": LEAST_SCALE})
+    precision.load_state_dict({**precision.state_dict(), "scale": MIN_LOSS_SCALE})
     precision.loss_scale()
     steps(precision, [float("nan")])
-    with pytest.raises(InputError, match="gradients overflow whatever it is"):
+    with pytest.raises(InputError, match="gradients overflow with every scale"):
         precision.loss_scale()
 
 

@@ -13,8 +13,8 @@ from m2det.files.torch_file import save_checked
 from m2det.model import build_model
 from m2det.model.pretrained import load_initial
 from m2det.train.checkpoint import checkpoints, load_state, save_state
-from m2det.train.rank import OUTCOME, train_distributed
-from m2det.train.state import Run
+from m2det.train.rank import RESULT_NAME, train_distributed
+from m2det.train.state import Callbacks
 from tests.training import interrupt_at_5, run, settings
 
 
@@ -62,8 +62,7 @@ def whole(material, tmp_path_factory):
 def stopped(material, tmp_path_factory):
     """A folder with the checkpoints of steps 4 and 5, of 9."""
     folder = tmp_path_factory.mktemp("stopped")
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at_5(material, folder, settings(save_every=1), patch)
+    interrupt_at_5(material, folder, settings(save_every=1))
     assert [path.name[-4:-3] for path in checkpoints(folder / "state")] == ["4", "5"]
     return folder
 
@@ -102,8 +101,8 @@ def test_without_any_good_checkpoint_one_sentence_says_so(unfinished):
 
 
 def test_another_versions_checkpoint_is_not_read_by_halves(tmp_path):
-    save_state(tmp_path, {"step": 3, "version": 2})
-    with pytest.raises(InputError, match=r"has version 2, this code reads 3; delete it to start anew"):
+    save_state(tmp_path, {"step": 3, "version": 3})
+    with pytest.raises(InputError, match=r"has version 3, this code reads 4: finish the training with the code"):
         load_state(tmp_path)
 
 
@@ -113,77 +112,67 @@ def test_half_written_files_of_a_killed_run_go(material, unfinished):
     assert not list((unfinished / "state").glob("*.tmp"))
 
 
-@pytest.fixture
-def average_precisions(monkeypatch):
-    """Epoch 2 is the best one, however often it is evaluated."""
-    values = {1: 0.1, 2: 0.6, 3: 0.4}
-    end_epoch = Run.end_epoch
+class SecondIsBest(Callbacks):
+    """Epoch 2 has the highest AP, however often it is evaluated; `stop`: the step after which to stop."""
 
-    def remember(self, rate):
-        monkeypatch.setattr("m2det.train.state.validate", lambda *_: {"AP": values[self.step // 3], "AP50": 0.0})
-        return end_epoch(self, rate)
+    def __init__(self, stop=None):
+        self.stop = stop
 
-    monkeypatch.setattr(Run, "end_epoch", remember)
-
-
-def stop_at(step, material, folder, params, monkeypatch):
-    save = Run.save
-
-    def stop(self):
-        save(self)
-        if self.step == step and not self._rate_of_open_epoch:
+    def on_step_begin(self, state):
+        if state.step == self.stop:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "save", stop)
-        run(material, folder, params)
+    def on_evaluated(self, state, metrics):
+        metrics |= {"AP": {1: 0.1, 2: 0.6, 3: 0.4}[state.epoch], "AP50": 0.0}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("average_precisions")
-def test_damaged_best_weights_are_made_again(material, tmp_path, monkeypatch):
+def stop_at(step, material, folder, params):
+    with pytest.raises(KeyboardInterrupt):
+        run(material, folder, params, SecondIsBest(step))
+
+
+def test_damaged_best_weights_are_made_again(material, tmp_path):
     """From the checkpoint before the one that names them: published is what the log says."""
     how = settings(save_every=1, evaluate_every=1, keep="best")
-    wanted = run(material, tmp_path / "wanted", how)
+    wanted = run(material, tmp_path / "wanted", how, SecondIsBest())
     assert wanted.kept_epoch == 2
-    stop_at(6, material, tmp_path, how, monkeypatch)
+    stop_at(6, material, tmp_path, how)
     for path in (tmp_path / "state").glob("best-000002.pt*"):
         flip(path)
     assert load_state(tmp_path / "state")["step"] == 5
-    found = run(material, tmp_path, how)
+    found = run(material, tmp_path, how, SecondIsBest())
     assert found.kept_epoch == 2 and same(found, wanted)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("average_precisions")
 @pytest.mark.parametrize("which", ["best-000002.pt", "best-000002.pt.copy"])
-def test_best_weights_have_a_copy(material, tmp_path, monkeypatch, which):
+def test_best_weights_have_a_copy(material, tmp_path, which):
     """All later checkpoints rely on them: the one before would be of no help."""
     how = settings(save_every=1, evaluate_every=1, keep="best")
-    wanted = run(material, tmp_path / "wanted", how)
-    stop_at(8, material, tmp_path, how, monkeypatch)
+    wanted = run(material, tmp_path / "wanted", how, SecondIsBest())
+    stop_at(8, material, tmp_path, how)
     flip(tmp_path / "state" / which)
     assert load_state(tmp_path / "state")["step"] == 8
-    found = run(material, tmp_path, how)
+    found = run(material, tmp_path, how, SecondIsBest())
     assert found.kept_epoch == 2 and same(found, wanted)
 
 
-@pytest.mark.usefixtures("average_precisions")
 @pytest.mark.parametrize("damage", ["a bit", pytest.param("absent", marks=pytest.mark.slow)])
-def test_best_weights_that_cannot_be_made_again_are_one_sentence(material, tmp_path, monkeypatch, damage):
+def test_best_weights_that_cannot_be_made_again_are_one_sentence(material, tmp_path, damage):
     """Neither another epoch's weights nor the last ones are published in their place."""
     how = settings(save_every=1, evaluate_every=1, keep="best")
-    stop_at(8, material, tmp_path, how, monkeypatch)
+    stop_at(8, material, tmp_path, how)
     for path in (tmp_path / "state").glob("best-000002.pt*"):
         flip(path) if damage == "a bit" else path.unlink()
     with pytest.raises(InputError, match=r"no checkpoint in .*best-000002\.pt.* .*delete the folder to start anew"):
-        run(material, tmp_path, how)
+        run(material, tmp_path, how, SecondIsBest())
 
 
 def test_a_damaged_outcome_of_processes_is_one_sentence(material, tmp_path):
     def child(*_, **__):
-        save_checked(tmp_path / OUTCOME, {"model": {"a": torch.zeros(1000)}})
-        flip(tmp_path / OUTCOME)
+        save_checked(tmp_path / RESULT_NAME, {"model": {"a": torch.zeros(1000)}})
+        flip(tmp_path / RESULT_NAME)
 
     with pytest.raises(InputError, match=r"outcome\.pt is damaged: .* give the same command again"):
         train_distributed(settings(), tmp_path / "params.yaml", *material, tmp_path, 2, child)

@@ -19,10 +19,9 @@ from m2det.files.whole import replacing, temporary_folder, write_whole
 from m2det.model import build_model
 from m2det.model.model_file import save_trained
 from m2det.train.logger import write_curves
-from m2det.train.state import Run
 from m2det.viz.curves import new_figure, save_figure, write_precision_recall
 from tests.train.disturb import MODEL, UNFINISHED, finished, stage, working_copy
-from tests.training import run, settings
+from tests.training import AfterStep, run, settings
 
 WORDS = r"(file too large|no space left on device); it takes [\d,]+ bytes, the disk has [\d,]+; make room, then give"
 
@@ -39,18 +38,11 @@ def files_up_to(length):
 
 
 @pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 8_000_000])
-def test_a_training_ends_in_one_sentence_and_continues_when_there_is_room(material, tmp_path, monkeypatch, length):
+def test_a_training_ends_in_one_sentence_and_continues_when_there_is_room(material, tmp_path, length):
     whole = run(material, tmp_path / "whole", settings(epochs=2))
-    did_step = Run.did_step
-
-    def fill(self):
-        did_step(self)
-        if self.step == 4:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (length, resource.RLIM_INFINITY))
-
-    with monkeypatch.context() as patch, files_up_to(resource.RLIM_INFINITY), pytest.raises(InputError) as error:
-        patch.setattr(Run, "did_step", fill)
-        run(material, tmp_path, settings(epochs=2, save_every=1, log_every=100))
+    fill = AfterStep(lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (length, resource.RLIM_INFINITY)), 4)
+    with files_up_to(resource.RLIM_INFINITY), pytest.raises(InputError) as error:
+        run(material, tmp_path, settings(epochs=2, save_every=1, log_every=100), fill)
     assert error.match(
         rf"^{tmp_path}/state/step-000000004\.pt: {WORDS} the same command again; it continues from step 3$"
     )

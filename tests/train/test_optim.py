@@ -1,4 +1,4 @@
-"""The rate goes with the total batch, decay with the kind of parameter, and the cosine ends at nothing."""
+"""The learning rate is scaled with batch_size, weight decay depends on the kind of parameter, the cosine ends at 0."""
 
 import pytest
 import torch

@@ -15,20 +15,17 @@ from safetensors.torch import load_file
 from m2det.config import Params
 from m2det.data.packed.reader import REPACK, PackedSplit
 from m2det.data.sampler import TrainingBatchSampler
-from m2det.distributed.group import Group
+from m2det.distributed.group import ALONE
 from m2det.errors import InputError
-from m2det.loss import MultiBoxLoss
 from m2det.model import build_model, prior_boxes
 from m2det.model.flops import forward_flops
-from m2det.train import trainer as loop
-from m2det.train.amp import Precision
 from m2det.train.checkpoint import checkpoints, load_state
 from m2det.train.evaluator import validate
 from m2det.train.logger import write_curves
-from m2det.train.state import Run
+from m2det.train.state import Callbacks
 from tests.conftest import ROOT
-from tests.train.one_of_several import assert_close, first_gradients
-from tests.training import interrupt_at_5, run, settings
+from tests.train.one_of_several import Poisoned, assert_close, first_gradients
+from tests.training import AfterStep, interrupt_at_5, run, settings
 
 
 @pytest.mark.parametrize(
@@ -41,9 +38,9 @@ from tests.training import interrupt_at_5, run, settings
     ],
     ids=str,
 )
-def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, monkeypatch, how):
+def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, how):
     whole = run(material, tmp_path / "whole", settings(**how | {"workers": 0}))
-    interrupt_at_5(material, tmp_path / "parts", settings(**how), monkeypatch)
+    interrupt_at_5(material, tmp_path / "parts", settings(**how))
     resumed = run(material, tmp_path / "parts", settings(**how))
     assert resumed.steps == whole.steps == 9
     assert resumed.rows == whole.rows
@@ -67,91 +64,73 @@ def test_best_keeps_the_best_epoch(material, tmp_path):
     best = max((row for row in outcome.rows if "AP" in row), key=lambda row: row["AP"])
     assert outcome.kept_epoch == best["epoch"]
     model, split = outcome.model.eval(), PackedSplit(material[0], "val")
-    found = validate(model, prior_boxes(model.config), split, 96, torch.device("cpu"), Group())
-    assert found["AP"] == pytest.approx(best["AP"], abs=1e-4)
+    metrics = validate(model, prior_boxes(model.config), split, torch.device("cpu"), ALONE)
+    assert metrics["AP"] == pytest.approx(best["AP"], abs=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_images(material, tmp_path, monkeypatch):
     order = TrainingBatchSampler(14, 4, settings().seed, 9)
     third = {1 + index for _, index in order.batch(2)}
-    compare = MultiBoxLoss.compare
-    calls = iter(range(100))
-
-    def poisoned(self, *arguments):
-        losses = compare(self, *arguments)
-        return {**losses, "loc": losses["loc"] * (float("nan") if next(calls) == 2 else 1)}
-
-    monkeypatch.setattr(MultiBoxLoss, "compare", poisoned)
+    monkeypatch.setattr("m2det.train.build.MultiBoxLoss", Poisoned)
+    monkeypatch.setattr(Poisoned, "calls", 0)
     with pytest.raises(InputError) as error:
         run(material, tmp_path, settings())
     assert "step 3 is not finite" in str(error.value)
     assert {int(i) for i in str(error.value).split("[")[1].split("]")[0].split(",")} == third
 
 
-def test_the_first_layer_that_is_not_finite_is_named_and_no_update_follows(material, tmp_path, monkeypatch):
-    did_step, weights = Run.did_step, {}
+def test_the_first_layer_that_is_not_finite_is_named_and_no_update_follows(material, tmp_path):
+    weights = {}
 
-    def poison(self):
-        did_step(self)
-        if self.step == 3:  # in the fourth step this layer's output overflows
-            self.model.unet2.layers[0].conv.register_forward_hook(lambda *call: call[2] * float("inf"))
-            weights.update({k: v.clone() for k, v in self.model.named_parameters()})
-        if self.step == 6:
-            for name, parameter in self.model.named_parameters():
-                assert torch.equal(parameter, weights[name]), name
+    def poison(state):
+        model = state.parts.model
+        if state.step == 3:  # in the fourth step this layer's output overflows
+            model.unet2.layers[0].conv.register_forward_hook(lambda *call: call[2] * float("inf"))
+            weights.update({k: v.clone() for k, v in model.named_parameters()})
+        if state.step == 6:
+            for name, parameter in model.named_parameters():
+                assert torch.equal(parameter, weights.pop(name)), name
 
-    monkeypatch.setattr(Run, "did_step", poison)
     with pytest.raises(InputError, match=r"the loss of step 4 .*first: the output of layer unet2\.layers\.0\.conv"):
-        run(material, tmp_path, settings(log_every=6))
+        run(material, tmp_path, settings(log_every=6), AfterStep(poison))
+    assert not weights, "all were compared"
 
 
-def test_infinite_weights_are_named(material, tmp_path, monkeypatch):
-    did_step = Run.did_step
-
-    def poison(self):
-        did_step(self)
-        if self.step == 2:
-            with torch.no_grad():
-                self.model.loc[1].bias[0] = float("nan")
-
-    monkeypatch.setattr(Run, "did_step", poison)
+def test_infinite_weights_are_named(material, tmp_path):
+    poison = AfterStep(lambda state: state.parts.model.loc[1].bias.data[0].fill_(float("nan")), 2)
     with pytest.raises(InputError, match=r"the loss of step 3 .*first: the weights loc\.1\.bias"):
-        run(material, tmp_path, settings())
+        run(material, tmp_path, settings(), poison)
 
 
-def test_infinite_weights_are_never_kept(material, tmp_path, monkeypatch):
+def test_infinite_weights_are_never_kept(material, tmp_path):
     """A finite loss with an infinite gradient at the last step: nothing later would see it."""
-    step = Precision.step
-
-    def poison(self, optimizer, max_grad_norm, skip):
-        step(self, optimizer, max_grad_norm, skip)
-        if next(calls) == 9:
-            with torch.no_grad():
-                optimizer.param_groups[0]["params"][0][0] = float("inf")
-
-    calls = iter(range(1, 100))
-    monkeypatch.setattr(Precision, "step", poison)
+    poison = AfterStep(lambda state: state.parts.model.unet1.layers[0].conv.weight.data[0].fill_(float("inf")), 9)
     with pytest.raises(InputError, match=r"after step 9 the weights unet1.* are not finite"):
-        run(material, tmp_path, settings())
+        run(material, tmp_path, settings(), poison)
 
 
-@pytest.mark.slow
-def test_who_interrupts_an_evaluation_loses_no_epoch(material, tmp_path, monkeypatch):
-    whole = run(material, tmp_path / "whole", settings())
-
-    def interrupted(*_):
+class InterruptedEvaluation(Callbacks):
+    def on_evaluated(self, state, metrics):  # noqa: ARG002
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("m2det.train.state.validate", interrupted)
-        run(material, tmp_path / "parts", settings())
-    assert load_state(tmp_path / "parts/state")["step"] == 6
+
+def epoch_lines(folder):
+    return [line for line in (folder / "log.txt").read_text().splitlines() if line.startswith("epoch")]
+
+
+def test_an_interrupted_evaluation_loses_no_epoch_and_no_line_of_the_log(material, tmp_path):
+    whole = run(material, tmp_path / "whole", settings())
+    with pytest.raises(KeyboardInterrupt):
+        run(material, tmp_path / "parts", settings(), InterruptedEvaluation())
+    state = load_state(tmp_path / "parts/state")
+    assert state["step"] == 6 and state["pending_evaluation"]
     resumed = run(material, tmp_path / "parts", settings())
     assert resumed.rows == whole.rows
+    assert epoch_lines(tmp_path / "parts") == epoch_lines(tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_options_that_help_train_and_resume(material, tmp_path, monkeypatch):
+def test_options_that_help_train_and_resume(material, tmp_path):
     """EMA, cosine, label smoothing and undecayed norms, interrupted and resumed: the same as undisturbed."""
     options = {
         "ema_decay": 0.9,
@@ -163,7 +142,7 @@ def test_options_that_help_train_and_resume(material, tmp_path, monkeypatch):
     whole = run(material, tmp_path / "whole", settings(**options))
     plain = run(material, tmp_path / "plain", settings(**(options | {"ema_decay": 0.0})))
     assert not torch.equal(whole.model.loc[0].weight, plain.model.loc[0].weight)
-    interrupt_at_5(material, tmp_path / "parts", settings(**options), monkeypatch)
+    interrupt_at_5(material, tmp_path / "parts", settings(**options))
     resumed = run(material, tmp_path / "parts", settings(**options))
     assert resumed.rows == whole.rows
     for (name, a), (_, b) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
@@ -187,11 +166,11 @@ def test_a_damaged_record_is_one_sentence_that_names_it(material, tmp_path, work
     data[data.index(jpeg) + len(jpeg) // 2] ^= 1
     (cache / "train.lmdb").write_bytes(data)
     with pytest.raises(InputError) as error:
-        loop.train(settings(workers=workers), cache, material[1], tmp_path / "state", tmp_path / "log.txt")
+        run((cache, material[1]), tmp_path, settings(workers=workers))
     assert str(error.value) == f"{cache}/train.lmdb is damaged at image 4.jpg; {REPACK}"
 
 
-def test_batches_that_are_accumulated_are_one_larger_batch(material, tmp_path):
+def test_batches_that_are_accumulated_are_one_larger_batch(material):
     """With batch normalisation fixed and the loss per positive of the whole step."""
     options = {
         "freeze_bn_stats": True,
@@ -200,8 +179,8 @@ def test_batches_that_are_accumulated_are_one_larger_batch(material, tmp_path):
         "opt_level": "O0",
         "max_grad_norm": 0.0,
     }
-    whole = first_gradients(settings(**options), *material, tmp_path)
-    parts = first_gradients(settings(**options | {"microbatch": 3}), *material, tmp_path)
+    whole = first_gradients(settings(**options), *material)
+    parts = first_gradients(settings(**options | {"microbatch": 3}), *material)
     assert_close(parts, whole)
 
 
@@ -220,9 +199,9 @@ def test_a_step_may_have_batches_without_any_object(material, tmp_path, monkeypa
         assert outcome.rows[-1]["loss_loc"] == outcome.rows[-1]["loss_conf"] == 0.0
 
 
-def test_checkpoints_within_an_epoch_and_the_last_two_are_kept(material, tmp_path, monkeypatch):
+def test_checkpoints_within_an_epoch_and_the_last_two_are_kept(material, tmp_path):
     whole = run(material, tmp_path / "whole", settings())
-    interrupt_at_5(material, tmp_path / "parts", settings(save_every=1), monkeypatch)
+    interrupt_at_5(material, tmp_path / "parts", settings(save_every=1))
     state = tmp_path / "parts/state"
     assert [path.name for path in checkpoints(state)] == ["step-000000004.pt", "step-000000005.pt"]
     newest = checkpoints(state)[-1]
@@ -232,19 +211,28 @@ def test_checkpoints_within_an_epoch_and_the_last_two_are_kept(material, tmp_pat
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
 
 
-def test_a_folder_of_damaged_checkpoints_is_one_sentence(material, tmp_path, monkeypatch):
-    interrupt_at_5(material, tmp_path, settings(), monkeypatch)
+def test_a_folder_of_damaged_checkpoints_is_one_sentence(material, tmp_path):
+    interrupt_at_5(material, tmp_path, settings())
     for path in checkpoints(tmp_path / "state"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"can be used \(.*does not end in a checksum.*\); delete the folder"):
         run(material, tmp_path, settings())
 
 
-def test_the_best_epochs_weights_survive_an_interruption(material, tmp_path, monkeypatch):
+class Scores(Callbacks):
+    """Evaluations that measure these AP."""
+
+    def __init__(self, *values):
+        self.values = values
+
+    def on_evaluated(self, state, metrics):
+        metrics |= {"AP": self.values[state.epoch - 1], "AP50": 0.0}
+
+
+def test_the_best_epochs_weights_survive_an_interruption(material, tmp_path):
     """Whichever of the last two checkpoints it continues from, the weights that it names are there."""
-    folder, maps = tmp_path / "state", iter([0.5, 0.4, 0.6, 0.1, 0.2])
-    monkeypatch.setattr("m2det.train.state.validate", lambda *_: {"AP": next(maps), "AP50": 0.0})
-    outcome = run(material, tmp_path, settings(epochs=5, evaluate_every=1, keep="best"))
+    folder, scores = tmp_path / "state", Scores(0.5, 0.4, 0.6, 0.1, 0.2)
+    outcome = run(material, tmp_path, settings(epochs=5, evaluate_every=1, keep="best"), scores)
     assert outcome.kept_epoch == 3
     for checkpoint in checkpoints(folder):
         best = torch.load(checkpoint, weights_only=True)["best"]
@@ -254,16 +242,31 @@ def test_the_best_epochs_weights_survive_an_interruption(material, tmp_path, mon
 
 def test_a_log_line_says_what_a_step_cost(material, tmp_path):
     run(material, tmp_path, settings(epochs=1, log_every=3))
-    line = (tmp_path / "log.txt").read_text().splitlines()[0]
+    [line] = [line for line in (tmp_path / "log.txt").read_text().splitlines() if line.startswith("step")]
     number = r"[\d.e+-]+"
     assert re.fullmatch(
-        rf"step 3/3 epoch 1.00/1 loc {number} conf {number} lr {number} scale {number} {number} img/s "
-        rf"waiting \d+% {number} TFLOP/s memory {number} GB left \d+:\d\d",
+        rf"step 3/3 epoch 1.00/1 loss_loc {number} loss_conf {number} \(epoch mean\) lr {number} loss_scale {number} "
+        rf"{number} img/s data_wait \d+% {number} TFLOP/s mem {number} GB eta \d+:\d\d",
         line,
     ), line
     rate, achieved = (float(re.search(rf"({number}) {unit}", line)[1]) for unit in ("img/s", "TFLOP/s"))
     model = build_model("m2det-tiny", 1, sfam=True)
     assert achieved == pytest.approx(3 * forward_flops(model) * rate / 1e12, rel=0.05)
+
+
+def test_each_start_writes_how_the_training_is_run_into_the_log(material, tmp_path):
+    interrupt_at_5(material, tmp_path, settings(microbatch=2))
+    run(material, tmp_path, settings(microbatch=2))
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    first, second = (i for i, line in enumerate(lines) if line.startswith("training "))
+    assert lines[first] == "training m2det-tiny from step 0 of 9, 4 images per step" and first == 0
+    assert lines[second] == "training m2det-tiny from step 5 of 9, 4 images per step"
+    for start in (first, second):
+        device, precision, columns = lines[start + 1 : start + 4]
+        how = "processes (world size) 1, accumulation 2, microbatch 2, workers 0, compile False"
+        assert device.startswith("device cpu (") and device.endswith(how)
+        assert re.fullmatch(r"precision \w+ \(.+\), loss scale \d+; optimizer sgd fused; torch [\d.+a-z]+", precision)
+        assert columns.startswith("loss_loc, loss_conf: means since the epoch's start")
 
 
 @pytest.mark.slow
@@ -321,9 +324,9 @@ def test_a_killed_process_resumes(material, tmp_path):
     code = (
         "import logging, sys; from pathlib import Path\n"
         "logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
-        "from tests.training import settings; from m2det.train import loop\n"
+        "from tests.training import settings; from m2det.train import train\n"
         "cache, backbone, folder = map(Path, sys.argv[1:])\n"
-        "out = loop.train(settings(epochs=6), cache, backbone, folder / 'state', folder / 'log.txt')\n"
+        "out = train(settings(epochs=6), cache, backbone, folder / 'state', folder / 'log.txt')\n"
         "print('finished', out.steps)\n"
     )
     command = [sys.executable, "-c", code, *map(str, material), str(tmp_path)]
