@@ -48,7 +48,7 @@ def test_the_script_for_ascend_has_the_shapes_and_asks_for_the_chip(exported):
 
 
 def test_a_network_that_differs_is_not_written(exported, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export.torch.onnx, "export", lambda _, __, path, **___: path.touch())
+    monkeypatch.setattr(torch.onnx, "export", lambda _, __, path, **___: path.touch())
     monkeypatch.setattr(export, "_difference", lambda *_: 0.5)
     assert main(["export", str(exported[0]), "--out", str(tmp_path / "bad.onnx")]) == 1
     assert "differs from PyTorch's by 0.5" in capsys.readouterr().err

@@ -181,7 +181,7 @@ def test_too_little_room_is_an_error_before_the_download(server, tmp_path, monke
 
 def test_a_wrong_size_from_the_server_is_detected(server, tmp_path):
     server.faults["/zips/train2014.zip"] = ["less"]
-    with pytest.raises(InputError, match=r"train2014\.zip is not the file that is wanted .*; or get train2014\.zip,"):
+    with pytest.raises(InputError, match=r"train2014\.zip is not the file expected .*; or get train2014\.zip,"):
         get(server, tmp_path / "root")
     get(server, tmp_path / "root")
     check(tmp_path / "root")
@@ -201,7 +201,7 @@ def test_other_contents_are_detected_before_unpacking(server, tmp_path, content)
     """By their size before they are fetched, else by their sha256; zips added by hand, too."""
     root, sha256 = tmp_path / "root", hashlib.sha256(content).hexdigest()
     server.files["/zips/train2014.zip"] = content
-    with pytest.raises(InputError, match=r"is not the file that is wanted|cannot be fetched|its sha256 is") as refused:
+    with pytest.raises(InputError, match=r"is not the file expected|cannot be fetched|its sha256 is") as refused:
         get(server, root)
     sizes_differ = len(content) != coco2014.ARCHIVES[0].size
     assert (root / "train2014.zip").exists() != sizes_differ and "\n" not in str(refused.value)

@@ -1,3 +1,0 @@
-"""The measurements train on the squares of tests/train."""
-
-from tests.train.conftest import material  # noqa: F401
