@@ -1,5 +1,6 @@
-"""The typed form of params.yaml (schema) and the named recipes."""
+"""The parameters: every key of params.yaml (schema), how the file is read (check), and the named recipes."""
 
+from m2det.config.check import check_params, load_params
 from m2det.config.schema import (
     BenchmarkParams,
     DataParams,
@@ -12,12 +13,10 @@ from m2det.config.schema import (
     Source,
     TrainParams,
     WeightsParams,
-    check_params,
     dotted,
-    file_of_address,
-    load_params,
     parameter_keys,
 )
+from m2det.config.values import file_of_address
 
 __all__ = [
     "BenchmarkParams",

@@ -6,94 +6,27 @@ Every key is required in a file and unknown ones are refused: the defaults are w
 from __future__ import annotations
 
 import copy
-import re
-import reprlib
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from m2det.config.values import (
+    File,
+    Fraction,
+    Images,
+    Section,
+    Steps,
+    Text,
+    ZeroOrAtLeast,
+    address,
+    plain,
+    setting,
+    shown,
+    source_of_weights,
+)
 from m2det.errors import InputError
-from m2det.files.yaml_file import read_yaml
-from m2det.text import printable
-
-# Ranges hold on any machine; stages refuse what exceeds the machine that they run on.
-MAX_FAULTS = 5  # of one file, that are printed
-
-
-def _plain(text: str) -> str:
-    if printable(text) != text:
-        raise ValueError(f"takes printable characters only, got {_shown(text)}")
-    if "${" in text or text == "???":
-        raise ValueError(f"takes no '${{' and no '???', for which DVC writes other values; got {_shown(text)}")
-    return text
-
-
-def _path(text: str) -> str:
-    if len(text.encode()) > 2000 or any(len(part.encode()) > 255 for part in text.split("/")):
-        raise ValueError("a path has at most 2,000 bytes, 255 of them between two slashes")
-    return text
-
-
-def _address(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        host = parts.port != 0 and parts.scheme in ("http", "https") and parts.hostname
-    except ValueError:  # brackets, or a port that is no number
-        host = None
-    if not host or not re.fullmatch(r"[!-~]+", text):
-        raise ValueError(f"takes an address that begins with http:// or https://, not {_shown(text)}")
-    return text
-
-
-def file_of_address(url: str) -> str:
-    """Return the name under which the file at the address is kept."""
-    return urlsplit(url).path.rpartition("/")[2]
-
-
-def _source_of_weights(text: str) -> str:
-    if "://" in text and file_of_address(_address(text)) in ("", ".", ".."):
-        raise ValueError(f"takes the address of a file, not {_shown(text)}")
-    return text
-
-
-@dataclass(frozen=True)
-class ZeroOrAtLeast:
-    """Refuse numbers between 0 and `least`."""
-
-    least: float
-
-    def __call__(self, value: float) -> float:
-        if 0 < value < self.least:
-            raise ValueError(f"takes 0 or at least {self.least:g}, not {value:g}")
-        return value
-
-
-def setting(default: Any, what: str, unit: str = "") -> Any:
-    """Describe one key of params.yaml.
-
-    Args:
-        default: the value that recipes leave out; a file must hold the key nevertheless.
-        what: the meaning, as params.yaml's comment and docs/params.md print it.
-        unit: of a number, such as "px".
-    """
-    return Field(description=what, json_schema_extra={"default": default, "unit": unit})
-
-
-Text = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]
-File = Annotated[Text, AfterValidator(_path)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Images = Annotated[int, Field(ge=1, le=65_536)]
-Steps = Annotated[int, Field(ge=1, le=10**9)]
-
-
-class Section(BaseModel):
-    # strict: YAML has types of its own, and "3" for 3 is a mistake that should not pass
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Source(Section):
@@ -121,7 +54,7 @@ class DataParams(Section):
     outside: bool = setting(
         False, "allow images outside of their folder: through links, .. or absolute names in annotations"
     )
-    mirror: Annotated[Text, AfterValidator(_address)] = setting(
+    mirror: Annotated[Text, AfterValidator(address)] = setting(
         "http://images.cocodataset.org",
         "host that coco2014-download fetches from, official or a mirror of its layout; excluded from DVC's hashes",
     )
@@ -161,7 +94,7 @@ class PackParams(Section):
 class WeightsParams(Section):
     """What training starts from."""
 
-    source: Annotated[File, Field(min_length=1), AfterValidator(_source_of_weights)] = setting(
+    source: Annotated[File, Field(min_length=1), AfterValidator(source_of_weights)] = setting(
         "vgg16_reducedfc",
         "backbone to start from: random, a file, a URL (with weights.sha256), or vgg16_reducedfc (its "
         "official URL); or checkpoint (a whole model)",
@@ -186,11 +119,11 @@ class WeightsParams(Section):
 
 def _override(value: Any) -> Any:
     if isinstance(value, str) and len(value) <= 100:
-        return _plain(value)
+        return plain(value)
     numbers = value if isinstance(value, list) else [value]
-    plain = all(isinstance(n, int | float) and -(2**31) <= n <= 2**31 for n in numbers)  # a bool is an int
-    if not plain or len(numbers) > 100:
-        raise ValueError(f"takes true, false, a number, a text or a list of numbers, not {_shown(value)}")
+    numeric = all(isinstance(n, int | float) and -(2**31) <= n <= 2**31 for n in numbers)  # a bool is an int
+    if not numeric or len(numbers) > 100:
+        raise ValueError(f"takes true, false, a number, a text or a list of numbers, not {shown(value)}")
     return value
 
 
@@ -462,61 +395,3 @@ def defaults() -> dict[str, Any]:
 def parameter_keys() -> list[str]:
     """Return the keys of params.yaml that hold a value, such as epochs and train.lr."""
     return list(settings())
-
-
-def load_params(path: str | Path) -> Params:
-    """Read and check a params.yaml.
-
-    Raises:
-        InputError: names the file, every wrong key and what it should be.
-    """
-    path = Path(path)
-    return check_params(read_yaml(path), str(path))
-
-
-def check_params(raw: dict[str, Any], where: str) -> Params:
-    """Return the parameters in a file's keys and values.
-
-    Args:
-        raw: the keys and values.
-        where: the file, for the error.
-
-    Raises:
-        InputError: begins with `where` and names wrong keys and what they should be.
-    """
-    try:
-        return Params.model_validate(raw)
-    except ValidationError as error:
-        faults = list(dict.fromkeys(_sentence(e, raw) for e in error.errors()))
-        more = [f"and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
-        raise InputError(f"{where}: " + "; ".join(faults[:MAX_FAULTS] + more)) from error
-
-
-def _sentence(error: Any, raw: dict[str, Any]) -> str:
-    # a union (`processes`) reports each of its members under a name of its own: keep the user's keys only
-    keys: list[str] = []
-    value: Any = raw
-    for part in error["loc"]:
-        if not (isinstance(value, dict) and part in value) and not (isinstance(value, list) and isinstance(part, int)):
-            break
-        keys.append(str(part) if re.fullmatch(r"\w{1,60}", str(part)) else _shown(part))
-        value = value[part]
-    name = ".".join(keys)
-    if error["type"] == "extra_forbidden":
-        return f"unknown key '{name}' (remove it, or look for a typo)"
-    if error["type"] == "missing":
-        return f"key '{'.'.join(str(p) for p in error['loc'])}' is missing"
-    if error["type"] == "value_error":
-        return f"{name}: {error['ctx']['error']}" if name else str(error["ctx"]["error"])
-    return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {_shown(error['input'])}"
-
-
-def _shown(value: Any) -> str:
-    """As Python writes it, shortened, on one line."""
-    if isinstance(value, int) and value.bit_length() > 256:
-        return f"an integer of {value.bit_length()} bits"
-    return _SHORT.repr(value)
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel = 80, 80, 3
