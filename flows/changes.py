@@ -17,7 +17,7 @@ from typing import Any
 
 from m2det.config import check_params, dotted, parameter_keys
 from m2det.config.recipes import read_recipe
-from m2det.errors import InputError, cann_explained, writing
+from m2det.errors import InputError, explain_disk_errors, explain_missing_cann
 from m2det.files.whole import temporary_folder
 from m2det.files.yaml_file import read_yaml
 
@@ -41,7 +41,7 @@ def checked_changes(recipe: str | None, overrides: Mapping[str, Any] | None) -> 
     where = f"{PARAMS} with this run's {' and '.join(['recipe'] * bool(recipe) + ['overrides'] * bool(overrides))}"
     params = check_params(intended, where)
     if any(key.startswith("model.") for key in changes):
-        with cann_explained():
+        with explain_missing_cann():
             from m2det.model import get_config
         try:
             get_config(params.model.name, **params.model.all_overrides)
@@ -105,7 +105,7 @@ def _rehearse(arguments: list[str], intended: dict[str, Any]) -> None:
         raise InputError(f"overrides: {key} has more than {MAX_BYTES:,} bytes; write it into {PARAMS} instead")
     with temporary_folder() as folder:
         trial = folder / PARAMS.name
-        with writing(trial):
+        with explain_disk_errors(trial):
             shutil.copy(PARAMS, trial)
         overrides = to_path_overrides(argument.partition("=")[2] for argument in arguments)
         assert list(overrides) == [PARAMS.name]
@@ -113,7 +113,7 @@ def _rehearse(arguments: list[str], intended: dict[str, Any]) -> None:
             apply_overrides(trial, overrides[PARAMS.name])
             written = read_yaml(trial)
         except OSError as error:
-            with writing(PARAMS):  # the copy has its permissions
+            with explain_disk_errors(PARAMS):  # the copy has its permissions
                 raise OSError(error.errno, error.strerror) from error
         except Exception as error:  # any error of DVC, Hydra, OmegaConf or ruamel.yaml
             raise InputError(_refusal(str(error) or type(error).__name__)) from error

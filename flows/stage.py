@@ -19,8 +19,8 @@ from uuid import UUID
 
 from m2det.distributed.children import stage_process
 from m2det.distributed.grace import SHUTDOWN
-from m2det.errors import InputError, cann_explained
-from m2det.text import PrintableFormatter, any_text_prints, outlive_reader
+from m2det.errors import InputError, explain_missing_cann
+from m2det.text import PrintableFormatter, escape_unencodable_output, ignore_closed_output
 from tasks.common import params
 from tasks.inputs import conclude, inputs_of
 from tasks.last_results import how_to_restore
@@ -42,9 +42,9 @@ def run_stage(name: str, *steps: Step) -> None:
         name: of the stage.
         steps: functions without arguments; each is a Prefect task of its name.
     """
-    outlive_reader()
+    ignore_closed_output()
     stage_process()
-    any_text_prints()
+    escape_unencodable_output()
     log = logging.getLogger("m2det")  # with a handler of its own: Prefect replaces the root logger's
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PrintableFormatter())
@@ -59,7 +59,7 @@ def run_stage(name: str, *steps: Step) -> None:
     def check_inputs() -> None:
         conclude(name)
 
-    steps = tuple(cann_explained()(step) for step in (read_parameters, *steps, check_inputs))
+    steps = tuple(explain_missing_cann()(step) for step in (read_parameters, *steps, check_inputs))
     SHUTDOWN.last_line = how_to_restore(name)
     atexit.register(_print_last_line)  # after errors and tracebacks
     try:

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from m2det.errors import InputError, writing
+from m2det.errors import InputError, explain_disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +51,15 @@ def fetch_files(files: Sequence[tuple[str, Path]], advice: str, sizes: Mapping[P
             stop.set()  # before the pool waits for its threads
 
 
-def parts_of(path: Path) -> tuple[Path, Path]:
+def partial_paths(path: Path) -> tuple[Path, Path]:
     """Return the paths of the files that an interrupted fetch leaves: the first bytes, and the server's version."""
     return path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
 
 
 def _fetch(url: str, path: Path, size: int, advice: str, stop: Event) -> None:
-    part, note = parts_of(path)
+    part, note = partial_paths(path)
     bar = tqdm(desc=path.name, unit="B", unit_scale=True, mininterval=1)
-    with bar, writing(part), part.open("ab", buffering=0) as file:
+    with bar, explain_disk_errors(part), part.open("ab", buffering=0) as file:
         received, failures = file.tell(), 0
         bar.update(received)
         while True:
@@ -101,7 +101,7 @@ def _transfer(url: str, file: FileIO, note: Path, size: int, advice: str, stop: 
         if response.status != 206:
             _empty(file, bar)
             temporary = note.with_name(f"{note.name}.tmp")
-            with writing(temporary):
+            with explain_disk_errors(temporary):
                 temporary.write_text(json.dumps(remote))
                 temporary.replace(note)
         elif (remote, offset) != (local, start):
@@ -111,7 +111,7 @@ def _transfer(url: str, file: FileIO, note: Path, size: int, advice: str, stop: 
         while block := response.read1(BLOCK):
             if stop.is_set():
                 raise InputError("stopped")  # never shown: the error that set `stop` is
-            with writing(note):
+            with explain_disk_errors(note):
                 file.write(block)
             bar.update(len(block))
     length = remote["length"] or size

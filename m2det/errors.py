@@ -12,7 +12,7 @@ from m2det.text import printable, shortened
 
 # DVC trusts its cached copy unhashed while that is read-only or linked to the working copy: repeating a stage would
 # restore damaged bytes. A writable copy with a new time is hashed, and dropped where it is damaged.
-CHECK_COPIES = 'find "$(dvc cache dir)" -type f -exec chmod u+w {} + -exec touch {} +'
+RECHECK_DVC_CACHE = 'find "$(dvc cache dir)" -type f -exec chmod u+w {} + -exec touch {} +'
 
 
 class InputError(ValueError):
@@ -28,7 +28,7 @@ class InputError(ValueError):
 
 
 @contextmanager
-def cann_explained() -> Iterator[None]:
+def explain_missing_cann() -> Iterator[None]:
     """Wrap the first import of torch, which fails where torch_npu is installed and CANN is not loaded.
 
     Raises:
@@ -54,7 +54,7 @@ ADVICE = {
 
 
 @contextmanager
-def writing(path: Path, needed: int = 0) -> Iterator[None]:
+def explain_disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
     """Wrap the writing of files: turn errors of the disk (full, read-only, no permission) into InputErrors.
 
     Args:

@@ -57,7 +57,7 @@ def print_log() -> None:
     log.setLevel(logging.INFO)
 
 
-def any_text_prints() -> None:
+def escape_unencodable_output() -> None:
     """Make stdout print characters that its encoding lacks as escapes, as stderr does by default."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -79,7 +79,7 @@ class _IgnoreClosed(io.FileIO):
             return len(data)
 
 
-def outlive_reader() -> None:
+def ignore_closed_output() -> None:
     """Drop what is printed after the terminal or the pipe's reader has closed, instead of raising; flush each line."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

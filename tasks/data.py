@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from m2det.data.sources.coco2014 import ADVICE, SPLITS, derive_minival, download_coco2014
 from m2det.data.sources.manifest import RAW, may_lie_outside, roots_of, write_manifest
-from m2det.errors import InputError, writing
+from m2det.errors import InputError, explain_disk_errors
 from tasks.common import main_root, params
 
 WHERE_YOURS_IS = "check data.root, data.train and data.val in params.yaml"
@@ -15,7 +15,7 @@ def data() -> None:
     source = params().data
     roots = roots_of(source, main_root())
     root, advice = roots[1], WHERE_YOURS_IS
-    with writing(RAW):
+    with explain_disk_errors(RAW):
         RAW.mkdir(parents=True, exist_ok=True)
         if source.source != "coco2014-download" and not root.is_dir():
             raise InputError(f"data.root: {root} is no folder; give the one with your annotations and images")

@@ -18,7 +18,7 @@ from m2det.data.sources.coco import read_split
 from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of
 from m2det.data.sources.records import Split
 from m2det.distributed.lifetime import keep_freed_memory, usable_cores
-from m2det.errors import InputError, writing
+from m2det.errors import InputError, explain_disk_errors
 from m2det.files.hashing import digest, digest_files
 from m2det.files.inputs import FOLDER
 from m2det.files.locks import LOCK, locked
@@ -26,7 +26,7 @@ from m2det.text import printable
 from tasks.common import CACHE, main_root, params, sources
 from tasks.inputs import finished_in, inputs_of, require_unchanged
 
-MOST_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
+MAX_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
 
 
 def pack() -> None:
@@ -47,9 +47,9 @@ def pack() -> None:
     keep_freed_memory()
     jpeg_decoder()  # chosen here, before threads ask for it at once
     encodings = {"train": ImageEncoding(settings.images, settings.side, settings.quality), "val": ORIGINAL}
-    threads = min(usable_cores(), MOST_THREADS)
+    threads = min(usable_cores(), MAX_THREADS)
     unfinished = main_root() / "data" / "unfinished" / _fingerprint(splits.values())
-    with writing(unfinished), locked(unfinished):
+    with explain_disk_errors(unfinished), locked(unfinished):
         for other in sorted(unfinished.parent.iterdir()):
             if other != unfinished:
                 advice = "is an unfinished pack with other data, settings or code; delete it if nobody wants it"

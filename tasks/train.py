@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from m2det.data.packed.reader import cache_digest
 from m2det.distributed.children import run_child
-from m2det.errors import writing
+from m2det.errors import explain_disk_errors
 from m2det.files.hashing import digest, digest_files
 from m2det.files.locks import locked
 from m2det.files.whole import write_whole
@@ -46,7 +46,7 @@ def train() -> None:
     hashes = {**_hashes(), "params": digest(json.dumps(shape, sort_keys=True).encode())}
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
     with locked(unfinished):
-        with writing(unfinished):
+        with explain_disk_errors(unfinished):
             write_run_config(unfinished, shape | {"hashes": hashes})
             frozen_params = finished_in("train", unfinished)  # an edit cannot give processes different values
         if needs_torchrun(params(), processes):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from m2det import __version__
 from m2det.cli import bench, convert, data, detect, doctor, export, info, recipes, runs
 from m2det.cli.arguments import Parser
-from m2det.errors import InputError, cann_explained
-from m2det.text import any_text_prints, printable
+from m2det.errors import InputError, explain_missing_cann
+from m2det.text import escape_unencodable_output, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,10 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for wrong input (one sentence on stderr), 130 for Ctrl-C.
     """
-    any_text_prints()
+    escape_unencodable_output()
     arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     try:
-        with cann_explained():
+        with explain_missing_cann():
             arguments.run(arguments)
     except (InputError, OSError) as error:  # an OSError names the file and the reason
         print(f"error: {printable(str(error))}", file=sys.stderr)

@@ -25,7 +25,7 @@ from m2det.distributed.lifetime import describe_exit, die_with_parent, end_after
 from m2det.errors import InputError
 from m2det.files.locks import exclusive_writer_lock
 from m2det.files.whole import make_temporary_folder, write_whole
-from m2det.text import PrintableFormatter, any_text_prints, outlive_reader
+from m2det.text import PrintableFormatter, escape_unencodable_output, ignore_closed_output
 
 ERROR_NAME = "error.txt"  # in the shared folder: the sentence of the first process that failed
 RESERVE_NAME = "reserve"  # in the same folder: removed to make room for the sentence on a full disk
@@ -136,13 +136,13 @@ def run_worker(work: Callable[[Group], None], folder: Path, grace: float) -> Non
         sys.exit("torchrun, which started this process, has ended")
     die_with_parent(parent)  # torchrun gives this process a session of its own, and leaves it when killed
     end_after_parent(parent, grace)
-    outlive_reader()
+    ignore_closed_output()
     SHUTDOWN.grace, SHUTDOWN.log = grace, folder / LOG_NAME
     exit_after_grace(partial(leave_error, folder))
     faulthandler.enable()
     group = Group.from_environment()
     level = logging.INFO if group.is_main_process else logging.ERROR
-    any_text_prints()
+    escape_unencodable_output()
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PrintableFormatter())
     logging.basicConfig(level=level, handlers=[handler])

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from m2det.errors import CHECK_COPIES, InputError
+from m2det.errors import RECHECK_DVC_CACHE, InputError
 from m2det.files.whole import replacing, require_utf8
 
 CARD, SHA256 = "card", "sha256"  # one entry of metadata: safetensors writes several in random order
@@ -98,7 +98,7 @@ def load_tensors(path: Path, check: Check | None = None) -> tuple[dict[str, Tens
 def restore_advice(path: Path) -> str:
     """Return the advice for a damaged file that m2det wrote."""
     return (
-        f"get it again, or, where DVC made it, have DVC check its own copy first (`{CHECK_COPIES}`), then "
+        f"get it again, or, where DVC made it, have DVC check its own copy first (`{RECHECK_DVC_CACHE}`), then "
         f"`dvc checkout {path}` or `dvc repro`"
     )
 

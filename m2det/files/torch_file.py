@@ -21,7 +21,7 @@ TAIL_BYTES = len(MARK) + hashlib.sha256().digest_size
 OVERHEAD = 1 << 20  # bytes, ample for names, shapes, rows and the archive's own
 
 
-class Damaged(InputError):
+class DamagedFileError(InputError):
     """A file is not what was written; the message names the file and the evidence."""
 
 
@@ -79,30 +79,30 @@ def _tensor_bytes(content: Any) -> int:
 
 
 def verify(path: Path) -> None:
-    """Raise Damaged unless the file is what `save_checked` wrote."""
+    """Raise DamagedFileError unless the file is what `save_checked` wrote."""
     with _verified(path):
         pass
 
 
 def load_checked(path: Path) -> Any:
-    """Return what `save_checked` wrote: tensors, on the CPU, and plain types. Raises Damaged for any other file."""
+    """Return what `save_checked` wrote: CPU tensors and plain types. Raises DamagedFileError for any other file."""
     try:
         with _verified(path) as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise Damaged(f"{path} has the checksum of its content, but holds no plain tensors") from error
+        raise DamagedFileError(f"{path} has the checksum of its content, but holds no plain tensors") from error
 
 
 @contextmanager
 def _verified(path: Path) -> Iterator[BinaryIO]:
-    """Yield the open file, at its start, after its checksum was compared. Raises Damaged."""
+    """Yield the open file, at its start, after its checksum was compared. Raises DamagedFileError."""
     try:
         with path.open("rb") as file:
             remaining = os.fstat(file.fileno()).st_size - TAIL_BYTES
             file.seek(max(remaining, 0))
             tail = file.read()
             if len(tail) != TAIL_BYTES or not tail.startswith(MARK):
-                raise Damaged(
+                raise DamagedFileError(
                     f"{path} does not end in a checksum: it is cut short, or an earlier version of m2det wrote it"
                 )
             file.seek(0)
@@ -111,8 +111,8 @@ def _verified(path: Path) -> Iterator[BinaryIO]:
                 sha256.update(data)
                 remaining -= len(data)
             if sha256.digest() != tail[len(MARK) :]:
-                raise Damaged(f"{path} is damaged: its sha256 is another than when it was written")
+                raise DamagedFileError(f"{path} is damaged: its sha256 is another than when it was written")
             file.seek(0)
             yield file
     except OSError as error:
-        raise Damaged(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
+        raise DamagedFileError(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from errno import ENOSPC
 from pathlib import Path
 
-from m2det.errors import InputError, writing
+from m2det.errors import InputError, explain_disk_errors
 
 MAX_NAME_BYTES = 255  # of a file on Linux
 
@@ -31,7 +31,7 @@ def replacing(path: Path, needed: int = 0) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.tmp")
     if len(os.fsencode(temporary.name)) > MAX_NAME_BYTES:
         temporary = path.with_name(f".{os.getpid()}.tmp")
-    with writing(path, needed):
+    with explain_disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(path.parent).free < needed:
             raise OSError(ENOSPC, os.strerror(ENOSPC))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from m2det.errors import InputError
-from m2det.files.torch_file import Damaged, load_checked, save_checked, verify
+from m2det.files.torch_file import DamagedFileError, load_checked, save_checked, verify
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def save_best(run_dir: Path, epoch: int, model: nn.Module) -> None:
 
 
 def load_best(run_dir: Path, file: str, model: nn.Module) -> None:
-    """Load what save_best wrote into the model. Raises Damaged where both copies are damaged."""
+    """Load what save_best wrote into the model. Raises DamagedFileError where both copies are damaged."""
     model.load_state_dict(load_checked(_intact_copy(run_dir, file))["model"])
 
 
@@ -61,12 +61,12 @@ def _copies(run_dir: Path, file: str) -> tuple[Path, Path]:
 
 
 def _intact_copy(run_dir: Path, file: str) -> Path:
-    """Return the first intact copy, and warn of a damaged one. Raises Damaged where both are damaged."""
+    """Return the first intact copy, and warn of a damaged one. Raises DamagedFileError where both are damaged."""
     first, second = _copies(run_dir, file)
     try:
         verify(first)
         return first
-    except Damaged as error:
+    except DamagedFileError as error:
         verify(second)
         log.warning("warning: %s; its copy is used", error)
         return second
@@ -100,7 +100,7 @@ def load_state(run_dir: Path) -> dict[str, Any] | None:
     for path in reversed(checkpoints(run_dir)):
         try:
             return _load(path)
-        except Damaged as error:
+        except DamagedFileError as error:
             log.warning("warning: %s; the checkpoint before it is looked for", error)
             damage = error
     if damage:
@@ -111,7 +111,7 @@ def load_state(run_dir: Path) -> dict[str, Any] | None:
 def _load(path: Path) -> dict[str, Any]:
     state = load_checked(path)
     if not isinstance(state, dict) or state.get("step") != step_of(path):
-        raise Damaged(f"{path} holds something else than the checkpoint of its step")
+        raise DamagedFileError(f"{path} holds something else than the checkpoint of its step")
     if state["version"] != VERSION:
         raise InputError(
             f"{path} has version {state['version']}, this code reads {VERSION}: finish the training with the code that "

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from m2det.config import Params
 from m2det.device import device_name
-from m2det.errors import writing
+from m2det.errors import explain_disk_errors
 from m2det.files.whole import write_whole
 from m2det.model.flops import Cost
 
@@ -41,7 +41,7 @@ class TrainingLog:
         """
         self._silent = path is None
         self._path = path or Path(os.devnull)
-        with writing(self._path):
+        with explain_disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8")
         self._start, self._steps, self._images, self._cost = start, steps, images, cost
@@ -55,7 +55,7 @@ class TrainingLog:
 
     def write(self, text: str) -> None:
         """Write and print lines. Raises InputError for a full disk."""
-        with writing(self._path):
+        with explain_disk_errors(self._path):
             self._file.write(text + "\n")
             self._file.flush()
         if self._silent:
@@ -124,7 +124,7 @@ class TrainingLog:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._bar.close()
-        with writing(self._path):  # closing writes again what a full disk did not take
+        with explain_disk_errors(self._path):  # closing writes again what a full disk did not take
             self._file.close()
 
 

@@ -10,9 +10,9 @@ from m2det.config import Params, load_params
 from m2det.data.packed.reader import PackedSplit
 from m2det.distributed.group import Group
 from m2det.distributed.launch import RunChild, launch, run_worker
-from m2det.errors import InputError, writing
+from m2det.errors import InputError, explain_disk_errors
 from m2det.files.locks import exclusive_writer_lock
-from m2det.files.torch_file import Damaged, load_checked, save_checked
+from m2det.files.torch_file import DamagedFileError, load_checked, save_checked
 from m2det.model import build_model
 from m2det.train.state import Callbacks, TrainResult
 from m2det.train.trainer import train
@@ -26,7 +26,7 @@ def main(params_file: str, cache: str, backbone: str, run_dir: str, *, callbacks
 
     def work(group: Group) -> None:
         # all ranks join the process group before they read a checkpoint, so rank 0 has the lock by then
-        with writing(folder), exclusive_writer_lock(folder) if group.is_main_process else nullcontext():
+        with explain_disk_errors(folder), exclusive_writer_lock(folder) if group.is_main_process else nullcontext():
             result = train(params, Path(cache), Path(backbone), folder, folder / "log.txt", group, callbacks)
         if group.is_main_process:
             save_checked(folder / RESULT_NAME, vars(result) | {"model": result.model.state_dict()})
@@ -55,7 +55,7 @@ def train_distributed(
     launch("m2det.train.rank", (params_file, cache, backbone, run_dir), params, processes, run_dir, run_child)
     try:
         saved = load_checked(run_dir / RESULT_NAME)
-    except Damaged as error:
+    except DamagedFileError as error:
         raise InputError(f"{error}; give the same command again: it continues from the last checkpoint") from error
     model = build_model(params.model.name, len(PackedSplit(cache, "train").classes), **params.model.all_overrides)
     model.load_state_dict(saved["model"])

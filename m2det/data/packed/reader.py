@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from m2det.data.packed.encoding import ImageEncoding
-from m2det.errors import CHECK_COPIES, InputError
+from m2det.errors import RECHECK_DVC_CACHE, InputError
 from m2det.files.hashing import digest_files
 
 SCHEMA = pa.schema(
@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
         ("crc32", pa.uint32()),  # of the LMDB value
     ]
 )
-REPACK = f"run `{CHECK_COPIES} && dvc repro -f -s pack`, which packs anew and has DVC check its own copies"
+REPACK = f"run `{RECHECK_DVC_CACHE} && dvc repro -f -s pack`, which packs anew and has DVC check its own copies"
 FORMAT = 3
 
 

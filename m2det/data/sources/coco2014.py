@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from m2det.data.ordered_map import ordered_map
 from m2det.data.sources.coco_json import check_annotations, read_annotations
-from m2det.download import fetch_files, parts_of
-from m2det.errors import InputError, writing
+from m2det.download import fetch_files, partial_paths
+from m2det.errors import InputError, explain_disk_errors
 from m2det.files.regular_file import read_file, require_regular
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def download_coco2014(root: Path, mirror: str) -> None:
     to_fetch = [archive for archive in missing if not (root / archive.name).exists()]
     names = ", ".join(archive.name for archive in to_fetch)
     if to_fetch:
-        parts = [parts_of(root / archive.name)[0] for archive in to_fetch]
+        parts = [partial_paths(root / archive.name)[0] for archive in to_fetch]
         downloaded = sum(part.stat().st_size for part in parts if part.exists())
         need = sum(2 * archive.size for archive in to_fetch) - downloaded  # as zips, and unpacked
         if (free := shutil.disk_usage(root).free) < need:
@@ -135,7 +135,7 @@ def download_coco2014(root: Path, mirror: str) -> None:
         record[archive.name] = _unpack(archive, root)
         _write_json(root / RECORD, {"version": RECORD_VERSION, "archives": record})
         # a partial download too, of a zip that the user added by hand
-        for path in (root / archive.name, *parts_of(root / archive.name)):
+        for path in (root / archive.name, *partial_paths(root / archive.name)):
             path.unlink(missing_ok=True)
 
 
@@ -212,7 +212,7 @@ def _unpack(archive: Archive, root: Path) -> dict[str, Any]:
             f"fetch it, or see to data.mirror; what you unpack in {folder} yourself is taken as it is"
         )
     try:
-        with ZipFile(path) as source, writing(folder):
+        with ZipFile(path) as source, explain_disk_errors(folder):
             members = [info for info in source.infolist() if re.fullmatch(archive.pattern, info.filename)]
             _check_members(members, archive, path)
             files = {info.filename: (info.file_size, info.CRC) for info in members}
@@ -288,6 +288,6 @@ def _instances(root: Path, name: str) -> Path:
 
 def _write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    with writing(temporary):
+    with explain_disk_errors(temporary):
         temporary.write_text(json.dumps(content))
         temporary.replace(path)
