@@ -52,10 +52,12 @@ def test_704_and_800_have_the_originals_steps_and_sizes():
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"levels": 3, "scales": 4, "planes": 32},
+        pytest.param({"levels": 3, "scales": 4, "planes": 32}, marks=pytest.mark.slow),
         {"levels": 2, "scales": 3, "planes": 16, "smooth": False},
         {"levels": 4, "scales": 5, "planes": 16, "sfam": True, "shared": False},
-        {"levels": 2, "scales": 4, "planes": 16, "sizes": [0.1, 0.2, 0.4, 0.6, 0.9]},
+        pytest.param(
+            {"levels": 2, "scales": 4, "planes": 16, "sizes": [0.1, 0.2, 0.4, 0.6, 0.9]}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_any_pyramid_predicts_and_learns(overrides):
