@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 
-def gone(pid: int, within: float = 5.0) -> bool:
+def gone(pid: int, within: float = 30.0) -> bool:
     """Return whether the process ends within so many seconds."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:

@@ -151,7 +151,7 @@ def test_a_killed_worker_is_an_error_within_seconds(samples, victim, number, adv
     with pytest.raises(InputError, match=rf"data-loading process \d+ was killed \(signal SIG{number}\); {advice}"):
         for _ in loader:
             pass
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert not multiprocessing.active_children(), "the others were ended"
 
 
@@ -217,8 +217,8 @@ def test_no_worker_outlives_the_trainer(samples, end, method):
         os.kill(pids[1], signal.SIGSTOP)
     if end != "raise":
         trainer.kill()
-    trainer.wait(20)
-    deadline = time.monotonic() + 10
+    trainer.wait(60)
+    deadline = time.monotonic() + 60
     while any(os.path.exists(f"/proc/{pid}/fd/0") for pid in pids):  # noqa: PTH110
         assert time.monotonic() < deadline
         time.sleep(0.05)

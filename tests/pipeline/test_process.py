@@ -12,7 +12,7 @@ from m2det.distributed.children import relay_child, run_child
 from tests.conftest import ROOT
 from tests.processes import gone
 
-CHILD = "import time; time.sleep(60)"
+CHILD = "import time; time.sleep(600)"
 
 
 def run_python(code: str, **options) -> subprocess.Popen:
@@ -44,13 +44,13 @@ import sys
 from m2det.distributed.children import run_child, stage_process
 stage_process()
 print("ready", flush=True)
-run_child([sys.executable, "-c", 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'])
+run_child([sys.executable, "-c", 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'])
 """
     stage = run_python(code)
     assert stage.stdout.readline() == "ready\n"
     child = int(stage.stdout.readline())
     stage.terminate()
-    assert stage.wait(10) == 143
+    assert stage.wait(60) == 143
     assert gone(child)
 
 
@@ -108,7 +108,7 @@ def test_wrong_input_is_one_sentence_and_a_bug_is_a_traceback():
 def test_killing_dvc_ends_its_stage(clone, number):
     (clone.folder / "flows" / "ops.py").write_text(
         "import os, pathlib, time\nfrom flows.stage import run_stage\n"
-        "def wait():\n    pathlib.Path('pid').write_text(str(os.getpid()))\n    time.sleep(60)\n"
+        "def wait():\n    pathlib.Path('pid').write_text(str(os.getpid()))\n    time.sleep(600)\n"
         "run_stage('ops', wait)\n"
     )
     # DVC starts stages by $SHELL; /bin/sh, often dash, stays in between where the command has no exec

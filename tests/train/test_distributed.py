@@ -217,7 +217,7 @@ def test_a_rank_that_is_stuck_ends_when_the_grace_is_over(material, tmp_path, vi
         time.sleep(0.05)
     pid = process.pid if victim.startswith("launcher") else rank_zero(process.pid)
     os.kill(pid, getattr(signal, victim.split()[1]))
-    assert none_left(tmp_path, within=15)
+    assert none_left(tmp_path, within=60)
 
 
 def test_the_first_mistake_is_the_sentence_and_its_traceback_is_in_the_log(material, tmp_path, capfd):
@@ -259,8 +259,8 @@ run_stage("train", train)
         assert stage.poll() is None, stage.stderr.read()
         time.sleep(0.05)
     stage.send_signal(getattr(signal, name))
-    assert none_left(tmp_path, within=15)
-    said = stage.communicate(timeout=5)[1].decode()
+    assert none_left(tmp_path, within=60)
+    said = stage.communicate(timeout=60)[1].decode()
     if name == "SIGTERM":
         assert stage.returncode == 143
         assert said.startswith("error: the step did not end within run.stop_grace = 3 s; the same command continues")

@@ -48,8 +48,8 @@ def test_a_closed_terminal_stops_a_training_with_a_checkpoint(material, tmp_path
     terminal = Terminal(TRAIN, folder, ENVIRONMENT)
     begun = at_step(folder)
     terminal.close()
-    assert terminal.wait(20) == 128 + signal.SIGHUP
-    assert none_left(folder, 5)
+    assert terminal.wait(60) == 128 + signal.SIGHUP
+    assert none_left(folder, 30)
     [log] = (folder / UNFINISHED).glob("*/log.txt")
     assert f"stopped at step {at_step(folder)}; the same command continues from there" in log.read_text()
     assert begun <= at_step(folder) < 24
@@ -64,7 +64,7 @@ def test_a_training_under_nohup_outlives_the_terminal(material, tmp_path):
     for pid, _ in processes_in(folder):
         os.kill(pid, signal.SIGHUP)
     terminal.close()
-    terminal.wait(20)
+    terminal.wait(60)
     assert none_left(folder, 60)
     assert (folder / MODEL).exists() and "epoch 2: AP" in (folder / "nohup.out").read_text()
 
@@ -82,7 +82,7 @@ def test_stopped_workers_neither_outlive_their_training_nor_block_the_next(mater
     trainer.kill()
     trainer.wait()
     assert finished(folder) == undisturbed
-    assert none_left(folder, 5)
+    assert none_left(folder, 30)
 
 
 def test_a_training_that_waits_for_a_stopped_worker_ends_after_the_grace(material, tmp_path):
@@ -94,8 +94,8 @@ def test_a_training_that_waits_for_a_stopped_worker_ends_after_the_grace(materia
     time.sleep(1)
     trainer.terminate()
     begin = time.monotonic()
-    assert trainer.wait(20) == 143 and 1.9 < time.monotonic() - begin < 5
-    assert none_left(folder, 2)
+    assert trainer.wait(60) == 143 and 1.9 < time.monotonic() - begin < 20
+    assert none_left(folder, 30)
     last = (folder / "out.txt").read_text().splitlines()[-1]
     sentence = "error: the step did not end within run.stop_grace = 2 s; the same command continues from step "
     assert last.startswith(f"{sentence}{at_step(folder)}; ") and last.endswith("processes.log says where it was")
@@ -112,8 +112,8 @@ def test_a_death_is_one_sentence_and_its_noise_is_in_the_log(material, tmp_path,
     ranks = sorted(children(launcher))
     before = len((folder / "out.txt").read_text().splitlines())
     os.kill({"rank": ranks[1], "worker": children(ranks[1])[0], "torchrun": launcher}[what], signal.SIGKILL)
-    assert process.wait(30) == 1
-    assert none_left(folder, 5)
+    assert process.wait(60) == 1
+    assert none_left(folder, 30)
     said = (folder / "out.txt").read_text()
     last = said.splitlines()[-1]
     begin = {"rank": "process 1", "worker": "the data-loading process ", "torchrun": "torchrun"}[what]
