@@ -54,10 +54,11 @@ def read_recipe(name: str) -> tuple[str, dict[str, Any]]:
 def use_recipe(name: str, path: Path) -> list[str]:
     """Write the recipe into a params.yaml, keeping its comments, its order and the user's `USERS_KEYS`.
 
-    Keys that a params.yaml of an earlier version lacks are added with their comments, `USERS_KEYS` with defaults.
+    Keys that a params.yaml of an earlier version lacks are added with their comments, `USERS_KEYS` with defaults; keys
+    that this version does not know are removed.
 
     Returns:
-        What changed, as `key: old -> new`.
+        What changed, as `key: old -> new` or `key: removed`.
 
     Raises:
         InputError: no such recipe or file, a section that holds no keys, or a full or read-only disk.
@@ -73,7 +74,7 @@ def use_recipe(name: str, path: Path) -> list[str]:
         section, _, inner = key.partition(".")
         if inner not in content[section]:
             values.setdefault(section, {})[inner] = default(settings()[key])
-    changes = _put(content, values, "")
+    changes = _put(content, values, "") + _remove_unknown(content, "")
     out = io.StringIO()
     yaml.dump(content, out)
     text = header + END_OF_HEADER + _without_header(out.getvalue())
@@ -103,4 +104,16 @@ def _put(content: CommentedMap, values: dict[str, Any], where: str) -> list[str]
             if key not in content and not isinstance(value, list):
                 content.yaml_add_eol_comment(comment(settings()[f"{where}{key}"]), key)
             content[key] = value
+    return changes
+
+
+def _remove_unknown(content: CommentedMap, where: str) -> list[str]:
+    changes = []
+    for key, value in list(content.items()):
+        name = f"{where}{key}"
+        if not where and isinstance(value, dict) and key in defaults():
+            changes += _remove_unknown(value, f"{name}.")
+        elif name not in settings():
+            changes.append(f"{name}: removed")
+            del content[key]
     return changes

@@ -177,6 +177,19 @@ def test_a_params_yaml_of_an_earlier_version_becomes_whole(params, keys, name):
     assert set(values["data"]) == set(Params.model_fields["data"].annotation.model_fields)
 
 
+def test_keys_of_an_earlier_version_are_removed(params, capsys):
+    """Else the file that `use` has written would be refused for its unknown keys."""
+    old = params.read_text().replace("\nrun:\n", "\ndevice: auto  # of before\nprocesses: 8\nrun:\n")
+    old = old.replace("\ntrain:\n", "\ntrain:\n  clip_norm: 10.0\n  workers: 4\n")
+    params.write_text(old)
+    assert main(["use", "digits"]) == 0
+    load_params(params)
+    said = capsys.readouterr().out
+    assert [
+        key for key in ("device", "processes", "train.clip_norm", "train.workers") if f"{key}: removed" not in said
+    ] == []
+
+
 def test_what_an_editor_leaves_is_no_recipe(tmp_path, monkeypatch):
     for name in ("digits.yaml", "digits.yaml~", ".digits.yaml.swp"):
         (tmp_path / name).touch()
