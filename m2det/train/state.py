@@ -121,8 +121,8 @@ class TrainingState:
         before = state["runtime_info"]
         if changed := [f"{key} {before[key]}" for key, now in self.runtime_info.items() if before[key] != now]:
             log.warning(
-                "warning: so far this run had %s: the same images follow in the same order, but with other bits than "
-                "if it had gone on so",
+                "warning: so far this run had %s: the same images follow in the same order, but the result has other "
+                "bits than without the change",
                 ", ".join(changed),
             )
 
