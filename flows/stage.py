@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from m2det.distributed.children import stage_process
-from m2det.distributed.grace import SHUTDOWN
+from m2det.distributed.shutdown import SHUTDOWN
 from m2det.errors import InputError, explain_missing_cann
 from m2det.text import PrintableFormatter, escape_unencodable_output, ignore_closed_output
 from tasks.common import params

@@ -118,6 +118,11 @@ def to_device(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     return model.to(device)
 
 
+def to_memory_format(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return the images [B,3,S,S] in the device's memory format."""
+    return images.contiguous(memory_format=torch.channels_last) if TRAITS[device.type].channels_last else images
+
+
 def convert_sync_bn(model: torch.nn.Module, device: torch.device) -> None:
     """Make batch normalization use the images of all processes, in place. Raises InputError on a CPU."""
     if device.type == "cpu":

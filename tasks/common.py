@@ -9,7 +9,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
-from m2det.distributed.grace import SHUTDOWN
+from m2det.distributed.shutdown import SHUTDOWN
 
 PARAMS = Path("params.yaml")
 CACHE = Path("data/cache")

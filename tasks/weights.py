@@ -43,12 +43,12 @@ def _named(backbone: nn.Module) -> dict[str, Tensor]:
 
 def _local_file(name: str) -> Path:
     """Return the user's file, its sha256 printed, and compared with weights.sha256 if that is set."""
-    from m2det.model.pretrained import verify
+    from m2det.model.pretrained import check_sha256
 
     path = main_root() / os.path.expanduser(name)  # noqa: PTH111 - Path's raises for a user that does not exist
     if not path.is_file():
         raise InputError(f"weights: {path}: no such file")
-    sha256 = verify(path, params().weights.sha256, str(path), "take that file, or correct weights.sha256")
+    sha256 = check_sha256(path, params().weights.sha256, str(path), "take that file, or correct weights.sha256")
     print(f"training starts from {path.name}, sha256 {sha256}")
     return path
 

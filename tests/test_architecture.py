@@ -43,7 +43,7 @@ SHAPE_NO_RESULT = {
     "m2det.config": "reads params.yaml, whose values are dependencies themselves",
     "m2det.distributed.children": "starts and ends processes",
     "m2det.distributed.cores": "refuses more processes than cores bear",
-    "m2det.distributed.grace": "ends processes",
+    "m2det.distributed.shutdown": "ends processes",
     "m2det.distributed.launch": "starts and ends processes",
     "m2det.distributed.lifetime": "ends processes",
     "m2det.distributed.stop": "ends processes",

@@ -11,10 +11,9 @@ import torch
 
 from m2det.config import PrecisionParams, TrainParams
 from m2det.data.batch import Batch
-from m2det.device import reset_peak_memory, synchronize, to_device
+from m2det.device import reset_peak_memory, synchronize, to_device, to_memory_format
 from m2det.distributed.group import ALONE
 from m2det.model import build_model
-from m2det.model.preprocess import to_memory_format
 from m2det.train.amp import Precision
 from m2det.train.build import TrainingParts, build_parts
 from m2det.train.loss_monitor import LossMonitor

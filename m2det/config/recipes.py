@@ -107,7 +107,7 @@ def _put(content: CommentedMap, values: dict[str, Any], where: str) -> list[str]
     return changes
 
 
-def _remove_unknown(content: CommentedMap, where: str) -> list[str]:
+def _remove_unknown(content: dict[str, Any], where: str) -> list[str]:
     changes = []
     for key, value in list(content.items()):
         name = f"{where}{key}"

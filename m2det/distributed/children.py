@@ -18,14 +18,14 @@ from threading import Thread
 from types import FrameType
 from typing import NoReturn
 
-from m2det.distributed.grace import SHUTDOWN, exit_after_grace, handled_signals, longer_grace
 from m2det.distributed.lifetime import die_with_parent
+from m2det.distributed.shutdown import SHUTDOWN, exit_after_grace, handled_signals, longer_grace
 
 
 def stage_process() -> None:
     """Prepare the process of a stage: it ends with DVC, and exits with 143 by SIGTERM and with 129 by SIGHUP.
 
-    When the grace period (m2det.distributed.grace) has passed, it ends by force.
+    When the grace period (m2det.distributed.shutdown) has passed, it ends by force.
     """
     for number in handled_signals():
         if number != signal.SIGINT:

@@ -19,9 +19,9 @@ import torch
 from m2det.config import Params
 from m2det.device import TRAITS, choose_device
 from m2det.distributed.cores import check_processes
-from m2det.distributed.grace import LOG_NAME, MARGIN_SECONDS, SHUTDOWN, STOP_SIGNALS, exit_after_grace
 from m2det.distributed.group import Group
 from m2det.distributed.lifetime import describe_exit, die_with_parent, end_after_parent
+from m2det.distributed.shutdown import LOG_NAME, MARGIN_SECONDS, SHUTDOWN, STOP_SIGNALS, exit_after_grace
 from m2det.errors import InputError
 from m2det.files.locks import exclusive_writer_lock
 from m2det.files.whole import make_temporary_folder, write_whole

@@ -12,7 +12,7 @@ from pathlib import Path
 from signal import SIGABRT, SIGTERM
 from typing import TYPE_CHECKING
 
-from m2det.distributed.grace import LOG_NAME, STOP_SIGNALS, handled_signals
+from m2det.distributed.shutdown import LOG_NAME, STOP_SIGNALS, handled_signals
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from m2det.distributed.grace import handled_signals
 from m2det.distributed.group import ALONE, Group
+from m2det.distributed.shutdown import handled_signals
 
 MAX_STEPS, MAX_SECONDS = 10, 5.0  # from one all-reduce of the request to the next, which makes the processes wait
 

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from m2det.device import TRAITS
+from m2det.device import to_memory_format
 
 MEAN_BGR = (104, 117, 123)  # of ImageNet, as VGG was trained; padding has this color, too
 
@@ -34,8 +34,3 @@ def mean_bgr() -> Tensor:
 def _mean_on(device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return mean_bgr().to(device)
-
-
-def to_memory_format(images: Tensor, device: torch.device) -> Tensor:
-    """Return the images [B,3,S,S] in the device's memory format."""
-    return images.contiguous(memory_format=torch.channels_last) if TRAITS[device.type].channels_last else images

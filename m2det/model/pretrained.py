@@ -154,15 +154,15 @@ def fetch(url: str, sha256: str, path: Path) -> str:
         temporary = path.with_name(path.name + ".new")
         fetch_files([(url, temporary)], by_hand)
         try:
-            verify(temporary, sha256, f"what {url} sends", by_hand)
+            check_sha256(temporary, sha256, f"what {url} sends", by_hand)
         except InputError:
             temporary.unlink()
             raise
         os.replace(temporary, path)
-    return verify(path, sha256, str(path), "delete it to fetch it again, or correct weights.sha256")
+    return check_sha256(path, sha256, str(path), "delete it to fetch it again, or correct weights.sha256")
 
 
-def verify(path: Path, sha256: str, what: str, advice: str) -> str:
+def check_sha256(path: Path, sha256: str, what: str, advice: str) -> str:
     """Return the file's sha256. Raises InputError, with the file's name `what` and an advice, for an unexpected one."""
     actual = file_sha256(path)
     if sha256 and actual != sha256.lower():

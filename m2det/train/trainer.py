@@ -15,8 +15,8 @@ from m2det.config import Params
 from m2det.data.batch import Batch
 from m2det.data.dataloader import training_loader
 from m2det.device import choose_device
-from m2det.distributed.grace import LOG_NAME, shutdown_message
 from m2det.distributed.group import ALONE, Group
+from m2det.distributed.shutdown import LOG_NAME, shutdown_message
 from m2det.distributed.stop import StopRequest
 from m2det.loss import Targets
 from m2det.model.preprocess import subtract_mean

@@ -18,7 +18,7 @@ STAGE = """
 import os, sys, time
 from pathlib import Path
 from flows.stage import run_stage
-from m2det.distributed.grace import SHUTDOWN
+from m2det.distributed.shutdown import SHUTDOWN
 def step():
     SHUTDOWN.grace = 1
     Path(sys.argv[1], "pid.tmp").write_text(str(os.getpid()))
