@@ -47,8 +47,8 @@ def examine() -> list[tuple[str, str]]:
     layout = "channels last" if traits.channels_last else "channels first (the device refuses channels last)"
     return [
         *findings,
-        ("device: auto", f"{device.type}: {device_name(device)}" + (f", {count} of them" if count else "")),
-        ("processes: auto", f"{max(count, 1)}, " + ("one per accelerator" if count else "no accelerator")),
+        ("run.device: auto", f"{device.type}: {device_name(device)}" + (f", {count} of them" if count else "")),
+        ("run.processes: auto", f"{max(count, 1)}, " + ("one per accelerator" if count else "no accelerator")),
         ("opt_level: O1", f"{str(precision.dtype)[6:]}, loss scale {precision.loss_scale():g}"),
         ("memory format", layout),
         ("run.compile", "works" if traits.supports_compile else "is refused: its compilers are packages of their own"),

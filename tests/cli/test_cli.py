@@ -202,6 +202,6 @@ def test_doctor_says_what_is_chosen(capsys):
     assert main(["doctor"]) == 0
     found = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert found["torch"] == torch.__version__
-    assert found["processes: auto"] and found["opt_level: O1"].endswith(("loss scale 32", "loss scale 1"))
+    assert found["run.processes: auto"] and found["opt_level: O1"].endswith(("loss scale 32", "loss scale 1"))
     if not torch.accelerator.is_available():
-        assert found["device: auto"].startswith("cpu: ") and found["joined by"] == "gloo"
+        assert found["run.device: auto"].startswith("cpu: ") and found["joined by"] == "gloo"

@@ -34,7 +34,7 @@ def doctor(done):
 def test_doctor_finds_the_simulated_npus(python_with_torch_npu):
     found = doctor(command(python_with_torch_npu, "m2det.cli.main", "doctor", **simulated_npu_environment()))
     assert found["CANN and torch_npu"] == "2 devices" and found["torch_npu"].startswith("2.13")
-    assert found["device: auto"].startswith("npu: simulated NPU") and found["device: auto"].endswith("2 of them")
+    assert found["run.device: auto"].startswith("npu: simulated NPU") and found["run.device: auto"].endswith("2 of them")
     assert found["opt_level: O1"] == "float16, loss scale 32" and found["joined by"] == "hccl"
     assert found["memory format"].startswith("channels first")
 
@@ -67,7 +67,7 @@ def test_another_error_of_torch_is_not_explained_away():
 def test_without_cann_and_autoload_everything_runs_on_the_cpu(python_with_torch_npu, material, tmp_path):
     off = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     found = doctor(command(python_with_torch_npu, "m2det.cli.main", "doctor", **off))
-    assert found["device: auto"].startswith("cpu: ") and "set_env.sh" in found["CANN and torch_npu"]
+    assert found["run.device: auto"].startswith("cpu: ") and "set_env.sh" in found["CANN and torch_npu"]
     model = write_tiny_model(tmp_path)
     cv2.imwrite(str(tmp_path / "picture.png"), np.full((80, 80, 3), 99, np.uint8))
     detect = ["m2det.cli.main", "detect", tmp_path / "picture.png", "--weights", model, "--out", tmp_path / "out"]
