@@ -5,13 +5,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from m2det.cli.main import main
 from m2det.errors import InputError
 from m2det.files.inputs import FOLDER, Inputs
-from m2det.files.locks import locked
+from m2det.files.locks import exclusive_writer_lock, locked
 from m2det.files.whole import write_whole
 from m2det.train.checkpoint import save_state
 from m2det.train.run_dir import unfinished_runs, write_run_config
@@ -39,6 +40,19 @@ def test_a_second_process_is_kept_out_until_the_first_ends_however_it_ends(tmp_p
     holder.wait()
     with locked(tmp_path / "run"):
         assert (tmp_path / "run/lock").read_text() == str(os.getpid())
+    os.kill(child, signal.SIGKILL)
+
+
+def test_a_writer_waits_for_the_writer_of_an_earlier_run_and_says_so(tmp_path, caplog):
+    code = HOLD.replace("locked(", "exclusive_writer_lock(").replace("import locked", "import exclusive_writer_lock")
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE)
+    [child] = {int(line) for line in (holder.stdout.readline(), holder.stdout.readline()) if line != b"locked\n"}
+    released = []
+    threading.Timer(1.0, lambda: (released.append(True), holder.kill())).start()
+    with exclusive_writer_lock(tmp_path / "run"):
+        assert released, "no second writer"
+    assert f"waiting for process {holder.pid}, which still writes in {tmp_path / 'run'}" in caplog.text
+    holder.wait()
     os.kill(child, signal.SIGKILL)
 
 
