@@ -205,7 +205,8 @@ for batch in loader: pass
 
 
 @pytest.mark.parametrize(
-    ("end", "method"), [("kill", "fork"), ("raise", "fork"), ("stop", "fork"), ("stop", "forkserver")]
+    ("end", "method"),
+    [("kill", "fork"), ("raise", "fork"), ("stop", "fork"), pytest.param("stop", "forkserver", marks=pytest.mark.slow)],
 )
 def test_no_worker_outlives_the_trainer(samples, end, method):
     """Nor one that is stopped, which keeps others from learning of the trainer's end: it has the pipes' other ends."""
@@ -224,6 +225,7 @@ def test_no_worker_outlives_the_trainer(samples, end, method):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_signals_to_the_whole_group_are_the_trainers_alone(samples):
     """The fork server would end by one, and all workers with it."""
     command = [sys.executable, "-c", GROUP, str(samples.split.folder)]

@@ -126,12 +126,12 @@ class SecondIsBest(Callbacks):
         metrics |= {"AP": {1: 0.1, 2: 0.6, 3: 0.4}[state.epoch], "AP50": 0.0}
 
 
-@pytest.mark.slow
 def stop_at(step, material, folder, params):
     with pytest.raises(KeyboardInterrupt):
         run(material, folder, params, SecondIsBest(step))
 
 
+@pytest.mark.slow
 def test_damaged_best_weights_are_made_again(material, tmp_path):
     """From the checkpoint before the one that names them: published is what the log says."""
     how = settings(save_every=1, evaluate_every=1, keep="best")

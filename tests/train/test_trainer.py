@@ -118,6 +118,7 @@ def epoch_lines(folder):
     return [line for line in (folder / "log.txt").read_text().splitlines() if line.startswith("epoch")]
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_loses_no_epoch_and_no_line_of_the_log(material, tmp_path):
     whole = run(material, tmp_path / "whole", settings())
     with pytest.raises(KeyboardInterrupt):
