@@ -26,6 +26,31 @@ def iou_xyxy(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return intersection / union.clamp_(min=torch.finfo(union.dtype).tiny)
 
 
+def iou_of_pairs_xyxy(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the IoU of each box of [...,4] xyxy with its counterpart in [...,4] as [...], 0 for two empty boxes."""
+    intersection, union, _ = _areas_of_pairs(boxes1, boxes2)
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def giou_of_pairs_xyxy(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the generalized IoU (Rezatofighi et al. 2019, algorithm 1) as iou_of_pairs_xyxy does; -1 to 1."""
+    intersection, union, hull = _areas_of_pairs(boxes1, boxes2)
+    tiny = torch.finfo(union.dtype).tiny
+    return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+
+
+def _areas_of_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the areas of intersection, union and the smallest enclosing box."""
+    x1, y1, x2, y2 = boxes1.unbind(-1)
+    left, top, right, bottom = boxes2.unbind(-1)
+    width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp(min=0)
+    height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp(min=0)
+    intersection = width * height
+    union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - intersection
+    hull = (torch.maximum(x2, right) - torch.minimum(x1, left)) * (torch.maximum(y2, bottom) - torch.minimum(y1, top))
+    return intersection, union, hull
+
+
 def encode_xyxy_to_offsets(boxes: Tensor, priors: Tensor) -> Tensor:
     """Encode xyxy boxes [...,P,4] against cxcywh priors [P,4] as offsets [...,P,4] with variances 0.1 and 0.2.
 

@@ -216,8 +216,13 @@ class TrainParams(Section):
     ema_decay: Annotated[float, Field(ge=0, le=0.999999)] = setting(
         0.0, "decay per step of a moving average of the weights; 0 keeps none"
     )
+    objective: Literal["multibox", "aligned"] = setting(
+        "multibox",
+        "multibox (the original's: fixed matching, smooth L1) or aligned (each box takes the priors that predict it "
+        "best, GIoU, soft labels)",
+    )
     label_smoothing: Annotated[float, Field(ge=0, le=0.9)] = setting(
-        0.0, "share of a label's probability spread over all classes (original: 0)"
+        0.0, "for multibox: share of a label's probability spread over all classes (original: 0)"
     )
     loss_normalization: Literal["local", "global"] = setting(
         "local",
@@ -264,6 +269,11 @@ class TrainParams(Section):
             raise ValueError(
                 f"train.batch_size ({self.batch_size}) must be a multiple of train.microbatch ({self.microbatch}), "
                 f"such as {below or above}"
+            )
+        if self.objective == "aligned" and self.label_smoothing:
+            raise ValueError(
+                "train.label_smoothing is for the objective multibox, since aligned makes soft labels of its own: "
+                "set it to 0"
             )
         if len(self.gammas) != len(self.milestones) + 1:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from m2det.data.packed.reader import PackedSplit
 from m2det.data.sampler import TrainingBatchSampler
 from m2det.device import compile_model, convert_sync_bn, to_device
 from m2det.distributed.group import Group
-from m2det.loss import MultiBoxLoss
+from m2det.loss import AlignedLoss, MultiBoxLoss, Objective
 from m2det.model import M2Det, build_model, prior_boxes
 from m2det.model.flops import Cost, forward_flops, peak_flops
 from m2det.model.pretrained import load_initial
@@ -37,7 +38,7 @@ class TrainingParts:
         model: in training mode, on the device.
         network: the model, compiled and wrapped for several processes where asked for.
         priors: float32 [P,4] cxcywh in [0,1], on the device.
-        loss: with the settings' label smoothing.
+        objective: of the settings: its two losses.
         lr: the learning rate after the warm-up.
         optimizer: over the parameters of the model that are trained.
         precision: autocast, loss scale and update.
@@ -50,7 +51,7 @@ class TrainingParts:
     model: M2Det
     network: nn.Module
     priors: Tensor
-    loss: MultiBoxLoss
+    objective: Objective[Any]
     lr: float
     optimizer: torch.optim.Optimizer
     precision: Precision
@@ -117,9 +118,16 @@ def build_parts(
     optimizer = make_optimizer(model, settings, lr)
     precision.prepare(model, optimizer)
     network = group.wrap(compile_model(model, device) if compile else model, device)
-    priors, loss = prior_boxes(model.config).to(device), MultiBoxLoss(label_smoothing=settings.label_smoothing)
+    priors, objective = prior_boxes(model.config).to(device), make_objective(settings)
     ema = ModelEma(model, settings.ema_decay)
-    return TrainingParts(settings, group, device, model, network, priors, loss, lr, optimizer, precision, ema)
+    return TrainingParts(settings, group, device, model, network, priors, objective, lr, optimizer, precision, ema)
+
+
+def make_objective(settings: TrainParams) -> Objective[Any]:
+    """Return the losses of train.objective."""
+    if settings.objective == "aligned":
+        return AlignedLoss()
+    return MultiBoxLoss(label_smoothing=settings.label_smoothing)
 
 
 def make_order(params: Params, images: int, group: Group) -> TrainingBatchSampler:

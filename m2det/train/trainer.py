@@ -113,14 +113,14 @@ def train_step(parts: TrainingParts, monitor: LossMonitor, step: int, batches: S
         step: its number, from 0.
         batches: the microbatches of this process, on the device.
     """
-    targets = [parts.loss.targets(parts.priors, batch.boxes, batch.labels) for batch in batches]
+    targets = [parts.objective.targets(parts.priors, batch.boxes, batch.labels) for batch in batches]
     normalizers = loss_normalizers(parts, targets)
     parts.optimizer.zero_grad()
     for i, batch in enumerate(batches):
         with nullcontext() if i == len(batches) - 1 else parts.group.no_sync(parts.network):
             with parts.precision.autocast():
                 outputs = parts.network(subtract_mean(batch.images, parts.device))
-            losses = parts.loss.compute(outputs, targets[i], normalizers[i])
+            losses = parts.objective.compute(outputs, targets[i], normalizers[i])
             monitor.update(step * len(batches) + i, losses)
             parts.precision.backward(losses["loc"] + losses["conf"])
     parts.precision.step(parts.optimizer, parts.settings.max_grad_norm, skip=monitor.found_nonfinite())
@@ -128,7 +128,7 @@ def train_step(parts: TrainingParts, monitor: LossMonitor, step: int, batches: S
     monitor.end_step()
 
 
-def loss_normalizers(parts: TrainingParts, targets: list[Targets]) -> list[Tensor]:
+def loss_normalizers(parts: TrainingParts, targets: Sequence[Targets]) -> list[Tensor]:
     """Return what divides the losses of each microbatch: gradients of processes are averaged, of microbatches added."""
     counts = [target.num_positives for target in targets]
     if parts.settings.loss_normalization == "local":

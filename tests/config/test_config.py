@@ -39,6 +39,7 @@ KEYS = {
         "weight_decay_norm_bias",
         "max_grad_norm",
         "ema_decay",
+        "objective",
         "label_smoothing",
         "loss_normalization",
         "sync_bn",
@@ -107,7 +108,9 @@ def test_dvc_changes_one_line_for_one_value(tmp_path, key):
     """As `dvc exp run -S` writes it; lists are blocks because DVC makes blocks of them."""
     path, before = tmp_path / "params.yaml", FILE.read_text()
     path.write_text(before)
-    value = {"train.gammas": "[2.0, 0.1, 0.01]", "train.milestones": "[0.5, 0.93]"}.get(key, "7")
+    value = {"train.gammas": "[2.0, 0.5, 0.1, 0.01, 0.001]", "train.milestones": "[0.5, 0.6875, 0.8125, 0.9375]"}.get(
+        key, "7"
+    )
     apply_overrides(path, [f"{key}={value}"])
     lines = list(difflib.ndiff(before.splitlines(), path.read_text().splitlines()))
     assert [line[0] for line in lines if line[0] in "+-"] == ["-", "+"]
@@ -127,8 +130,8 @@ def test_writing_it_as_dvc_does_changes_nothing():
         ("epochs: ", "epochs: '3' #", "epochs: input should be a valid integer, got '3'"),
         ("epochs: ", "#", "key 'epochs' is missing"),
         ("  lr: ", "  rate: 3\n  lr: ", "unknown key 'train.rate'"),
-        ("  - 0.8\n", "  - 1.5\n", "train.milestones.0: input should be less than 1, got 1.5"),
-        ("  - 0.93\n", "", "gammas needs one entry more"),
+        ("  - 0.8125\n", "  - 1.5\n", "train.milestones.2: input should be less than 1, got 1.5"),
+        ("  - 0.9375\n", "", "gammas needs one entry more"),
         ("  processes: ", "  processes: [1] #", "run.processes: input should be a valid integer"),
         ("  processes: ", "  processes: many #", "run.processes: input should be a valid integer, got 'many'"),
         ("  source: digits", "  source: coco", "source 'coco' needs"),

@@ -21,10 +21,10 @@ from m2det.distributed.cores import check_workers
 from m2det.distributed.launch import count_processes
 from m2det.errors import InputError
 from m2det.evaluate.postprocess import postprocess
-from m2det.loss import MultiBoxLoss
 from m2det.model import get_config, prior_boxes
 from m2det.model.config import M2DetConfig
 from m2det.train.amp import Precision
+from m2det.train.build import make_objective
 from m2det.train.ema import ModelEma
 from m2det.train.optim import make_optimizer, scaled_lr
 from m2det.train.schedule import learning_rate
@@ -126,7 +126,7 @@ def use_for_training(params: Params) -> None:
             assert 0 <= now < 1e12 and math.isfinite(now)
     optimizer, precision = make_optimizer(network, train, rate), Precision(params.precision, CPU)
     average = ModelEma(network, train.ema_decay)
-    loss = MultiBoxLoss(label_smoothing=train.label_smoothing)
+    loss = make_objective(train)
     labels, boxes = torch.tensor([[1] + [0] * 15]), torch.zeros(1, 16, 4)
     boxes[0, 0] = torch.tensor([0.2, 0.2, 0.6, 0.6])
     outputs = {"loc": network(torch.randn(8, 4))[None], "conf": network(torch.randn(8, 4))[None]}

@@ -70,10 +70,11 @@ class Names(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_every_operator_of_a_training_has_a_kernel_in_the_package(material, tmp_path):
+@pytest.mark.parametrize("objective", ["multibox", "aligned"])
+def test_every_operator_of_a_training_has_a_kernel_in_the_package(material, tmp_path, objective):
     """Of torch_npu itself, as the wheel registers them: what upstream composes of others need not have one."""
     with Names() as names:
-        train(material, tmp_path, settings("npu", steps=2, max_grad_norm=10.0))
+        train(material, tmp_path, settings("npu", steps=2, max_grad_norm=10.0, objective=objective))
     operators = {name for name in names.seen if name.startswith("aten::")}
     assert {"aten::convolution", "aten::_fused_sgd_", "aten::sort.stable"} <= operators
     code = "import json, torch; print(json.dumps(torch._C._dispatch_get_registrations_for_dispatch_key('PrivateUse1')))"

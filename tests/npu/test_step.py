@@ -14,7 +14,7 @@ from m2det.data.packed.reader import PackedSplit
 from m2det.device import choose_device, to_device
 from m2det.distributed.group import ALONE
 from m2det.evaluate.inference import detect_images
-from m2det.loss import MultiBoxLoss
+from m2det.loss import AlignedLoss, MultiBoxLoss
 from m2det.model import prior_boxes
 from m2det.model.model_file import load_trained
 from m2det.model.preprocess import subtract_mean
@@ -40,10 +40,11 @@ def parts_on(kind, material, **options):
     return build_training(settings(kind, **options), *material, choose_device(kind), ALONE)[0]
 
 
-@pytest.mark.parametrize("level", ["O0", "O1"])
-def test_training_gives_the_bits_of_the_cpu(material, tmp_path, level):
+@pytest.mark.parametrize(("level", "objective"), [("O0", "aligned"), ("O1", "aligned"), ("O1", "multibox")])
+def test_training_gives_the_bits_of_the_cpu(material, tmp_path, level, objective):
     """Loss, static scale, clipping, fused SGD, the flag to skip and the moving average: the whole loop."""
-    found, wanted = (train(material, tmp_path / kind, settings(kind, level=level)) for kind in ("npu", "cpu"))
+    options = {"level": level, "objective": objective}
+    found, wanted = (train(material, tmp_path / kind, settings(kind, **options)) for kind in ("npu", "cpu"))
     assert found.rows == wanted.rows
     same_weights(found.model, wanted.model)
 
@@ -54,8 +55,9 @@ def test_adamw_and_undecayed_norms_too(material, tmp_path):
     same_weights(found.model, wanted.model)
 
 
+@pytest.mark.parametrize("objective", [MultiBoxLoss(), AlignedLoss()])
 @pytest.mark.parametrize(("sfam", "tolerance"), [(False, 0.0), (True, 1e-4)])
-def test_forward_and_gradients_of_one_step_equal_the_cpus(material, sfam, tolerance):
+def test_forward_and_gradients_of_one_step_equal_the_cpus(material, objective, sfam, tolerance):
     """With SFAM, whose average torch_npu adds up in another order, as nearly as float32 allows."""
     results = {}
     for kind in ("npu", "cpu"):
@@ -64,7 +66,7 @@ def test_forward_and_gradients_of_one_step_equal_the_cpus(material, sfam, tolera
         boxes = torch.tensor([[[0.1, 0.1, 0.5, 0.6]]]).expand(4, 1, 4).contiguous().to(parts.device)
         labels = torch.ones(4, 1, dtype=torch.int64, device=parts.device)
         outputs = parts.network(subtract_mean(images.to(parts.device), parts.device))
-        losses = MultiBoxLoss()(outputs, parts.priors, boxes, labels)
+        losses = objective(outputs, parts.priors, boxes, labels)
         parts.precision.backward(losses["loc"] + losses["conf"])
         results[kind] = [outputs["loc"], outputs["conf"], *(p.grad for p in parts.model.parameters())]
     for found, wanted in zip(results["npu"], results["cpu"], strict=True):
@@ -125,6 +127,8 @@ def test_validation_of_a_split_runs_on_the_npu(material, tmp_path):
     assert len(PackedSplit(material[0], "val")) == 14 and "AP" in outcome.rows[-1]
 
 
-def test_a_step_on_the_npu_has_fixed_shapes_and_waits_for_nothing(material, tmp_path):
+@pytest.mark.parametrize("objective", ["multibox", "aligned"])
+def test_a_step_on_the_npu_has_fixed_shapes_and_waits_for_nothing(material, tmp_path, objective):
     """But for the flag in torch_npu's own kernel of SGD, see test_optimizers.py."""
-    assert watched_steps(material, tmp_path, settings("npu", steps=2, ema_decay=0.9)) == [1, 2]
+    params = settings("npu", steps=2, ema_decay=0.9, objective=objective)
+    assert watched_steps(material, tmp_path, params) == [1, 2]

@@ -26,7 +26,11 @@ def test_mixing_devices_is_refused():
 
 
 @pytest.mark.parametrize(
-    "options", [{"ema_decay": 0.9, "max_grad_norm": 1.0}, {"optimizer": "adamw", "weight_decay_norm_bias": False}]
+    "options",
+    [
+        {"objective": "aligned", "ema_decay": 0.9, "max_grad_norm": 1.0},
+        {"objective": "multibox", "optimizer": "adamw", "weight_decay_norm_bias": False},
+    ],
 )
 def test_a_training_never_mixes_devices(material, tmp_path, options):
     """Validation, logging, the average and the checkpoint are in it; the weights are the CPU's."""

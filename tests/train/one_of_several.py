@@ -14,7 +14,7 @@ from m2det.data.batch import collate
 from m2det.distributed.children import run_child
 from m2det.distributed.group import ALONE, Group
 from m2det.distributed.launch import run_worker
-from m2det.loss import MultiBoxLoss
+from m2det.loss import AlignedLoss
 from m2det.train.build import build_training
 from m2det.train.ema import ModelEma
 from m2det.train.loss_monitor import LossMonitor
@@ -62,7 +62,7 @@ def gradients(params_file: str, cache: str, backbone: str, folder: str) -> None:
         torch.save(values, Path(folder) / "gradients.pt")
 
 
-class Poisoned(MultiBoxLoss):
+class Poisoned(AlignedLoss):
     """The loss of the third microbatch is not finite."""
 
     calls = 0
@@ -78,7 +78,7 @@ def poisoned(*arguments: str) -> None:
     if Group.from_environment().rank == 1:
         from m2det.train import build
 
-        build.MultiBoxLoss = Poisoned
+        build.AlignedLoss = Poisoned
     main(*arguments)
 
 

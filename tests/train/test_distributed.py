@@ -84,10 +84,13 @@ def gradients(material, folder: Path, processes: int, **changes):
     return torch.load(folder / "gradients.pt", weights_only=True)
 
 
-@pytest.mark.parametrize(("processes", "microbatch"), [(2, 6), (4, 3), (2, 3)])
-def test_processes_have_the_gradients_of_one_with_the_whole_batch(material, tmp_path, processes, microbatch):
+@pytest.mark.parametrize(
+    ("objective", "processes", "microbatch"),
+    [("multibox", 2, 6), ("multibox", 4, 3), ("aligned", 2, 6), ("aligned", 2, 3)],
+)
+def test_processes_have_the_gradients_of_one_with_the_whole_batch(material, tmp_path, objective, processes, microbatch):
     """With batch normalisation fixed and the loss normalised over all of them."""
-    options = {"freeze_bn_stats": True, "loss_normalization": "global"}
+    options = {"objective": objective, "freeze_bn_stats": True, "loss_normalization": "global"}
     single = settings(**options, batch_size=12, opt_level="O0", max_grad_norm=0.0)
     wanted = first_gradients(single, *material)
     found = gradients(material, tmp_path, processes, **options, batch_size=12, microbatch=microbatch)

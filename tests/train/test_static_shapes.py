@@ -28,11 +28,13 @@ def test_what_stalls_is_noticed(name):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        {"objective": "multibox"},
+        {"objective": "aligned"},
         pytest.param({"max_grad_norm": 0.0, "ema_decay": 0.0}, marks=pytest.mark.slow),
         pytest.param({"optimizer": "adamw", "weight_decay_norm_bias": False}, marks=pytest.mark.slow),
         {"loss_scale": "dynamic", "dtype": "bfloat16"},
-        {"microbatch": 2, "loss_normalization": "global"},
+        {"objective": "multibox", "microbatch": 2, "loss_normalization": "global"},
+        pytest.param({"objective": "aligned", "microbatch": 2, "loss_normalization": "global"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -51,4 +53,4 @@ def test_a_step_that_waited_would_be_noticed(material, tmp_path, monkeypatch):
 
     monkeypatch.setattr(MultiBoxLoss, "compute", wait)
     with pytest.raises(AssertionError, match="_local_scalar_dense"):
-        watched_steps(material, tmp_path, settings(max_steps=1))
+        watched_steps(material, tmp_path, settings(max_steps=1, objective="multibox"))

@@ -33,7 +33,8 @@ from tests.training import AfterStep, interrupt_at_5, run, settings
     [
         pytest.param({"workers": 0}, marks=pytest.mark.slow),
         {"workers": 2},
-        {"microbatch": 2},
+        {"objective": "multibox", "microbatch": 2},
+        {"objective": "aligned", "microbatch": 2, "loss_normalization": "global"},
         pytest.param({"dtype": "bfloat16", "loss_scale": "dynamic"}, marks=pytest.mark.slow),
     ],
     ids=str,
@@ -49,9 +50,17 @@ def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, ho
 
 
 @pytest.mark.slow
-def test_it_learns(material, tmp_path):
+@pytest.mark.parametrize("objective", ["multibox", "aligned"])
+def test_it_learns(material, tmp_path, objective):
     """120 steps bring AP50 to 1.0 on any number of threads."""
-    options = {"epochs": 40, "lr": 0.04, "ema_decay": 0.0, "crop_probability": 0.0, "expand_probability": 0.0}
+    options = {
+        "objective": objective,
+        "epochs": 40,
+        "lr": 0.04,
+        "ema_decay": 0.0,
+        "crop_probability": 0.0,
+        "expand_probability": 0.0,
+    }
     outcome = run(material, tmp_path, settings(**options))
     first, last = outcome.rows[0], outcome.rows[-1]
     # not the confidence: its negatives are mined anew at each step, always the hardest
@@ -71,7 +80,7 @@ def test_best_keeps_the_best_epoch(material, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_the_images(material, tmp_path, monkeypatch):
     order = TrainingBatchSampler(14, 4, settings().seed, 9)
     third = {1 + index for _, index in order.batch(2)}
-    monkeypatch.setattr("m2det.train.build.MultiBoxLoss", Poisoned)
+    monkeypatch.setattr("m2det.train.build.AlignedLoss", Poisoned)
     monkeypatch.setattr(Poisoned, "calls", 0)
     with pytest.raises(InputError) as error:
         run(material, tmp_path, settings())
@@ -134,6 +143,7 @@ def test_an_interrupted_evaluation_loses_no_epoch_and_no_line_of_the_log(materia
 def test_options_that_help_train_and_resume(material, tmp_path):
     """EMA, cosine, label smoothing and undecayed norms, interrupted and resumed: the same as undisturbed."""
     options = {
+        "objective": "multibox",
         "ema_decay": 0.9,
         "schedule": "cosine",
         "label_smoothing": 0.1,
@@ -150,8 +160,10 @@ def test_options_that_help_train_and_resume(material, tmp_path):
         assert torch.equal(a, b), name
 
 
-def test_what_is_frozen_stays(material, tmp_path):
-    frozen = run(material, tmp_path, settings(freeze_backbone=True, freeze_bn_stats=True, epochs=2))
+@pytest.mark.parametrize("objective", ["multibox", "aligned"])
+def test_what_is_frozen_stays(material, tmp_path, objective):
+    options = {"objective": objective, "freeze_backbone": True, "freeze_bn_stats": True}
+    frozen = run(material, tmp_path, settings(**options, epochs=2))
     state, given = frozen.model.state_dict(), load_file(str(material[1]))
     assert all(torch.equal(state[key], value) for key, value in given.items())
     assert all((v == 0).all() for k, v in state.items() if k.endswith("running_mean"))
@@ -171,9 +183,11 @@ def test_a_damaged_record_is_one_sentence_that_names_it(material, tmp_path, work
     assert str(error.value) == f"{cache}/train.lmdb is damaged at image 4.jpg; {REPACK}"
 
 
-def test_batches_that_are_accumulated_are_one_larger_batch(material):
+@pytest.mark.parametrize("objective", ["multibox", "aligned"])
+def test_batches_that_are_accumulated_are_one_larger_batch(material, objective):
     """With batch normalisation fixed and the loss per positive of the whole step."""
     options = {
+        "objective": objective,
         "freeze_bn_stats": True,
         "loss_normalization": "global",
         "batch_size": 12,
@@ -185,7 +199,8 @@ def test_batches_that_are_accumulated_are_one_larger_batch(material):
     assert_close(parts, whole)
 
 
-def test_a_step_may_have_batches_without_any_object(material, tmp_path, monkeypatch):
+@pytest.mark.parametrize("objective", ["multibox", "aligned"])
+def test_a_step_may_have_batches_without_any_object(material, tmp_path, monkeypatch, objective):
     """Normalised over the step, an empty batch weighs nothing; by itself it is divided by one, not by zero."""
     empty = PackedSplit.annotations
 
@@ -196,7 +211,8 @@ def test_a_step_may_have_batches_without_any_object(material, tmp_path, monkeypa
     monkeypatch.setattr(PackedSplit, "annotations", without)
     for normalize in ("local", "global"):
         folder = tmp_path / normalize
-        outcome = run(material, folder, settings(loss_normalization=normalize, microbatch=2, max_steps=2))
+        options = {"objective": objective, "loss_normalization": normalize, "microbatch": 2, "max_steps": 2}
+        outcome = run(material, folder, settings(**options))
         assert outcome.rows[-1]["loss_loc"] == outcome.rows[-1]["loss_conf"] == 0.0
 
 

@@ -1,4 +1,4 @@
-"""MultiBox loss (SSD, Liu et al. 2016, section 2.2) on fixed shapes.
+"""The original's objective: the MultiBox loss (SSD, Liu et al. 2016, section 2.2) on fixed shapes.
 
 The original loops over images, sorts on the CPU and selects with boolean masks, whose sizes only the device knows: each
 of these stalls an accelerator. Here every tensor's shape follows from the batch's shape, no operator waits for the
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2det.boxes import cxcywh_to_xyxy, encode_xyxy_to_offsets, iou_xyxy
+from m2det.loss.mining import hard_negative_mining
+from m2det.loss.objective import Objective
 
 
 def match(priors_xyxy: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
@@ -46,29 +48,8 @@ def match(priors_xyxy: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: flo
     return matched_boxes, matched_labels
 
 
-def hard_negative_mining(background_loss: Tensor, positive: Tensor, neg_pos_ratio: int) -> Tensor:
-    """Select the negatives with the highest loss.
-
-    Ties go to the lower index, as in a stable sort. As in the original, at most P - 1 negatives are taken.
-
-    Args:
-        background_loss: float32 [B,P].
-        positive: bool [B,P].
-        neg_pos_ratio: negatives per positive of the same image.
-
-    Returns:
-        bool [B,P], true for the selected negatives.
-    """
-    num_negatives = (neg_pos_ratio * positive.sum(1, keepdim=True)).clamp(max=positive.shape[1] - 1)
-    order = background_loss.masked_fill(positive, 0.0).sort(dim=1, descending=True, stable=True).indices
-    ranks = torch.arange(positive.shape[1], device=order.device).expand_as(order)
-    # one sort and a scatter: a second sort of integers would run on the host of an NPU
-    rank = torch.zeros_like(order).scatter_(1, order, ranks)
-    return rank < num_negatives
-
-
 @dataclass(frozen=True)
-class Targets:
+class MatchedPriors:
     """Regression targets loc float32 [B,P,4] (encoded offsets) and labels int64 [B,P], 0 = background."""
 
     loc: Tensor
@@ -80,7 +61,7 @@ class Targets:
         return (self.labels > 0).sum()
 
 
-class MultiBoxLoss(nn.Module):
+class MultiBoxLoss(Objective[MatchedPriors]):
     """Smooth L1 over positives, and cross entropy over positives and their hard negatives."""
 
     def __init__(self, overlap: float = 0.5, negatives_per_positive: int = 3, label_smoothing: float = 0.0) -> None:
@@ -96,28 +77,13 @@ class MultiBoxLoss(nn.Module):
         self.iou_threshold = overlap
         self.neg_pos_ratio = negatives_per_positive
 
-    def forward(self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return both losses, each divided by the number of positives in the batch (at least 1).
-
-        Args:
-            outputs: `loc` [B,P,4] encoded, `conf` [B,P,C+1] logits.
-            priors: float32 [P,4] cxcywh in [0,1].
-            boxes: float32 [B,G,4] xyxy in [0,1], padded with zeros.
-            labels: int64 [B,G], 0 = padding.
-
-        Returns:
-            float32 scalars `loc` and `conf`.
-        """
-        targets = self.targets(priors, boxes, labels)
-        return self.compute(outputs, targets, targets.num_positives.clamp(min=1))
-
     @torch.no_grad()
-    def targets(self, priors: Tensor, boxes: Tensor, labels: Tensor) -> Targets:
+    def targets(self, priors: Tensor, boxes: Tensor, labels: Tensor) -> MatchedPriors:
         """Return what the network should output, from priors, boxes and labels as forward takes them."""
         target_boxes, target_labels = match(cxcywh_to_xyxy(priors), boxes, labels, self.iou_threshold)
-        return Targets(encode_xyxy_to_offsets(target_boxes, priors), target_labels)
+        return MatchedPriors(encode_xyxy_to_offsets(target_boxes, priors), target_labels)
 
-    def compute(self, outputs: dict[str, Tensor], targets: Targets, normalizer: Tensor) -> dict[str, Tensor]:
+    def compute(self, outputs: dict[str, Tensor], targets: MatchedPriors, normalizer: Tensor) -> dict[str, Tensor]:
         """Return both losses as forward does, divided by the scalar `normalizer` instead."""
         loc, conf = outputs["loc"].float(), outputs["conf"].float()
         positive = targets.labels > 0

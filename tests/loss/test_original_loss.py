@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from m2det.loss import MultiBoxLoss
-from tests.original_loss import material, original_loss
+from tests.loss.original_loss import material, original_loss
 
 
 def loss_and_gradients(loss, arguments):
