@@ -18,7 +18,10 @@ from m2det.config.recipes import USERS_KEYS, read_recipe, recipe_names
 from m2det.config.schema import default, settings
 from tests.conftest import ROOT
 
-NAMES = "coco320-8p coco512-1p coco512-8p coco512-original coco800-8p digits finetune-1p"
+NAMES = (
+    "coco320-8p coco512-1p coco512-8p coco512-8p-aligned coco512-original coco800-8p digits finetune-1p own-data "
+    "own-data-cpu"
+)
 OWN = {"root": "/data/coco", "outside": True, "mirror": "http://localhost"}  # what a user has set
 
 
@@ -96,6 +99,12 @@ def test_a_recipe_sets_every_key_but_where_the_data_lies(params, name, capsys):
             assert after[key][inner] == wanted
     assert set(values) | {"data"} == set(after)
     Params.model_validate(after)
+
+
+def test_what_reproduces_others_has_their_objective():
+    objectives = {name: read_recipe(name)[1]["train"]["objective"] for name in recipe_names()}
+    aligned = {"coco512-8p-aligned", "digits", "own-data", "own-data-cpu"}
+    assert objectives == {name: "aligned" if name in aligned else "multibox" for name in NAMES.split()}
 
 
 def test_there_and_back_is_the_same_file(params):

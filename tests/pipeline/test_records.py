@@ -61,24 +61,24 @@ def commands(output: str) -> str:
 
 
 def test_edits_during_a_training_are_not_recorded_as_what_it_was_made_from(ready):
-    loss, params = ready.folder / "m2det/loss.py", ready.folder / "params.yaml"
-    before = loss.read_text(), params.read_text()
+    boxes, params = ready.folder / "m2det/boxes.py", ready.folder / "params.yaml"
+    before = boxes.read_text(), params.read_text()
     process = start_training(ready)
     ready.edit({"  lr: ": "  lr: 0.5", "  weight_decay: ": "  weight_decay: 0.25"})
-    loss.write_text(before[0] + "\n# edited while it trains\n")
+    boxes.write_text(before[0] + "\n# edited while it trains\n")
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0, output
-    assert re.search(r"warning: inputs changed while this runs: train.lr: 0.04 -> 0.5; .*m2det/loss.py edited", output)
+    assert re.search(r"warning: inputs changed while this runs: train.lr: 0.04 -> 0.5; .*m2det/boxes.py edited", output)
     assert "error: inputs changed while train ran: train.lr: 0.04 -> 0.5; train.weight_decay: 0.005 -> 0.25" in output
     assert not locked(ready, "train") and not (ready.folder / "models/m2det.safetensors").exists()
     assert "train" in ready.run("dvc", "status").stdout
 
     ready.shell(commands(output))
-    assert (loss.read_text(), params.read_text()) == before
+    assert (boxes.read_text(), params.read_text()) == before
     again = ready.run("dvc", "repro", "-s", "train").stdout
     assert f"resuming at step {STEPS} of {STEPS}" in again, "the finished state is published, nothing is trained"
     deps = {dep["path"]: dep["md5"] for dep in locked(ready, "train")["deps"]}
-    assert deps["m2det/loss.py"] == hashlib.md5(before[0].encode()).hexdigest()
+    assert deps["m2det/boxes.py"] == hashlib.md5(before[0].encode()).hexdigest()
     assert locked(ready, "train")["params"]["params.yaml"]["train"]["lr"] == 0.04
     assert not list((ready.folder / "models/unfinished").iterdir())
 
@@ -165,7 +165,7 @@ def test_a_refused_experiment_beside_a_training_does_not_get_into_its_record(rea
 
 def test_a_touched_file_and_setting_that_the_stage_has_not_do_not_count(ready):
     process = start_training(ready)
-    for name in ("m2det/loss.py", "data/cache/train.lmdb", "models/backbone.safetensors"):
+    for name in ("m2det/boxes.py", "data/cache/train.lmdb", "models/backbone.safetensors"):
         os.utime(ready.folder / name)
     ready.edit({"  nms: ": "  nms: hard"})
     output, _ = process.communicate(timeout=120)
