@@ -16,7 +16,7 @@ SITE = sorted((ROOT / "docs").rglob("*.md"))  # two of them are links to files o
 CURRENT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(page for page in SITE if not page.is_symlink())]
 PAGES = [*CURRENT, ROOT / "CHANGELOG.md"]  # which names what is gone as well
 MAX_LINES, MAX_COMMANDS = 130, 8
-FOLDERS = ("m2det", "tasks", "flows", "tests", "docs", "examples")
+FOLDERS = ("m2det", "tasks", "flows", "tests", "docs", "examples", "benchmarks")
 SECTIONS = sorted({key.partition(".")[0] for key in parameter_keys() if "." in key})
 FILE_ENDINGS = ("json", "py", "csv", "yaml", "md", "safetensors")
 
