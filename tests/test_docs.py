@@ -86,7 +86,7 @@ def test_paths_and_keys_exist(page: Path) -> None:
 
 
 def test_a_path_and_a_key_that_are_gone_are_seen() -> None:
-    text = "`m2det/loss/multibox.py` `m2det/gone.py` `train.lr` `train.json` `train.rate` `run.processes: 8` `train.lr_gone: 3`"
+    text = "`m2det/boxes.py` `m2det/gone.py` `train.lr` `train.json` `train.rate` `run.processes: 8` `train.lr_gone: 3`"
     assert missing_paths(text) == ["m2det/gone.py"]
     assert unknown_keys(text) == ["train.rate", "train.lr_gone"]
 

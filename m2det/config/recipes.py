@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from m2det.config.document import comment
 from m2det.config.schema import default, defaults, settings
@@ -18,6 +18,7 @@ from m2det.files.yaml_file import read_yaml
 
 FOLDER = files("m2det") / "recipes"
 END_OF_HEADER = "#\n"  # the comment line in params.yaml below the recipe's comment
+COMMENT_COLUMN = 30  # of the comments in params.yaml
 USERS_KEYS = ("data.root", "data.outside", "data.mirror")  # where the user's data lies: in no recipe
 
 
@@ -95,16 +96,30 @@ def _put(content: CommentedMap, values: dict[str, Any], where: str) -> list[str]
     changes = []
     for key, value in values.items():
         old = content.get(key)
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and not where:  # a section; model.overrides is a value
             changes += _put(content[key], value, f"{where}{key}.")
         elif old != value or key not in content:
             changes.append(f"{where}{key}: {old} -> {value}")
+            if isinstance(old, CommentedMap) and isinstance(value, dict):
+                _replace_in_place(old, value)
+                continue
             if isinstance(old, list | dict):
                 content.ca.items.pop(key, None)  # comments of a block do not fit another value
             if key not in content and not isinstance(value, list):
                 content.yaml_add_eol_comment(comment(settings()[f"{where}{key}"]), key)
             content[key] = value
     return changes
+
+
+def _replace_in_place(old: CommentedMap, value: dict[str, Any]) -> None:
+    """Give a value such as {levels: 4} other keys, on one line, so that the comment beside it stays."""
+    old.clear()
+    old.ca.items.clear()
+    old.fa.set_flow_style()
+    for token in filter(None, old.ca.comment or []):
+        token.column = COMMENT_COLUMN  # where it stands beside a short value; a long one pushes it to the right
+    for key, inner in value.items():
+        old[key] = CommentedSeq(inner) if isinstance(inner, list) else inner
 
 
 def _remove_unknown(content: dict[str, Any], where: str) -> list[str]:

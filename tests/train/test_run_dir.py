@@ -74,23 +74,23 @@ def test_a_new_run_says_in_what_it_differs_from_the_nearest(tmp_path, caplog):
 def test_a_run_that_differs_only_in_code_says_how_to_continue_with_the_old(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.chdir(tmp_path)
-    code = {"params.yaml": "epochs: 3\n", "m2det/loss/aligned.py": "old\n", "m2det/boxes.py": "same\n"}
+    code = {"params.yaml": "epochs: 3\n", "m2det/ema.py": "old\n", "m2det/boxes.py": "same\n"}
     for name, text in code.items():
         write_whole(tmp_path / name, text)
     old, new = tmp_path / "models/unfinished/old", tmp_path / "models/unfinished/new"
     write_run_config(old, SHAPE | {"hashes": {"cache": "a", "code": "1"}})
     Inputs.record("params.yaml", ["epochs"], ["m2det"], {}).keep(old / FOLDER)
     save_state(old, {"step": 5})
-    write_whole(tmp_path / "m2det/loss/aligned.py", "new\n")
+    write_whole(tmp_path / "m2det/ema.py", "new\n")
     write_whole(tmp_path / "m2det/more.py", "")
     write_run_config(new, SHAPE | {"hashes": {"cache": "a", "code": "2"}})
     said = caplog.text
     assert (
-        f"{old}, unfinished at step 5, has other code, and nothing else: m2det/loss/aligned.py edited; m2det/more.py is new."
+        f"{old}, unfinished at step 5, has other code, and nothing else: m2det/ema.py edited; m2det/more.py is new."
         in said
     )
     command = re.search(r"copy your edits, then: (.+); and train again", said)[1]
-    assert command == "cp models/unfinished/old/inputs/m2det/loss/aligned.py m2det/loss.py && rm m2det/more.py"
+    assert command == "cp models/unfinished/old/inputs/m2det/ema.py m2det/ema.py && rm m2det/more.py"
     subprocess.run(["sh", "-c", command], check=True)
     assert {name: (tmp_path / name).read_text() for name in code} == code and not (tmp_path / "m2det/more.py").exists()
 
