@@ -98,8 +98,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> str:
     cv2.setNumThreads(0)  # as ultralytics does
     one_epoch = train_m2det(recipe(1, arguments.seed, arguments.size), cache)
     params = recipe(max(1, round(yolo["cpu_seconds"] / one_epoch.cpu_seconds)), arguments.seed, arguments.size)
-    model, seconds = train_m2det(params, cache)
-    parameters = sum(p.numel() for p in model.parameters())
+    ours = train_m2det(params, cache)
+    parameters = sum(p.numel() for p in ours.model.parameters())
     sides = (
         (
             f"YOLOv8n, ultralytics {yolo['version']}",
@@ -108,7 +108,13 @@ def compare(arguments: argparse.Namespace, folder: Path) -> str:
             to_coco_results(yolo["detections"], truth),
             yolo["parameters"],
         ),
-        (f"{params.model.name}, this project", params.epochs, seconds, detect_val(model, params, cache), parameters),
+        (
+            f"{params.model.name}, this project",
+            params.epochs,
+            ours.cpu_seconds,
+            detect_val(ours.model, params, cache),
+            parameters,
+        ),
     )
     rows = [
         "| who | epochs | CPU seconds of training | AP | AP50 | AP75 | parameters |",

@@ -1,4 +1,4 @@
-"""Train the recipe `digits` with its CPU time measured, and detect: this project's side of compare_ultralytics.py."""
+"""Train the recipe `digits` with its CPU time measured, and detect: what the scripts of this folder have in common."""
 
 from __future__ import annotations
 
@@ -25,33 +25,38 @@ from m2det.train.state import Callbacks, TrainingState
 
 
 class Trained(NamedTuple):
-    """A network and the CPU seconds from its first training step to its last."""
+    """A network, the CPU seconds from its first training step to its last without evaluations, and AP by epoch."""
 
     model: M2Det
     cpu_seconds: float
+    ap_by_epoch: dict[int, float]
 
 
 class CpuClock(Callbacks):
-    """The CPU time of this process at the first step and after the last."""
+    """The CPU time of this process from the first step to the end of the last, without evaluations in between."""
 
-    begin = end = 0.0
+    begin = step_end = seconds = 0.0
 
     def on_step_begin(self, state: TrainingState) -> None:
         if state.step == 0:
             self.begin = time.process_time()
 
     def on_step_end(self, state: TrainingState) -> None:  # noqa: ARG002
-        self.end = time.process_time()  # of each step: the last call counts
+        self.step_end = time.process_time()
+        self.seconds = self.step_end - self.begin
+
+    def on_evaluated(self, state: TrainingState, metrics: dict[str, float]) -> None:  # noqa: ARG002
+        self.begin += time.process_time() - self.step_end
 
 
-def recipe(epochs: int, seed: int, size: int) -> Params:
-    """Return the recipe `digits` on a CPU, with one evaluation, after the last epoch."""
+def recipe(epochs: int, seed: int, size: int | None = None, evaluations: int = 1) -> Params:
+    """Return the recipe `digits` on a CPU; size is of the input in pixels, if not the recipe's."""
     values: dict[str, Any] = read_recipe("digits")[1]
     values["data"] = defaults()["data"] | values["data"]
     values |= {"epochs": epochs, "seed": seed}
     values["run"] |= {"device": "cpu", "workers": 0}
-    values["model"]["overrides"] |= {"size": size}
-    values["train"]["evaluate_every"] = epochs
+    values["model"]["overrides"] |= {"size": size} if size else {}
+    values["train"]["evaluate_every"] = max(1, epochs // evaluations)
     return check_params(values, "the recipe digits")
 
 
@@ -72,7 +77,8 @@ def train_m2det(params: Params, cache: Path) -> Trained:
         backbone = folder / "backbone.safetensors"
         save_tensors(backbone, {f"base.{key}": value for key, value in state.items()}, {})
         outcome = train(params, cache, backbone, folder, folder / "log.txt", callbacks=clock)
-    return Trained(outcome.model, clock.end - clock.begin)
+    scores = {row["epoch"]: row["AP"] for row in outcome.rows if "AP" in row}
+    return Trained(outcome.model, clock.seconds, scores)
 
 
 def detect_val(model: M2Det, params: Params, cache: Path) -> list[dict[str, Any]]:
