@@ -136,6 +136,7 @@ def test_writing_it_as_dvc_does_changes_nothing():
         ("  processes: ", "  processes: many #", "run.processes: input should be a valid integer, got 'many'"),
         ("  source: digits", "  source: coco", "source 'coco' needs"),
         ("  mirror: http:", "  mirror: ftp:", "data.mirror: takes an address that begins with http://"),
+        ("  label_smoothing: 0.0", "  label_smoothing: 0.1", "label_smoothing is for the objective multibox"),
         ("epochs: ", "epochs: [", "not valid YAML"),
     ],
 )

@@ -144,8 +144,14 @@ VALUES = [
     *(("model.overrides", v) for v in ({"sizes": [0.1, 0.2, 0.3, 0.4, 1.5]}, {"fused": [64, 128]}, {"a: 1, b": 2})),
     *(("model.overrides", v) for v in ({"levels": "${SECRET}"}, {"name": "${SECRET}"}, {"name": "???"}, {"": 1}, [])),
     *(("model.overrides", v) for v in ({"levels": {"a": 1}}, {"levels": [[[[]]]]}, {"~levels": 3}, {"levels": True})),
-    *(("train.milestones", v) for v in ([0.1, 0.9], [0.9, 0.1], [0.5, 0.5], [1.0, 2.0], ["${SECRET}"], [math.nan])),
-    *(("train.gammas", v) for v in ([1.0, 0.1, 1e-06], [1, 1, 1], [1.0], [], [[1.0]], "[1, 1, 1]", {"0": 1})),
+    *(
+        ("train.milestones", v)
+        for v in ([0.1, 0.2, 0.3, 0.9], [0.9, 0.1], [0.5, 0.5], [1.0, 2.0], ["${SECRET}"], [math.nan])
+    ),
+    *(
+        ("train.gammas", v)
+        for v in ([1.0, 0.1, 0.1, 0.1, 1e-06], [1, 1, 1, 1, 1], [1.0], [], [[1.0]], "[1, 1, 1]", {"0": 1})
+    ),
 ]
 
 
