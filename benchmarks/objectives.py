@@ -1,9 +1,9 @@
 """Compare the training objectives on `digits`: `python benchmarks/objectives.py [--seeds 49 50 51] [--out FOLDER]`.
 
 Each seed trains twice in one run: the recipe `digits` as it is, and as it was before the objective `aligned`: objective
-`multibox`, learning rate 0.04 by steps, detections that score more than 0.05. Everything else is equal: the images and their
-augmentation, the initial weights, the epochs, one thread. CPU time is that of a training's process from its first step
-to its last, without evaluations. Prints a table of each training, one of means, and writes the learning curves.
+`multibox`, learning rate 0.04 by steps, detections that score more than 0.05. Everything else is equal: the images and
+their augmentation, the initial weights, the epochs, one thread. CPU time is that of a training's process from its first
+step to its last, without evaluations. Prints a table of each training, one of means, and writes the learning curves.
 """
 
 from __future__ import annotations

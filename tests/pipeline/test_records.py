@@ -68,8 +68,8 @@ def test_edits_during_a_training_are_not_recorded_as_what_it_was_made_from(ready
     boxes.write_text(before[0] + "\n# edited while it trains\n")
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0, output
-    assert re.search(r"warning: inputs changed while this runs: train.lr: 0.04 -> 0.5; .*m2det/boxes.py edited", output)
-    assert "error: inputs changed while train ran: train.lr: 0.04 -> 0.5; train.weight_decay: 0.005 -> 0.25" in output
+    assert re.search(r"warning: inputs changed while this runs: train.lr: 0.06 -> 0.5; .*m2det/boxes.py edited", output)
+    assert "error: inputs changed while train ran: train.lr: 0.06 -> 0.5; train.weight_decay: 0.005 -> 0.25" in output
     assert not locked(ready, "train") and not (ready.folder / "models/m2det.safetensors").exists()
     assert "train" in ready.run("dvc", "status").stdout
 
@@ -79,7 +79,7 @@ def test_edits_during_a_training_are_not_recorded_as_what_it_was_made_from(ready
     assert f"resuming at step {STEPS} of {STEPS}" in again, "the finished state is published, nothing is trained"
     deps = {dep["path"]: dep["md5"] for dep in locked(ready, "train")["deps"]}
     assert deps["m2det/boxes.py"] == hashlib.md5(before[0].encode()).hexdigest()
-    assert locked(ready, "train")["params"]["params.yaml"]["train"]["lr"] == 0.04
+    assert locked(ready, "train")["params"]["params.yaml"]["train"]["lr"] == 0.06
     assert not list((ready.folder / "models/unfinished").iterdir())
 
     made = digest(ready, "models/m2det.safetensors")
@@ -95,7 +95,7 @@ from tasks.train import train
 
 def launch_after_an_edit(*arguments):
     params = Path("params.yaml")
-    params.write_text(params.read_text().replace("  log_every: 1 ", "  log_every: 5 ").replace("lr: 0.04", "lr: 0.5"))
+    params.write_text(params.read_text().replace("  log_every: 1 ", "  log_every: 5 ").replace("lr: 0.06", "lr: 0.5"))
     launch(*arguments)
 
 launch, rank.launch = rank.launch, launch_after_an_edit
@@ -111,11 +111,11 @@ def test_an_edit_between_the_stage_and_its_processes_reaches_none_of_them(ready)
     ready.edit({"  processes: ": "  processes: 2", "  batch_size: ": "  batch_size: 8"})
     try:
         done = ready.run("editing", ok=False)
-        assert done.returncode == 1 and "train.lr: 0.04 -> 0.5; its result is not recorded" in done.stderr, done.stderr
+        assert done.returncode == 1 and "train.lr: 0.06 -> 0.5; its result is not recorded" in done.stderr, done.stderr
         assert "run.log_every" not in done.stderr, "how it is run shapes no result"
         [folder] = (ready.folder / "models/unfinished").iterdir()
         frozen = load_params(folder / "inputs/params.yaml")
-        assert (frozen.train.lr, frozen.run.log_every) == (0.04, 1)
+        assert (frozen.train.lr, frozen.run.log_every) == (0.06, 1)
         log = (folder / "log.txt").read_text()
         assert all(f"step {step}/{STEPS} " in log for step in range(1, STEPS + 1)), "log_every is 1 in the processes"
     finally:
