@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,6 +69,25 @@ class M2Det(nn.Module):
         maps = self.sfam_module(maps)
         maps[0] = self.Norm(maps[0])
         return {"loc": _predict(self.loc, maps, 4), "conf": _predict(self.conf, maps, self.num_classes + 1)}
+
+    @contextmanager
+    def in_forward_order(self) -> Iterator[None]:
+        """Register the parts in the order in which forward uses them, while inside.
+
+        DDP expects gradients in the reverse of the order in which it finds the parameters. In the original's order it
+        would hold back those of the TUMs until those of the backbone, which come last, are there.
+        """
+        original = dict(self._modules)
+        tums = [name for name in original if name.startswith("unet")]
+        used = ["base", "reduce", "up_reduce", "leach", *tums]
+        self._set_order([*used, *(name for name in original if name not in used)])
+        yield
+        self._set_order(list(original))
+
+    def _set_order(self, names: list[str]) -> None:
+        parts = dict(self._modules)
+        self._modules.clear()
+        self._modules.update({name: parts[name] for name in names})
 
     def ffm_v1(self, shallow: Tensor, deep: Tensor) -> Tensor:
         """FFMv1 (section 3.1, figure 4a): fuse the backbone's two maps into the base feature [B,768,S/8,S/8]."""

@@ -117,7 +117,8 @@ def build_parts(
     lr = scaled_lr(settings)
     optimizer = make_optimizer(model, settings, lr)
     precision.prepare(model, optimizer)
-    network = group.wrap(compile_model(model, device) if compile else model, device)
+    with model.in_forward_order():  # for the order in which gradients are averaged
+        network = group.wrap(compile_model(model, device) if compile else model, device)
     priors, objective = prior_boxes(model.config).to(device), make_objective(settings)
     ema = ModelEma(model, settings.ema_decay)
     return TrainingParts(settings, group, device, model, network, priors, objective, lr, optimizer, precision, ema)

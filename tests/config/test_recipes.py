@@ -19,8 +19,8 @@ from m2det.config.schema import default, settings
 from tests.conftest import ROOT
 
 NAMES = (
-    "coco320-8p coco512-1p coco512-8p coco512-8p-aligned coco512-original coco800-8p digits finetune-1p own-data "
-    "own-data-cpu"
+    "coco320-8p coco512-1p coco512-8p coco512-8p-aligned coco512-8p-clip coco512-original coco800-8p digits "
+    "finetune-1p own-data own-data-cpu"
 )
 OWN = {"root": "/data/coco", "outside": True, "mirror": "http://localhost"}  # what a user has set
 
