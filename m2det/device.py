@@ -56,6 +56,31 @@ TRAITS = {
 }
 
 
+@dataclass(frozen=True)
+class Chips:
+    """A family of Ascend chips, and which kernels over lists of tensors CANN documents for it.
+
+    Attributes:
+        family: Its name in those documents.
+        foreach: Whether there are kernels for those of torch's foreach operators that a training uses.
+        fused_sgd: Whether there is a kernel for a whole step of SGD.
+    """
+
+    family: str
+    foreach: bool
+    fused_sgd: bool
+
+
+# By patterns of torch_npu's names. Documents: hicann/ops-nn, foreach/*/docs and optim/fused_sgd/docs/aclnnFusedSgd.md.
+CHIPS = {
+    r"Ascend910B\d": Chips("Atlas A2", foreach=True, fused_sgd=True),  # without a digit it is an original 910
+    r"Ascend910_93": Chips("Atlas A3", foreach=True, fused_sgd=True),
+    # aclnnFusedSgd names this family since 2026, but others found no kernel of it in the CANN that they had
+    r"Ascend950": Chips("Ascend 950", foreach=True, fused_sgd=False),
+}
+OTHER_CHIPS = Chips("another family than Atlas A2, A3 or Ascend 950", foreach=False, fused_sgd=False)
+
+
 @cache
 def choose_device(device_type: str) -> torch.device:
     """Return the device for `device_type`: auto, cpu, cuda or npu. Log the choice and its reason, once.
@@ -79,6 +104,10 @@ def choose_device(device_type: str) -> torch.device:
         else:
             reason = f"{available} is not supported" if accelerator else available
     log.info("device: %s (%s)", device, reason)
+    if device.type == "npu":
+        # else an original 910 keeps weights and their gradients in formats that most aclnn kernels refuse; no device
+        # is initialized by this, and it holds for all that is moved later
+        torch.get_device_module("npu").config.allow_internal_format = False
     return device
 
 
@@ -102,9 +131,18 @@ def autocast_dtype(device: torch.device, name: str) -> tuple[torch.dtype, str]:
 
     Returns:
         (dtype, reason); float32 where low precision would be slower.
+
+    Raises:
+        InputError: The NPU has no such dtype.
     """
     if name != "auto":
-        return getattr(torch, name), "set by precision.dtype"
+        dtype = getattr(torch, name)
+        if device.type == "npu" and dtype not in torch.get_device_module("npu").get_amp_supported_dtype():
+            # torch would warn, and compute in float32
+            raise InputError(
+                f"precision.dtype is {name}, which {device_name(device)} has not; set it to float16 or auto"
+            )
+        return dtype, "set by precision.dtype"
     if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
         return torch.float32, "CPU has no avx512_bf16: bfloat16 would be slower"
     reason = "CPU has avx512_bf16" if device.type == "cpu" else f"the low-precision dtype of {device.type}"
@@ -131,16 +169,31 @@ def convert_sync_bn(model: torch.nn.Module, device: torch.device) -> None:
     torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def use_fused_optimizer(device: torch.device, optimizer: Literal["sgd", "adamw"]) -> tuple[bool, str]:
-    """Return whether to use torch's fused kernel of the optimizer rather than its foreach one, and the reason."""
+def optimizer_kernels(
+    device: torch.device, optimizer: Literal["sgd", "adamw"]
+) -> tuple[Literal["fused", "foreach", "for-loop"], str]:
+    """Return which of torch's implementations of the optimizer to use, by their names there, and the reason."""
     if device.type != "npu":
-        return True, f"supported on {device.type}"
+        return "fused", f"supported on {device.type}"
+    name, chips = npu_chips(device)
+    if not chips.foreach:
+        return "for-loop", f"CANN documents no kernels over lists of tensors for {name}"
     if optimizer == "adamw":
-        return False, "torch_npu's fused AdamW cannot skip a step"
-    name = torch.get_device_module("npu").get_device_name(device)
-    if re.search(r"Ascend910B\d|Ascend910_93", name):
-        return True, f"supported on {name}"
-    return False, f"its kernel aclnnFusedSgd is documented for Atlas A2 and A3, not for {name}"
+        return "foreach", "torch_npu's fused AdamW cannot skip a step"
+    if not chips.fused_sgd:
+        return "foreach", f"the kernel of the fused SGD is not sure to be there for {name}"
+    return "fused", f"its kernel is documented for {chips.family}: {name}"
+
+
+def supports_foreach(device: torch.device) -> bool:
+    """Return whether to use torch's foreach operators, rather than a loop over the tensors."""
+    return device.type != "npu" or npu_chips(device)[1].foreach
+
+
+def npu_chips(device: torch.device) -> tuple[str, Chips]:
+    """Return the name of the NPU's chip and its family."""
+    name: str = torch.get_device_module("npu").get_device_name(device)
+    return name, next((chips for pattern, chips in CHIPS.items() if re.search(pattern, name)), OTHER_CHIPS)
 
 
 def compile_model(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

@@ -28,7 +28,7 @@ def examine() -> list[tuple[str, str]]:
     import torch
 
     from m2det.config import PrecisionParams
-    from m2det.device import TRAITS, choose_device, device_name
+    from m2det.device import TRAITS, choose_device, device_name, optimizer_kernels
     from m2det.model.flops import peak_flops
     from m2det.train.amp import Precision
 
@@ -50,6 +50,7 @@ def examine() -> list[tuple[str, str]]:
         ("run.device: auto", f"{device.type}: {device_name(device)}" + (f", {count} of them" if count else "")),
         ("run.processes: auto", f"{max(count, 1)}, " + ("one per accelerator" if count else "no accelerator")),
         ("opt_level: O1", f"{str(precision.dtype)[6:]}, loss scale {precision.loss_scale():g}"),
+        ("optimizer: sgd", "{} ({})".format(*optimizer_kernels(device, "sgd"))),
         ("memory format", layout),
         ("run.compile", "works" if traits.supports_compile else "is refused: its compilers are packages of their own"),
         ("peak", f"{peak / 1e12:g} TFLOP/s in low precision, by its vendor" if peak else "unknown: no MFU in the log"),

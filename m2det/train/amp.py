@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from m2det.config import PrecisionParams
-from m2det.device import TRAITS, autocast_dtype
+from m2det.device import TRAITS, autocast_dtype, supports_foreach
 from m2det.errors import InputError
+from m2det.train.foreach import multiply_
 
 MIN_LOSS_SCALE = 2.0**-14  # with a lower one no gradient is left to train with
 
@@ -44,6 +45,7 @@ class Precision:
         self.dynamic = self.low_precision and params.loss_scale == "dynamic"
         self._static = 1.0 if params.loss_scale == "dynamic" or not self.low_precision else params.loss_scale
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dynamic)
+        self._foreach = supports_foreach(device)
         self._backup: list[Tensor] = []  # the weights before a step, where the optimizer cannot skip one
 
     def __str__(self) -> str:
@@ -73,12 +75,12 @@ class Precision:
         gradients = [p.grad for p in parameters]
         if self.dynamic:
             # the scaler skips a step with gradients that are not finite
-            torch._foreach_mul_(gradients, torch.where(skip, torch.nan, 1.0))
+            multiply_(gradients, torch.where(skip, torch.nan, 1.0), self._foreach)
             self._scaler.unscale_(optimizer)
         elif self._static != 1.0:
-            torch._foreach_mul_(gradients, 1.0 / self._static)
+            multiply_(gradients, 1.0 / self._static, self._foreach)
         if max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm, foreach=True)
+            torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm, foreach=self._foreach)
         if self.dynamic:
             self._scaler.step(optimizer)
             self._scaler.update()
@@ -87,7 +89,8 @@ class Precision:
             optimizer.step()
         else:
             self._backup = self._backup or [torch.empty_like(p, requires_grad=False) for p in parameters]
-            torch._foreach_copy_(self._backup, [p.detach() for p in parameters])
+            for old, parameter in zip(self._backup, parameters, strict=True):
+                old.copy_(parameter.detach())  # not by a list: CANN's documents of that kernel contradict each other
             optimizer.step()
             for parameter, old in zip(parameters, self._backup, strict=True):
                 parameter.data.copy_(torch.where(skip, old, parameter.data))

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from m2det.device import supports_foreach
+from m2det.train.foreach import lerp_
+
 
 class ModelEma:
     """The moving average of a model's state dict; with decay 0 the average is the model itself.
@@ -31,7 +34,8 @@ class ModelEma:
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
         state = self._model.state_dict()
         floating = [k for k, v in self._average.items() if v.is_floating_point()]
-        torch._foreach_lerp_([self._average[k] for k in floating], [state[k] for k in floating], 1 - decay)
+        averages, weights = [self._average[k] for k in floating], [state[k] for k in floating]
+        lerp_(averages, weights, 1 - decay, supports_foreach(weights[0].device))
         for key in self._average.keys() - set(floating):  # counters
             self._average[key].copy_(state[key])
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from m2det.config import Params, TrainParams
-from m2det.device import use_fused_optimizer
+from m2det.device import optimizer_kernels
 from m2det.errors import InputError
 from m2det.model import M2DetConfig
 from m2det.train.schedule import learning_rate
@@ -26,12 +26,13 @@ def make_optimizer(model: nn.Module, settings: TrainParams, lr: float) -> torch.
     groups = [{"params": decaying}]
     if not settings.weight_decay_norm_bias:
         groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0})  # type: ignore[dict-item]
-    fused, reason = use_fused_optimizer(trained[0].device, settings.optimizer)
-    log.info("optimizer: %s, %s (%s)", settings.optimizer, "fused" if fused else "foreach", reason)
+    kernels, reason = optimizer_kernels(trained[0].device, settings.optimizer)
+    log.info("optimizer: %s, %s (%s)", settings.optimizer, kernels, reason)
+    fused, foreach = kernels == "fused", kernels == "foreach"
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr, weight_decay=settings.weight_decay, fused=fused, foreach=not fused)
+        return torch.optim.AdamW(groups, lr, weight_decay=settings.weight_decay, fused=fused, foreach=foreach)
     sgd = torch.optim.SGD(
-        groups, lr, settings.momentum, weight_decay=settings.weight_decay, fused=fused, foreach=not fused
+        groups, lr, settings.momentum, weight_decay=settings.weight_decay, fused=fused, foreach=foreach
     )
     for parameter in trained if settings.momentum else ():
         # else a first step that is skipped (an overflow) would leave an uninitialized momentum buffer

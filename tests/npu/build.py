@@ -28,7 +28,7 @@ LIBRARIES = (
 NOTHING_TO_DO = (
     *("aclSetCompileopt", "aclrtCtxSetSysParamOpt", "aclrtDestroyStreamForce", "aclrtSetDeviceSatMode"),
     *("aclrtSetOpExecuteTimeOut", "aclrtSetOpWaitTimeout", "aclrtSynchronizeDevice", "aclAppLog"),
-    *("aclrtSynchronizeDeviceWithTimeout", "aclrtSynchronizeStreamWithTimeout"),
+    *("aclrtSynchronizeDeviceWithTimeout", "aclrtSynchronizeStreamWithTimeout", "aclrtSetStreamOverflowSwitch"),
 )
 
 
@@ -42,7 +42,8 @@ def environment_with_torch_npu() -> Path:
     pinned = next(line for line in (ROOT / "constraints.txt").read_text().split() if line.startswith("torch-npu=="))
     folder = CACHE / "torch_npu"
     python = folder / "bin/python"
-    with made_once(folder, pinned, "cann.c", "hccl.c", "host.h", "operators.cpp", "startup.py") as wanted:
+    sources = ("cann.c", "chips.py", "hccl.c", "host.h", "operators.cpp", "startup.py")
+    with made_once(folder, pinned, *sources) as wanted:
         if wanted:
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
             command = ["-m", "pip", "-q", "--python", str(python), "install", "--retries=1", "--no-deps", pinned]
@@ -54,6 +55,7 @@ def environment_with_torch_npu() -> Path:
             startup = "import m2det_simulated_npu"
             (site / "m2det_simulated_npu.pth").write_text(f"{ours['purelib']}\n{ours['platlib']}\n{startup}\n")
             shutil.copy(SOURCES / "startup.py", site / "m2det_simulated_npu.py")
+            shutil.copy(SOURCES / "chips.py", site / "m2det_simulated_chips.py")
             libraries = site / "m2det_simulated_npu_lib"
             libraries.mkdir()
             link_stand_ins(libraries, site / "torch_npu")
@@ -145,6 +147,7 @@ def quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def simulated_npu_environment() -> dict[str, str]:
+def simulated_npu_environment(chip: str = "Ascend910B1") -> dict[str, str]:
     """Environment variables for a program that is to find the simulated NPU; torch imports torch_npu by itself."""
-    return {k: v for k, v in os.environ.items() if k != "TORCH_DEVICE_BACKEND_AUTOLOAD"} | {"M2DET_SIMULATED_NPU": "1"}
+    kept = {k: v for k, v in os.environ.items() if k != "TORCH_DEVICE_BACKEND_AUTOLOAD"}
+    return kept | {"M2DET_SIMULATED_NPU": "1", "M2DET_SIMULATED_CHIP": chip}

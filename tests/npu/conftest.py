@@ -1,6 +1,7 @@
 """Tests marked `inside("torch_npu")` or `inside("strict")` run in a process of their own that has that simulated NPU.
 
-All such tests of one file share one process; here each only reports what became of it there.
+All such tests of one file share one process; here each only reports what became of it there. Those marked
+`inside("torch_npu", CHIP)` share one in which the NPU is that chip.
 """
 
 import os
@@ -32,7 +33,7 @@ def python_with_torch_npu():
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "inside(which): runs where that simulated NPU is")
+    config.addinivalue_line("markers", "inside(which, chip): runs where that simulated NPU is")
 
 
 def pytest_collection_modifyitems(items):
@@ -46,13 +47,15 @@ class There(pytest.Item):
     @classmethod
     def of(cls, item):
         there = cls.from_parent(item.parent, name=item.name)
-        there.own_markers = item.own_markers
+        there.own_markers = item.own_markers  # a parameter's own among them, before the file's
         return there
 
     def runtest(self):
         path = str(self.path.relative_to(ROOT))
-        chosen = tuple(i.name for i in self.session.items if isinstance(i, There) and i.path == self.path)
-        outcomes = run_file(self.get_closest_marker("inside").args[0], path, chosen, str(self.config.getoption("-m")))
+        where = self.get_closest_marker("inside").args
+        there = [i for i in self.session.items if isinstance(i, There) and i.path == self.path]
+        chosen = tuple(i.name for i in there if i.get_closest_marker("inside").args == where)
+        outcomes = run_file(where, path, chosen, str(self.config.getoption("-m")))
         if self.name not in outcomes:
             pytest.fail(outcomes["output"], pytrace=False)
         for problem in outcomes[self.name]:
@@ -63,13 +66,13 @@ class There(pytest.Item):
 
 
 @cache
-def run_file(which, path, names, mark):
+def run_file(where, path, names, mark):
     """The XML element of each test's outcome by its name, and under "output" what the process printed."""
     try:
-        if which == "strict":
+        if where == ("strict",):
             python, environment = sys.executable, os.environ | {"M2DET_STRICT_NPU": str(strict_device())}
         else:
-            python, environment = str(environment_with_torch_npu()), simulated_npu_environment()
+            python, environment = str(environment_with_torch_npu()), simulated_npu_environment(*where[1:])
             environment["TORCH_NPU_FALLBACK_CPU_DISABLE"] = "1"  # an operator without an NPU kernel is an error
     except Unavailable as reason:
         pytest.skip(str(reason))

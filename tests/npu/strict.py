@@ -18,6 +18,7 @@ def install(library: Path) -> None:
     module.set_device = lambda _: None
     module.get_device_name = lambda _=None: "simulated NPU, strict about devices"
     module.get_amp_supported_dtype = lambda: [torch.float16, torch.bfloat16]
+    module.config = types.SimpleNamespace()  # takes what torch_npu's config takes
     module.manual_seed_all = module.manual_seed = lambda _: None
     module._is_in_bad_fork = lambda: False
     torch._register_device_module("npu", module)

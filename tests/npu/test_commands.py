@@ -38,6 +38,7 @@ def test_doctor_finds_the_simulated_npus(python_with_torch_npu):
     assert found["run.device: auto"].endswith("2 of them")
     assert found["opt_level: O1"] == "float16, loss scale 32" and found["joined by"] == "hccl"
     assert found["memory format"].startswith("channels first")
+    assert found["optimizer: sgd"].startswith("fused (its kernel is documented for Atlas A2")
 
 
 @pytest.mark.parametrize(

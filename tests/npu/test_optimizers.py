@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from m2det.config import PrecisionParams
-from m2det.device import use_fused_optimizer
+from m2det.device import supports_foreach
 from m2det.train.amp import Precision
 from m2det.train.optim import make_optimizer
 from tests.npu.training import settings
@@ -149,19 +149,28 @@ def test_training_has_momentum_for_that_kernel():
 
 
 @pytest.mark.parametrize(
-    ("chip", "optimizer", "fused"),
+    ("chip", "sgd", "adamw"),
     [
-        ("Ascend910B3", "sgd", True),
-        ("Ascend910_9391", "sgd", True),
-        ("Ascend910A", "sgd", False),
-        ("Ascend910B3", "adamw", False),
+        ("Ascend910B3", "fused", "foreach"),
+        ("Ascend910_9391", "fused", "foreach"),
+        ("Ascend950DT_9571", "foreach", "foreach"),
+        ("Ascend910A", "for-loop", "for-loop"),
+        ("Ascend910B", "for-loop", "for-loop"),  # an original 910, too
+        ("Ascend910ProA", "for-loop", "for-loop"),
+        ("Ascend310P3", "for-loop", "for-loop"),
+        ("a chip of later", "for-loop", "for-loop"),
     ],
 )
-def test_the_fused_kernel_is_used_where_it_is_documented_and_heeds_the_flag(monkeypatch, chip, optimizer, fused):
+def test_kernels_over_lists_are_used_where_they_are_documented(monkeypatch, caplog, chip, sgd, adamw):
+    caplog.set_level("INFO")
     monkeypatch.setattr(torch.npu, "get_device_name", lambda _: chip)
-    found = make_optimizer(linear(), settings("npu", optimizer=optimizer).train, 0.1)
-    assert found.defaults["fused" if fused else "foreach"] is True
-    assert use_fused_optimizer(torch.device("npu"), optimizer)[0] is fused
+    for optimizer, kernels in (("sgd", sgd), ("adamw", adamw)):
+        found = make_optimizer(linear(), settings("npu", optimizer=optimizer).train, 0.1)
+        assert {key: found.defaults[key] for key in ("fused", "foreach")} == {
+            key: key == kernels for key in ("fused", "foreach")
+        }
+        assert f"optimizer: {optimizer}, {kernels} (" in caplog.text
+    assert supports_foreach(torch.device("npu")) == (sgd != "for-loop")
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -17,8 +17,8 @@ from tests.npu.training import settings
 
 pytestmark = pytest.mark.slow
 
-# ProcessGroupHCCL pads what it sends with kernels of the chip on 910B, and sends it as it is on this one
-HCCL = {"M2DET_SIMULATED_CHIP": "Ascend950DT", "TORCH_NPU_FALLBACK_CPU_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+CHIP = "Ascend950DT"  # ProcessGroupHCCL pads what it sends with kernels of the chip on 910B, but not on this one
+SETTINGS = {"TORCH_NPU_FALLBACK_CPU_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def torchrun(python, material, folder, kind, program="m2det.train.rank"):
@@ -33,7 +33,7 @@ def torchrun(python, material, folder, kind, program="m2det.train.rank"):
         return subprocess.Popen(
             [str(word) for word in command],
             cwd=ROOT,
-            env=simulated_npu_environment() | HCCL,
+            env=simulated_npu_environment(CHIP) | SETTINGS,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -20,7 +20,7 @@ def settings(which: str, steps: int = 3, level: str = "O1", sfam: bool = False, 
     base["epochs"] = 3
     base["run"] |= {"device": which, "log_every": 100, "processes": train.pop("processes", 1)}
     base["model"]["sfam"] = sfam
-    base["precision"] |= {"opt_level": level, "dtype": "bfloat16"}
+    base["precision"] |= {"opt_level": level, "dtype": train.pop("dtype", "bfloat16")}
     base["train"] |= {"batch_size": 4, "microbatch": 4, "evaluate_every": 100, "max_steps": steps} | train
     return Params.model_validate(base)
 
@@ -32,7 +32,7 @@ def train(material, folder, params: Params, callbacks=None):
 @pytest.fixture
 def cpu_in_the_order_of_the_npu(monkeypatch):
     """The CPU prefers channels last, which adds up in another order; in the NPU's the same bits come out."""
-    traits, use_fused_optimizer = device.TRAITS["cpu"], device.use_fused_optimizer
+    traits, optimizer_kernels = device.TRAITS["cpu"], device.optimizer_kernels
     npu = torch.device("npu")
-    monkeypatch.setattr("m2det.train.optim.use_fused_optimizer", lambda _, name: use_fused_optimizer(npu, name))
+    monkeypatch.setattr("m2det.train.optim.optimizer_kernels", lambda _, name: optimizer_kernels(npu, name))
     monkeypatch.setitem(device.TRAITS, "cpu", replace(traits, channels_last=False))

@@ -24,10 +24,12 @@ int simulated_npu_lacks(const char* name) {
 int aclInit(const char* config) { return 0; }
 int aclFinalize(void) { return 0; }
 const char* aclGetRecentErrMsg(void) { return "simulated NPU, see the line that it printed"; }
-const char* aclrtGetSocName(void) {
-  const char* chip = getenv("M2DET_SIMULATED_CHIP");
-  return chip ? chip : "Ascend910B1";
-}
+const char* aclrtGetSocName(void) { return getenv("M2DET_SIMULATED_CHIP"); }
+/* Only whether operators are compiled as they come is asked for: by default on old chips only (Ascend's documentation of
+ * torch_npu.npu.set_compile_mode). Then torch_npu casts weights to the chip's own formats, unless they are not allowed. */
+static const char* jit_compile(void) { return getenv("M2DET_SIMULATED_JIT_COMPILE"); }
+size_t aclGetCompileoptSize(int option) { return strlen(jit_compile()) + 1; }
+int aclGetCompileopt(int option, char* value, size_t length) { strncpy(value, jit_compile(), length); return 0; }
 int aclrtGetDeviceCount(uint32_t* count) { *count = DEVICES; return 0; }
 int aclrtSetDevice(int32_t wanted) {
   if (wanted < 0 || wanted >= DEVICES) return simulated_npu_lacks("a third device");

@@ -11,7 +11,10 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from m2det_simulated_chips import family, refusal
+
 HERE = Path(__file__).parent / "m2det_simulated_npu_lib"
+CHIP = os.environ.get("M2DET_SIMULATED_CHIP", "Ascend910B1")
 KEPT = (  # memory and composites are torch_npu's own; copies, convolution and normalisation are in operators.cpp
     *("copy_", "_local_scalar_dense", "_convolution", "to", "_to_copy", "is_pinned", "_pin_memory", "pin_memory"),
     *("record_stream", "batch_norm", "native_batch_norm", "_has_same_storage_numel"),
@@ -26,9 +29,10 @@ def redirect_operators():
     torch.ops.load_library(HERE / "operators.so")
     registered = torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1")
     names = [name for name in registered if name.startswith("aten::") and not is_kept(name, torch)]
+    for name in names:
+        if reason := refusal(name, CHIP):
+            torch.ops.simulated_npu.refuse(name, reason)
     torch.ops.simulated_npu.redirect(names)
-    torch.npu.set_compile_mode(jit_compile=False)  # with it, weights get formats of the chip, made by its kernels
-    torch.npu.config.allow_internal_format = False
     chip = torch_npu.npu.get_device_name
     torch_npu.npu.get_device_name = lambda device=None: f"simulated NPU ({chip(device)}), host memory"
 
@@ -65,6 +69,8 @@ class AfterTorchNpu(MetaPathFinder, Loader):
 
 
 if os.environ.get("M2DET_SIMULATED_NPU") == "1":
+    os.environ["M2DET_SIMULATED_CHIP"] = CHIP
+    os.environ["M2DET_SIMULATED_JIT_COMPILE"] = "disable" if family(CHIP) else "enable"
     os.environ.setdefault("TASK_QUEUE_ENABLE", "0")  # what is redirected has run at once: nothing may wait in a queue
     for library in HERE.glob("lib*.so"):
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
