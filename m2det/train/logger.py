@@ -6,6 +6,7 @@ import csv
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from m2det.train.build import TrainingData, TrainingParts
 
 
+ETA_LINES = 10  # progress lines whose rate the remaining time follows: a machine may become busy, or quiet again
+
+
 class TrainingLog:
     """Write and print lines; rates are of the steps since the last progress line, without pauses."""
 
@@ -44,11 +48,12 @@ class TrainingLog:
         with explain_disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8")
-        self._start, self._steps, self._images, self._cost = start, steps, images, cost
+        self._steps, self._images, self._cost = steps, images, cost
         self._bar = tqdm(
             total=steps, initial=start, unit="step", dynamic_ncols=True, disable=self._silent or not sys.stderr.isatty()
         )
-        self._last_step, self._total_time = start, 0.0  # of the last progress line; seconds before it
+        self._last_step = start  # of the last progress line
+        self._recent: deque[tuple[int, float]] = deque(maxlen=ETA_LINES)  # steps and seconds of progress lines
         self._time = self._data_time = 0.0  # seconds since the last progress line
         self._new_steps = 0
         self._clock = time.perf_counter()
@@ -107,9 +112,10 @@ class TrainingLog:
             loss_scale: of the next step.
         """
         self._lap()
-        self._total_time += self._time
+        self._recent.append((step - self._last_step, self._time))
         per_second = (step - self._last_step) * self._images / self._time
-        minutes, seconds = divmod(round((self._steps - step) * self._total_time / (step - self._start)), 60)
+        recent_steps, recent_time = map(sum, zip(*self._recent, strict=True))
+        minutes, seconds = divmod(round((self._steps - step) * recent_time / recent_steps), 60)
         self.write(
             f"step {step}/{self._steps} epoch {epoch:.2f}/{epochs} "
             + " ".join(f"loss_{name} {value:.3f}" for name, value in losses.items())

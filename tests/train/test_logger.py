@@ -1,0 +1,24 @@
+"""What a progress line says of the time."""
+
+import re
+
+import torch
+
+from m2det.model.flops import Cost
+from m2det.train.logger import ETA_LINES, TrainingLog
+
+
+def test_the_remaining_time_follows_the_recent_rate(tmp_path, monkeypatch):
+    """A machine that was busy at first, 10 seconds a step, and then is not: 1 second a step."""
+    now = [0.0]
+    monkeypatch.setattr("m2det.train.logger.time.perf_counter", lambda: now[0])
+    path, steps = tmp_path / "log.txt", 1000
+    with TrainingLog(path, 0, steps, 4, Cost(0.0, 0.0, torch.device("cpu"))) as log:
+        for step in range(1, 121):
+            now[0] += 10.0 if step <= 100 else 1.0
+            log.step_done()
+            log.progress(step, 0.0, 1, {"loc": 1.0}, 0.1, 1.0)
+    found = [re.search(r"eta (\d+):(\d\d)", line) for line in path.read_text().splitlines()]
+    seconds = [60 * int(eta[1]) + int(eta[2]) for eta in found]
+    assert seconds[99] == 10 * (steps - 100)
+    assert seconds[99 + ETA_LINES] == steps - 100 - ETA_LINES, "the busy time is forgotten"
