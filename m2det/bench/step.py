@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from m2det.config import PrecisionParams, TrainParams
+from m2det.config.schema import defaults
 from m2det.data.batch import Batch
 from m2det.device import reset_peak_memory, synchronize, to_device, to_memory_format
 from m2det.distributed.group import ALONE
@@ -21,10 +22,9 @@ from m2det.train.optim import check_training_batch, set_lr
 from m2det.train.schedule import WARMUP_START_LR
 from m2det.train.trainer import train_step
 
-LR = {"batch_size": 1, "lr": WARMUP_START_LR, "lr_batch_size": 1}
-SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0, "weight_decay_norm_bias": True, "max_grad_norm": 0.0}
-OFF = dict.fromkeys(("ema_decay", "label_smoothing", "sync_bn", "freeze_backbone", "freeze_bn_stats"), 0)
-SETTINGS = TrainParams.model_construct(None, **LR, **SGD, **OFF, loss_normalization="local")
+ONE_IMAGE = {"batch_size": 1, "microbatch": 1, "lr_batch_size": 1}
+# the learning rate at which a warm-up begins, as repeated_step sets it
+SETTINGS = TrainParams.model_validate(defaults()["train"] | ONE_IMAGE | {"lr": WARMUP_START_LR, "weight_decay": 0.0})
 
 
 def images_per_second(step: Callable[[], int], warmup: int, steps: int) -> float:
