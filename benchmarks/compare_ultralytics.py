@@ -12,7 +12,7 @@ detected on, several classes of a box allowed, at most 100 detections of an imag
 crowds included.
 
 Not equal, in favor of this project:
-- The recipe's learning rate, weight decay and EMA were chosen by AP50 on the very images that score here. YOLOv8n has
+- The recipe's weight decay and EMA were chosen by AP50 on the very images that score here. YOLOv8n has
   ultralytics' defaults, which are meant for COCO at 640 px and long trainings (optimizer=auto: here AdamW).
 - Mosaics, until 10 epochs before the end, scaling by 0.5 to 1.5 and its other augmentation pay off in long trainings,
   3 epochs of warm-up are much of a short one, weights are updated once per 64 images (here: per 16), and its EMA, which
@@ -22,7 +22,7 @@ Not equal, in favor of this project:
 - m2det-tiny was made for 96 px. YOLOv8n's strides of 8, 16 and 32 leave 12, 6 and 3 cells a side.
 
 Not equal, in favor of YOLOv8n:
-- It keeps detections that score above 0.001, as when ultralytics validates; the recipe keeps those above 0.05.
+- It keeps detections that score above 0.001, as when ultralytics validates; the recipe keeps those above 0.01.
 - This project's time includes a checkpoint per epoch; YOLOv8n writes its only one after the last.
 
 Not equal, in favor of either: optimizer, loss, NMS, number of parameters, overhead of Python. One run each says little

@@ -140,7 +140,7 @@ def autocast_dtype(device: torch.device, name: str) -> tuple[torch.dtype, str]:
         if device.type == "npu" and dtype not in torch.get_device_module("npu").get_amp_supported_dtype():
             # torch would warn, and compute in float32
             raise InputError(
-                f"precision.dtype is {name}, which {device_name(device)} has not; set it to float16 or auto"
+                f"precision.dtype is {name}, which {device_name(device)} does not support; set it to float16 or auto"
             )
         return dtype, "set by precision.dtype"
     if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():

@@ -74,6 +74,7 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
         "processes": group.size,
         "images_per_step": data.order.batch_size,
         "model": params.model.name,
+        "objective": params.train.objective,
         "precision": str(parts.precision.dtype)[6:],
         "device": device.type,
         "device_name": device_name(device),
@@ -86,8 +87,10 @@ def compare(measured: dict[str, Any]) -> str:
     published = ", ".join(f"{rate} img/s with {processes}" for processes, rate in PUBLISHED.items())
     devices = f"{measured['processes']} x {measured['device_name']}"
     mark = "" if measured["device"] == "npu" else f" ({measured['device']}: NOT an NPU)"
-    same = measured["model"] == "m2det512-vgg16" and measured["images_per_step"] == 16 * measured["processes"]
-    verdict = "the same model and batch" if same else f"not comparable: this is {measured['model']}"
+    setup = measured["model"], measured["objective"], measured["images_per_step"]
+    same = setup == ("m2det512-vgg16", "multibox", 16 * measured["processes"])
+    this = f"{measured['model']} with {measured['objective']}"
+    verdict = "the same model, objective and batch" if same else f"not comparable: this is {this}"
     return (
         f"{measured['img_per_s']:g} img/s training {measured['model']}, {measured['images_per_step']} images per step "
         f"(p50 {measured['step_s_p50']:g} s), {measured['precision']}, on {devices}{mark}\n"

@@ -112,7 +112,7 @@ def _put(content: CommentedMap, values: dict[str, Any], where: str) -> list[str]
 
 
 def _replace_in_place(old: CommentedMap, value: dict[str, Any]) -> None:
-    """Give a value such as {levels: 4} other keys, on one line, so that the comment beside it stays."""
+    """Give a value such as {levels: 4} other keys, on one line, beside its comment; comments inside are dropped."""
     old.clear()
     old.ca.items.clear()
     old.fa.set_flow_style()

@@ -7,12 +7,20 @@ pass by the priors alone, so that all that follows it works on some priors per b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from m2det.boxes import cxcywh_to_xyxy, decode_offsets_to_xyxy, giou_of_pairs_xyxy, iou_of_pairs_xyxy, iou_xyxy
+from m2det.boxes import (
+    SIZE_VARIANCE,
+    cxcywh_to_xyxy,
+    decode_offsets_to_xyxy,
+    giou_of_pairs_xyxy,
+    iou_of_pairs_xyxy,
+    iou_xyxy,
+)
 from m2det.loss.mining import hard_negative_mining
 from m2det.loss.objective import Objective
 
@@ -20,6 +28,7 @@ MAX_CANDIDATES = 64  # priors per box that its positives are chosen from
 MIN_IOU = 0.2  # of a candidate with its box
 POSITIVES = 10  # per box (TOOD takes 13, YOLOv8 10)
 CLASS_POWER, IOU_POWER = 0.5, 6.0  # of the alignment (YOLOv8's; TOOD: 1 and 6)
+MAX_SIZE_OFFSET = math.log(1000 / 16) / SIZE_VARIANCE  # a predicted side is at most 62 times the prior's
 BOX_WEIGHT = 4.0  # of the GIoU loss beside the class loss
 MAX_ELEMENTS = 2**23  # of a temporary tensor: more boxes are worked on in portions
 
@@ -98,20 +107,26 @@ class AlignedLoss(Objective[Candidates]):
 def nearest_priors(priors_xyxy: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the IoU of each box with the priors that overlap it most, float32 [B,G,K], and their rows, int64 [B,G,K].
 
+    Which of several priors with the last place's IoU is among them is torch's choice.
+
     Args:
         priors_xyxy: float32 [P,4].
         boxes: float32 [B,G,4] xyxy.
     """
     count = min(MAX_CANDIDATES, len(priors_xyxy))
-    portions = boxes.split(max(1, MAX_ELEMENTS // (len(boxes) * len(priors_xyxy))), dim=1)
+    portions = boxes.split(max(1, MAX_ELEMENTS // max(1, len(boxes) * len(priors_xyxy))), dim=1)
     best = [iou_xyxy(portion, priors_xyxy).topk(count, dim=2) for portion in portions]
     return torch.cat([iou for iou, _ in best], 1), torch.cat([index for _, index in best], 1)
 
 
 def predicted_xyxy(loc: Tensor, index: Tensor, priors: Tensor) -> Tensor:
-    """Return the boxes [B,G,N,4] xyxy that `loc` [B,P,4] predicts at the priors `index` [B,G,N] of `priors` [P,4]."""
+    """Return the boxes [B,G,N,4] xyxy that `loc` [B,P,4] predicts at the priors `index` [B,G,N] of `priors` [P,4].
+
+    Sizes are limited, since areas that overflow would make a gradient of 0 times infinity: NaN, at a finite loss.
+    """
     rows = index.flatten(1)
-    offsets = loc.gather(1, rows[..., None].expand(-1, -1, 4))
+    centre, size = loc.gather(1, rows[..., None].expand(-1, -1, 4)).split(2, dim=2)
+    offsets = torch.cat([centre, size.clamp(max=MAX_SIZE_OFFSET)], dim=2)
     return decode_offsets_to_xyxy(offsets, priors[rows]).unflatten(1, index.shape[1:])
 
 
@@ -155,7 +170,7 @@ def keep_best_of_each_prior(index: Tensor, iou: Tensor, chosen: Tensor) -> Tenso
     place = torch.arange(prior.shape[1], device=prior.device)
     kept = []
     # every place against all others, since a scatter of several values to one place keeps an arbitrary one
-    for rows in place.split(max(1, MAX_ELEMENTS // prior.numel())):
+    for rows in place.split(max(1, MAX_ELEMENTS // max(1, prior.numel()))):
         same = prior[:, rows, None] == prior[:, None, :]
         own, other = iou[:, rows, None], iou[:, None, :]
         before = (other > own) | ((other == own) & (place < rows[:, None]))

@@ -81,8 +81,10 @@ class M2Det(nn.Module):
         tums = [name for name in original if name.startswith("unet")]
         used = ["base", "reduce", "up_reduce", "leach", *tums]
         self._set_order([*used, *(name for name in original if name not in used)])
-        yield
-        self._set_order(list(original))
+        try:
+            yield
+        finally:
+            self._set_order(list(original))
 
     def _set_order(self, names: list[str]) -> None:
         parts = dict(self._modules)

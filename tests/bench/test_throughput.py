@@ -17,7 +17,17 @@ from m2det.distributed.launch import launch
 from m2det.model.flops import peak_flops
 from tests.training import settings, write_params
 
-KEYS = ["img_per_s", "step_s_p50", "tflop_per_s", "mfu", "processes", "images_per_step", "model", "precision"]
+KEYS = [
+    "img_per_s",
+    "step_s_p50",
+    "tflop_per_s",
+    "mfu",
+    "processes",
+    "images_per_step",
+    "model",
+    "objective",
+    "precision",
+]
 KEYS += ["device", "device_name", "torch"]
 
 
@@ -37,12 +47,12 @@ def test_the_mean_and_the_median_are_of_the_steps_after_the_warmup(material, mon
 
 def test_the_report_names_the_device_and_the_published_figures():
     found = {"img_per_s": 12.5, "step_s_p50": 1.28, "processes": 1, "images_per_step": 16, "precision": "float16"}
-    found |= {"model": "m2det512-vgg16", "device": "cpu", "device_name": "a CPU"}
+    found |= {"model": "m2det512-vgg16", "objective": "multibox", "device": "cpu", "device_name": "a CPU"}
     text = compare(found)
     assert "4.638 img/s with 1, 60.997 img/s with 8 processes" in text and "Ascend 910" in text
-    assert "on 1 x a CPU (cpu: NOT an NPU)" in text and text.endswith("the same model and batch")
+    assert "on 1 x a CPU (cpu: NOT an NPU)" in text and text.endswith("the same model, objective and batch")
     assert "NOT" not in compare(found | {"device": "npu", "device_name": "Ascend910B3"})
-    assert compare(found | {"model": "m2det-tiny"}).endswith("not comparable: this is m2det-tiny")
+    assert compare(found | {"model": "m2det-tiny"}).endswith("not comparable: this is m2det-tiny with multibox")
 
 
 def test_peaks_are_found_by_name_and_unknown_ones_are_not_guessed(monkeypatch):

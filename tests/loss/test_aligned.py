@@ -152,6 +152,22 @@ def test_a_nan_reaches_the_loss(name, where):
     assert (losses["loc"] + losses["conf"]).isnan()
 
 
+def test_huge_predictions_have_a_finite_loss_and_gradient():
+    """Also at priors that are not positive, which are decoded, too, and left out of the loss."""
+    boxes, labels = padded([random_boxes(2), NONE], 16)
+    outputs = {key: value.detach() for key, value in predictions(2).items()}
+    outputs["loc"][..., 2:] = 300.0
+    outputs = {key: value.requires_grad_() for key, value in outputs.items()}
+    losses = AlignedLoss()(outputs, PRIORS, boxes, labels)
+    (losses["loc"] + losses["conf"]).backward()
+    assert losses["loc"].isfinite() and all(output.grad.isfinite().all() for output in outputs.values())
+
+
+def test_a_batch_of_no_boxes_at_all_has_no_loss():
+    losses = AlignedLoss()(predictions(2), PRIORS, torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64))
+    assert losses["loc"].item() == losses["conf"].item() == 0.0
+
+
 def test_targets_have_no_gradient_and_predictions_do():
     boxes, labels = padded(TARGETS["random"], 16)
     outputs = predictions(2)

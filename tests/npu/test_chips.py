@@ -183,7 +183,7 @@ def test_the_setting_is_made_before_a_model_is_moved():
 @pytest.mark.inside("torch_npu", OLD)
 def test_an_old_chip_has_no_bfloat16(material, tmp_path):
     """torch_npu would warn that it disables autocast, and compute in float32."""
-    with pytest.raises(InputError, match=rf"precision.dtype is bfloat16, which .*{OLD}.* has not"):
+    with pytest.raises(InputError, match=rf"precision.dtype is bfloat16, which .*{OLD}.* does not support"):
         train(material, tmp_path, settings("npu", dtype="bfloat16"))
     auto = PrecisionParams(opt_level="O1", loss_scale=32.0, dtype="auto", backend="native")
     assert Precision(auto, choose_device("npu")).dtype == torch.float16
