@@ -21,6 +21,9 @@ import ultralytics  # type: ignore[import-not-found]
 from ultralytics.utils import USER_CONFIG_DIR, nms  # type: ignore[import-not-found]
 
 MIN_SCORE = 0.001  # ultralytics' own when it validates
+# for a training of minutes: with the defaults (AdamW, as ultralytics chooses; 3 epochs of warm-up; an update per 64
+# images) AP was 0.43 after 20 epochs, with these 0.79
+SHORT: dict[str, Any] = {"optimizer": "SGD", "lr0": 0.01, "warmup_epochs": 1.0, "nbs": 16}
 PER_IMAGE = 100  # detections, as many as COCO's AP looks at
 
 
@@ -51,6 +54,7 @@ def main(root: Path, epochs: int, seed: int, size: int, threads: int) -> None:
         fliplr=0.0,
         flipud=0.0,
         pretrained=False,
+        **SHORT,
         val=False,  # but once after the last epoch, which the time does not include
         save=False,  # likewise
         plots=False,
