@@ -59,7 +59,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("trained", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("name", TARGETS)
 def test_losses_and_gradients_equal_the_slow_twins(name, trained):
     rows = TARGETS[name]

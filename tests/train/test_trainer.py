@@ -27,13 +27,15 @@ from tests.conftest import ROOT
 from tests.train.one_of_several import Poisoned, assert_close, first_gradients
 from tests.training import AfterStep, interrupt_at_5, run, settings
 
+OBJECTIVES = [pytest.param("multibox", marks=pytest.mark.slow), "aligned"]
+
 
 @pytest.mark.parametrize(
     "how",
     [
         pytest.param({"workers": 0}, marks=pytest.mark.slow),
         {"workers": 2},
-        {"objective": "multibox", "microbatch": 2},
+        pytest.param({"objective": "multibox", "microbatch": 2}, marks=pytest.mark.slow),
         {"objective": "aligned", "microbatch": 2, "loss_normalization": "global"},
         pytest.param({"dtype": "bfloat16", "loss_scale": "dynamic"}, marks=pytest.mark.slow),
     ],
@@ -50,7 +52,7 @@ def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(material, tmp_path, ho
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["multibox", "aligned"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_it_learns(material, tmp_path, objective):
     """120 steps bring AP50 to 1.0 on any number of threads."""
     options = {
@@ -160,7 +162,7 @@ def test_options_that_help_train_and_resume(material, tmp_path):
         assert torch.equal(a, b), name
 
 
-@pytest.mark.parametrize("objective", ["multibox", "aligned"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_what_is_frozen_stays(material, tmp_path, objective):
     options = {"objective": objective, "freeze_backbone": True, "freeze_bn_stats": True}
     frozen = run(material, tmp_path, settings(**options, epochs=2))
@@ -183,7 +185,7 @@ def test_a_damaged_record_is_one_sentence_that_names_it(material, tmp_path, work
     assert str(error.value) == f"{cache}/train.lmdb is damaged at image 4.jpg; {REPACK}"
 
 
-@pytest.mark.parametrize("objective", ["multibox", "aligned"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_batches_that_are_accumulated_are_one_larger_batch(material, objective):
     """With batch normalisation fixed and the loss per positive of the whole step."""
     options = {
@@ -199,7 +201,7 @@ def test_batches_that_are_accumulated_are_one_larger_batch(material, objective):
     assert_close(parts, whole)
 
 
-@pytest.mark.parametrize("objective", ["multibox", "aligned"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_step_may_have_batches_without_any_object(material, tmp_path, monkeypatch, objective):
     """Normalised over the step, an empty batch weighs nothing; by itself it is divided by one, not by zero."""
     empty = PackedSplit.annotations
