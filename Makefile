@@ -10,7 +10,7 @@ repro: .venv/installed  ## data to model: everything that is not up to date
 	dvc repro
 
 test: .venv/installed  ## everything but what test-slow adds
-	@echo "make test: about 1,500 fast tests, then 270 slow ones (real servers and pipelines): 20 minutes on 2 cores"
+	@echo "make test: about 1,500 fast tests, then 280 slow ones (real servers and pipelines): 20 minutes on 2 cores"
 	python setup.py -q build_ext --inplace
 	pytest -q -n 2
 	pytest -q -m "slow and not long" -n 2 --dist loadfile
