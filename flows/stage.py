@@ -19,6 +19,7 @@ from uuid import UUID
 
 from m2det.distributed.children import stage_process
 from m2det.distributed.shutdown import SHUTDOWN
+from m2det.distributed.threads import spin_briefly
 from m2det.errors import InputError, explain_missing_cann
 from m2det.text import PrintableFormatter, escape_unencodable_output, ignore_closed_output
 from tasks.common import params
@@ -42,6 +43,7 @@ def run_stage(name: str, *steps: Step) -> None:
         name: of the stage.
         steps: functions without arguments; each is a Prefect task of its name.
     """
+    spin_briefly()
     ignore_closed_output()
     stage_process()
     escape_unencodable_output()

@@ -47,6 +47,7 @@ SHAPE_NO_RESULT = {
     "m2det.distributed.launch": "starts and ends processes",
     "m2det.distributed.lifetime": "ends processes",
     "m2det.distributed.stop": "ends processes",
+    "m2det.distributed.threads": "shares cores between processes",
     "m2det.download": "fetches files, which are compared with their hashes",
     "m2det.errors": "sentences",
     "m2det.files": "file contents pass unchanged, or the stage ends with an error",

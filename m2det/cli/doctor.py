@@ -29,6 +29,7 @@ def examine() -> list[tuple[str, str]]:
 
     from m2det.config import PrecisionParams
     from m2det.device import TRAITS, choose_device, device_name, optimizer_kernels
+    from m2det.distributed.threads import describe_load, describe_waiting
     from m2det.model.flops import peak_flops
     from m2det.train.amp import Precision
 
@@ -48,7 +49,8 @@ def examine() -> list[tuple[str, str]]:
     return [
         *findings,
         ("run.device: auto", f"{device.type}: {device_name(device)}" + (f", {count} of them" if count else "")),
-        ("run.processes: auto", f"{max(count, 1)}, " + ("one per accelerator" if count else "no accelerator")),
+        ("run.processes: auto", f"{count}, one per accelerator" if count else "one per core that a step divides"),
+        ("load", f"{describe_load()}; waiting threads: {describe_waiting()}"),
         ("opt_level: O1", f"{str(precision.dtype)[6:]}, loss scale {precision.loss_scale():g}"),
         ("optimizer: sgd", "{} ({})".format(*optimizer_kernels(device, "sgd"))),
         ("memory format", layout),

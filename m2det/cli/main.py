@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from m2det import __version__
 from m2det.cli import bench, convert, data, detect, doctor, export, info, recipes, runs
 from m2det.cli.arguments import Parser
+from m2det.distributed.threads import spin_briefly
 from m2det.errors import InputError, explain_missing_cann
 from m2det.text import escape_unencodable_output, printable
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for wrong input (one sentence on stderr), 130 for Ctrl-C.
     """
+    spin_briefly()
     escape_unencodable_output()
     arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     try:

@@ -157,7 +157,7 @@ class RunParams(Section):
         "auto", "auto (an accelerator if there is one), cpu, cuda or npu"
     )
     processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = setting(
-        1, "training processes of this machine, one per device; auto takes all devices, and 1 on a CPU"
+        1, "training processes of this machine, one per device; auto takes all devices, or a CPU's cores"
     )
     oversubscribe: bool = setting(
         False, "on a CPU, allow more than 4 processes or 2 workers per core (8 of each are always allowed)"
@@ -251,13 +251,17 @@ class TrainParams(Section):
         if self.batch_size % together:
             below, above = self.batch_size // together * together, -(-self.batch_size // together) * together
             sizes = f"{below} or {above}" if below else f"{above}"
-            fitting = max(n for n in range(1, processes + 1) if self.batch_size % (self.microbatch * n) == 0)
+            fitting = self.processes_at_most(processes)
             raise InputError(
                 f"train.batch_size is {self.batch_size} images of a step, which {processes} processes with "
                 f"microbatches of {self.microbatch} do not divide: set train.batch_size to {sizes}, or "
                 f"run.processes to {fitting}, or lower train.microbatch"
             )
         return self.batch_size // together
+
+    def processes_at_most(self, limit: int) -> int:
+        """Return the highest number of processes, up to the limit, that share a step's microbatches evenly."""
+        return max(n for n in range(1, limit + 1) if self.batch_size % (self.microbatch * n) == 0)
 
     @model_validator(mode="after")
     def _steps_fit(self) -> TrainParams:

@@ -20,8 +20,9 @@ from m2det.config import Params
 from m2det.device import TRAITS, choose_device
 from m2det.distributed.cores import check_processes
 from m2det.distributed.group import Group
-from m2det.distributed.lifetime import describe_exit, die_with_parent, end_after_parent
+from m2det.distributed.lifetime import describe_exit, die_with_parent, end_after_parent, usable_cores
 from m2det.distributed.shutdown import LOG_NAME, MARGIN_SECONDS, SHUTDOWN, STOP_SIGNALS, exit_after_grace
+from m2det.distributed.threads import threads_of_each
 from m2det.errors import InputError
 from m2det.files.locks import exclusive_writer_lock
 from m2det.files.whole import make_temporary_folder, write_whole
@@ -34,15 +35,15 @@ LAUNCHERS = (b"m2det.distributed.quiet_torchrun", b"torch.distributed.run")  # t
 
 
 def count_processes(params: Params) -> int:
-    """Return run.processes, with auto as one per accelerator, or one on a CPU.
+    """Return run.processes, with auto as one per accelerator, or on a CPU one per core as far as a step divides.
 
     Raises:
         InputError: more processes than the machine has devices or cores for.
     """
     device = choose_device(params.run.device)
-    devices = 1 if device.type == "cpu" else torch.accelerator.device_count()
+    devices = usable_cores() if device.type == "cpu" else torch.accelerator.device_count()
     if params.run.processes == "auto":
-        return devices
+        return params.train.processes_at_most(devices) if device.type == "cpu" else devices
     if device.type != "cpu" and params.run.processes > devices:
         raise InputError(
             f"run.processes is {params.run.processes}, but this machine has {devices} {device.type} devices"
@@ -80,7 +81,9 @@ def launch(
     options = ["--standalone", f"--nproc-per-node={processes}", f"--shutdown-timeout={grace + MARGIN_SECONDS:g}"]
     launcher = [sys.executable, "-m", "m2det.distributed.quiet_torchrun", folder, *options]
     command = [*launcher, "-m", module, *arguments]
-    environment = {**TRAITS[choose_device(params.run.device).type].environment, **os.environ}
+    device = choose_device(params.run.device)
+    threads = threads_of_each(processes) if device.type == "cpu" else {}
+    environment = {**TRAITS[device.type].environment, **threads, **os.environ}
     try:
         run_child([str(part) for part in command], grace=grace + 2 * MARGIN_SECONDS, env=environment)
     except subprocess.CalledProcessError as error:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from m2det.config import Params
 from m2det.device import device_name
+from m2det.distributed.threads import describe_load
 from m2det.errors import explain_disk_errors
 from m2det.files.whole import write_whole
 from m2det.model.flops import Cost
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 ETA_LINES = 10  # progress lines whose rate the remaining time follows: a machine may become busy, or quiet again
+SLOW = 0.6  # of the highest rate so far: the line then names the machine's load
 
 
 class TrainingLog:
@@ -56,6 +58,7 @@ class TrainingLog:
         self._recent: deque[tuple[int, float]] = deque(maxlen=ETA_LINES)  # steps and seconds of progress lines
         self._time = self._data_time = 0.0  # seconds since the last progress line
         self._new_steps = 0
+        self._highest_rate = 0.0
         self._clock = time.perf_counter()
 
     def write(self, text: str) -> None:
@@ -116,12 +119,14 @@ class TrainingLog:
         per_second = (step - self._last_step) * self._images / self._time
         recent_steps, recent_time = map(sum, zip(*self._recent, strict=True))
         minutes, seconds = divmod(round((self._steps - step) * recent_time / recent_steps), 60)
+        self._highest_rate = max(self._highest_rate, per_second)
+        slow = f"; slower than before: {describe_load()}" if per_second < SLOW * self._highest_rate else ""
         self.write(
             f"step {step}/{self._steps} epoch {epoch:.2f}/{epochs} "
             + " ".join(f"loss_{name} {value:.3f}" for name, value in losses.items())
             + f" (epoch mean) lr {lr:.2e} loss_scale {loss_scale:g} "
             + f"{per_second:.{0 if per_second >= 10 else 2}f} img/s data_wait {self._data_time / self._time:.0%} "
-            + f"{self._cost.achieved(per_second)} eta {minutes}:{seconds:02d}"
+            + f"{self._cost.achieved(per_second)} eta {minutes}:{seconds:02d}{slow}"
         )
         self._last_step, self._new_steps, self._time, self._data_time = step, 0, 0.0, 0.0
 
@@ -140,6 +145,7 @@ def describe_run(params: Params, parts: TrainingParts, data: TrainingData, step:
     kernels = next((name for name in ("fused", "foreach") if parts.optimizer.defaults[name]), "for-loop")
     return (
         f"training {params.model.name} from step {step} of {order.steps}, {order.batch_size} images per step\n"
+        f"machine: {describe_load()}\n"
         f"device {parts.device} ({device_name(parts.device)}), processes (world size) {parts.group.size}, accumulation "
         f"{order.accumulation}, microbatch {order.microbatch}, workers {run.workers}, compile {run.compile}\n"
         f"precision {parts.precision}; optimizer {parts.settings.optimizer} {kernels}; torch {torch.__version__}\n"

@@ -1,6 +1,7 @@
 """The command line: its commands, and `m2det detect` on real files."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from m2det.cli.main import main
+from m2det.distributed.threads import SPIN_COUNT
 from m2det.model import build_model
 from m2det.model.flops import forward_flops
 from m2det.text import printable
@@ -205,3 +207,16 @@ def test_doctor_says_what_is_chosen(capsys):
     assert found["run.processes: auto"] and found["opt_level: O1"].endswith(("loss scale 32", "loss scale 1"))
     if not torch.accelerator.is_available():
         assert found["run.device: auto"].startswith("cpu: ") and found["joined by"] == "gloo"
+
+
+def test_waiting_threads_sleep_soon_unless_the_environment_says_otherwise():
+    """Beside other programs a thread that waits awake takes the core from the one that it waits for."""
+    command = [sys.executable, "-m", "m2det.cli", "doctor"]
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    for given, expected in ({}, str(SPIN_COUNT)), ({"GOMP_SPINCOUNT": "77"}, "77"):
+        environment = {**clean, **given, "OMP_DISPLAY_ENV": "verbose"}
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert f"GOMP_SPINCOUNT={expected}" in told.stdout
+        if "GOMP_SPINCOUNT" not in told.stderr:
+            pytest.skip("this torch does not use libgomp, which reports its settings")
+        assert f"GOMP_SPINCOUNT = '{expected}'" in told.stderr, "set before torch has loaded libgomp"

@@ -286,6 +286,8 @@ def test_wrong_input_is_one_sentence(material, tmp_path):
         together(material, tmp_path, write_params(tmp_path, batch_size=16))
 
 
-def test_auto_is_one_process_per_accelerator_and_one_on_a_cpu():
-    assert count_processes(settings(processes="auto")) == 1
+def test_auto_on_a_cpu_is_one_process_per_core_as_far_as_a_step_divides(monkeypatch):
+    monkeypatch.setattr("m2det.distributed.launch.usable_cores", lambda: 6)
+    counts = [count_processes(settings(processes="auto", batch_size=16, microbatch=m)) for m in (2, 4, 8, 16)]
+    assert counts == [4, 4, 2, 1]
     assert count_processes(settings(processes=2)) == 2

@@ -4,6 +4,7 @@ import re
 
 import torch
 
+from m2det.distributed.threads import describe_load
 from m2det.model.flops import Cost
 from m2det.train.logger import ETA_LINES, TrainingLog
 
@@ -22,3 +23,18 @@ def test_the_remaining_time_follows_the_recent_rate(tmp_path, monkeypatch):
     seconds = [60 * int(eta[1]) + int(eta[2]) for eta in found]
     assert seconds[99] == 10 * (steps - 100)
     assert seconds[99 + ETA_LINES] == steps - 100 - ETA_LINES, "the busy time is forgotten"
+
+
+def test_a_rate_that_falls_is_told_with_the_load_of_the_machine(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("m2det.train.logger.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("m2det.distributed.threads.os.getloadavg", lambda: (8.13, 4.0, 2.0))
+    path = tmp_path / "log.txt"
+    with TrainingLog(path, 0, 4, 4, Cost(0.0, 0.0, torch.device("cpu"))) as log:
+        for step, seconds in enumerate([2.0, 1.0, 1.5, 4.0]):
+            now[0] += seconds
+            log.step_done()
+            log.progress(step + 1, 0.0, 1, {"loc": 1.0}, 0.1, 1.0)
+    lines = path.read_text().splitlines()
+    assert [line.endswith(f"; slower than before: {describe_load()}") for line in lines] == [False, False, False, True]
+    assert re.fullmatch(r"load 8\.1 on \d+ cores?, \d+ threads?", describe_load())
