@@ -9,6 +9,7 @@ capture. Therefore another order is an AssertionError here.
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,8 +35,8 @@ class Recorder(TorchDispatchMode):
 class RecordedGraph:
     """Takes the place of torch.cuda.CUDAGraph or torch_npu.npu.NPUGraph."""
 
-    captured = []  # all graphs in the order of their capture
-    replayed = []  # their places in it
+    captured: ClassVar[list["RecordedGraph"]] = []  # all graphs in the order of their capture
+    replayed: ClassVar[list[int]] = []  # their places in it
 
     def capture_begin(self, *_, **__):
         kinds = ("cpu", "npu") if hasattr(torch, "npu") else ("cpu",)

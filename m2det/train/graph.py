@@ -77,9 +77,7 @@ def graphed_network(model: M2Det, microbatch: int, precision: Precision, device:
     images = torch.zeros(microbatch, 3, size, size, dtype=torch.uint8, device=device)
     statistics = [buffer.clone() for buffer in model.buffers()]
     # without a cache: a graph must cast the weights anew each time
-    with torch.autocast(
-        device.type, dtype=precision.dtype, enabled=precision.low_precision, cache_enabled=False
-    ):
+    with torch.autocast(device.type, dtype=precision.dtype, enabled=precision.low_precision, cache_enabled=False):
         inputs = section_inputs(model, names, subtract_mean(images, device))
         # shallow copies: the same parameters under another `forward`
         sections = capture_graphs(tuple(copy.copy(model.get_submodule(name)) for name in names), inputs, device)

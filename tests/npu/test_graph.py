@@ -18,10 +18,9 @@ NEWER = [pytest.param(c, marks=pytest.mark.inside("torch_npu", c)) for c in ("As
 def test_a_training_with_graphs_has_the_bits_of_the_cpu_without(material, tmp_path, monkeypatch, chip):
     assert chip in torch.npu.get_device_name()
     options = {"steps": 3, "ema_decay": 0.9, "max_grad_norm": 1.0}
-    params = {kind: settings(kind, **options) for kind in ("npu", "cpu")}
-    params["npu"].run.graph = True
     give_the_npu_recorded_graphs(monkeypatch)
-    found, wanted = (train(material, tmp_path / kind, params[kind]) for kind in ("npu", "cpu"))
+    found = train(material, tmp_path / "npu", settings("npu", graph=True, **options))
+    wanted = train(material, tmp_path / "cpu", settings("cpu", **options))
     assert len(RecordedGraph.captured) == 18 and len(RecordedGraph.replayed) == 3 * 18
     assert found.rows == wanted.rows
     for (name, a), (_, b) in zip(found.model.state_dict().items(), wanted.model.state_dict().items(), strict=True):
@@ -30,10 +29,8 @@ def test_a_training_with_graphs_has_the_bits_of_the_cpu_without(material, tmp_pa
 
 @pytest.mark.inside("torch_npu", "Ascend910A")
 def test_an_original_910_is_refused_by_its_name(material, tmp_path):
-    params = settings("npu", dtype="float16")
-    params.run.graph = True
     with pytest.raises(InputError, match=r"^run.graph is true, but CANN documents no captured graphs for .*Ascend910A"):
-        train(material, tmp_path, params)
+        train(material, tmp_path, settings("npu", dtype="float16", graph=True))
 
 
 @pytest.mark.inside("torch_npu", "Ascend910B1")

@@ -105,7 +105,8 @@ def group_of_one():
 def test_several_processes_average_the_gradients_of_a_section_while_others_are_computed(tiny):
     train_mode(tiny, settings().train)
     eager = copy.deepcopy(tiny)
-    parts = build_parts(tiny, settings(batch_size=4, microbatch=2, processes=2).train, O0, CPU, Group(0, 2), False, True)
+    share = settings(batch_size=4, microbatch=2).train
+    parts = build_parts(tiny, share, O0, CPU, Group(0, 2), False, True)
     replayed = {}  # graphs replayed when the gradient of a section's weight was there
 
     def note(name, _):
@@ -144,7 +145,7 @@ def test_what_does_not_go_with_graphs_is_one_sentence(material, tmp_path, name):
 
 
 def test_a_cpu_has_no_graphs(material, tmp_path):
-    with pytest.raises(InputError, match="^run.graph is true, but torch captures no graphs on cpu: set run.graph to f"):
+    with pytest.raises(InputError, match=r"^run.graph is true, but torch captures no graphs on cpu: set run"):
         run(material, tmp_path, settings(graph=True))
 
 
@@ -155,8 +156,8 @@ def test_a_second_microbatch_would_overwrite_the_gradients_of_the_first(tiny):
     for network in (graphed_network(tiny, 2, Precision(O0, CPU), CPU), eager):
         step(network, 1)
         step(network, 2)
-    wrong = {n.split(".")[0] for (n, a), b in zip(tiny.named_parameters(), eager.parameters(), strict=True)
-             if not torch.allclose(a.grad, b.grad, rtol=0.1)}
+    pairs = zip(tiny.named_parameters(), eager.parameters(), strict=True)
+    wrong = {name.split(".")[0] for (name, a), b in pairs if not torch.allclose(a.grad, b.grad, rtol=0.1)}
     assert wrong == {"base", *(f"unet{i + 1}" for i in range(8))}
 
 
