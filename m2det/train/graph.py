@@ -74,7 +74,8 @@ def graphed_network(model: M2Det, microbatch: int, precision: Precision, device:
     """
     names = ["base", *(f"unet{level + 1}" for level in range(model.config.levels))]
     size = model.config.size
-    images = torch.zeros(microbatch, 3, size, size, dtype=torch.uint8, device=device)
+    # with the strides of the loader's batches: with others the first convolution would add up in another order
+    images = torch.zeros(microbatch, size, size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
     statistics = [buffer.clone() for buffer in model.buffers()]
     # without a cache: a graph must cast the weights anew each time
     with torch.autocast(device.type, dtype=precision.dtype, enabled=precision.low_precision, cache_enabled=False):
