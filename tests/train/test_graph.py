@@ -32,15 +32,13 @@ def assert_same_weights(a, b):
         assert torch.equal(x, y), name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("recorded_graphs")
 @pytest.mark.parametrize(
     "how",
     [
         {"opt_level": "O0", "objective": "multibox", "loss_normalization": "global"},
-        pytest.param(
-            {"dtype": "bfloat16", "loss_scale": "dynamic", "freeze_backbone": True, "freeze_bn_stats": True},
-            marks=pytest.mark.slow,
-        ),
+        {"dtype": "bfloat16", "loss_scale": "dynamic", "freeze_backbone": True, "freeze_bn_stats": True},
     ],
     ids=str,
 )
