@@ -44,7 +44,7 @@ def check_graph(
     refusals = {
         f"{reason}: set run.graph to false": not supported,
         "run.compile is true, too: set one of them to false": compile,
-        "precision.backend is apex, which casts behind torch's back: set precision.backend to native": (
+        "precision.backend is apex, whose casts torch does not know of: set precision.backend to native": (
             precision.backend == "apex"
         ),
         "train.sync_bn is true, and nobody documents its communication inside of a graph: set one of them to false": (

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from m2det.config import PrecisionParams
 from m2det.device import to_device, to_memory_format
@@ -92,13 +91,6 @@ def test_capturing_leaves_the_model_and_the_random_numbers_as_they_were(tiny):
     assert_same_weights(tiny, before)
     assert all(parameter.grad is None for parameter in tiny.parameters())
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.fixture
-def group_of_one():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("recorded_graphs", "group_of_one")
