@@ -54,7 +54,7 @@ def examine() -> list[tuple[str, str]]:
         ("optimizer: sgd", "{} ({})".format(*optimizer_kernels(device, "sgd"))),
         ("memory format", layout),
         ("run.compile", "works" if traits.supports_compile else "is refused: its compilers are packages of their own"),
-        ("run.graph", f"{'works' if graphs else 'is refused'}: {reason}"),
+        ("run.graph", f"is {'allowed' if graphs else 'refused'}: {reason}"),
         ("peak", f"{peak / 1e12:g} TFLOP/s in low precision, by its vendor" if peak else "unknown: no MFU in the log"),
         ("environment", ", ".join(f"{k}={v}" for k, v in traits.environment.items()) or "nothing has to be set"),
         ("joined by", torch.distributed.get_default_backend_for_device(device)),
