@@ -26,6 +26,7 @@ class Traits:
         autocast_dtype: The low-precision dtype of autocast (opt_level O1).
         channels_last: Whether that memory format works and is faster.
         supports_compile: Whether torch.compile works.
+        supports_graphs: Whether torch can capture graphs; of an NPU the chip decides, too.
         fused_supports_found_inf: Whether the fused optimizers skip a step by the flag `found_inf` on the device,
             without a synchronization.
         environment: Environment variables to set before the processes start.
@@ -34,12 +35,13 @@ class Traits:
     autocast_dtype: torch.dtype
     channels_last: bool = True
     supports_compile: bool = True
+    supports_graphs: bool = True
     fused_supports_found_inf: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 TRAITS = {
-    "cpu": Traits(torch.bfloat16),
+    "cpu": Traits(torch.bfloat16, supports_graphs=False),
     "cuda": Traits(torch.float16),
     "npu": Traits(
         torch.float16,
@@ -58,27 +60,31 @@ TRAITS = {
 
 @dataclass(frozen=True)
 class Chips:
-    """A family of Ascend chips, and which kernels over lists of tensors CANN documents for it.
+    """A family of Ascend chips, and what CANN documents for it: kernels over lists of tensors, captured graphs.
 
     Attributes:
         family: Its name in those documents.
         foreach: Whether there are kernels for those of torch's foreach operators that a training uses.
         fused_sgd: Whether there is a kernel for a whole step of SGD.
+        graphs: Whether tasks can be captured and replayed.
     """
 
     family: str
     foreach: bool
     fused_sgd: bool
+    graphs: bool
 
 
-# By patterns of torch_npu's names. Documents: hicann/ops-nn, foreach/*/docs and optim/fused_sgd/docs/aclnnFusedSgd.md.
+# By patterns of torch_npu's names. Documents: hicann/ops-nn, foreach/*/docs and optim/fused_sgd/docs/aclnnFusedSgd.md;
+# for graphs CANN 9's aclmdlRICaptureBegin and asc-devkit's example 04_aclgraph.
 CHIPS = {
-    r"Ascend910B\d": Chips("Atlas A2", foreach=True, fused_sgd=True),  # without a digit it is an original 910
-    r"Ascend910_93": Chips("Atlas A3", foreach=True, fused_sgd=True),
+    # without a digit it is an original 910
+    r"Ascend910B\d": Chips("Atlas A2", foreach=True, fused_sgd=True, graphs=True),
+    r"Ascend910_93": Chips("Atlas A3", foreach=True, fused_sgd=True, graphs=True),
     # aclnnFusedSgd names this family since 2026, but others found no kernel of it in the CANN that they had
-    r"Ascend950": Chips("Ascend 950", foreach=True, fused_sgd=False),
+    r"Ascend950": Chips("Ascend 950", foreach=True, fused_sgd=False, graphs=True),
 }
-OTHER_CHIPS = Chips("another family than Atlas A2, A3 or Ascend 950", foreach=False, fused_sgd=False)
+OTHER_CHIPS = Chips("another family than Atlas A2, A3 or Ascend 950", foreach=False, fused_sgd=False, graphs=False)
 
 
 @cache
@@ -206,6 +212,33 @@ def compile_model(network: torch.nn.Module, device: torch.device) -> torch.nn.Mo
         raise InputError(f"run.compile is true, which this project does not support on {device.type}; set it false")
     log.info("network: compiled by torch.compile; the first steps take minutes")
     return torch.compile(network, dynamic=False)  # type: ignore[return-value]
+
+
+def graph_support(device: torch.device) -> tuple[bool, str]:
+    """Return whether run.graph works on the device, and the reason."""
+    if device.type != "npu":
+        supported = TRAITS[device.type].supports_graphs
+        return supported, f"supported on {device.type}" if supported else f"torch captures no graphs on {device.type}"
+    name, chips = npu_chips(device)
+    if not chips.graphs:
+        return False, f"CANN documents no captured graphs for {name}"
+    return True, f"documented for {chips.family}: {name}"
+
+
+def capture_graphs(
+    sections: tuple[torch.nn.Module, ...], inputs: tuple[tuple[torch.Tensor, ...], ...], device: torch.device
+) -> tuple[torch.nn.Module, ...]:
+    """Capture the forward and backward pass of each section, and return the sections with a `forward` that replays.
+
+    Args:
+        sections: In the order in which they run: their graphs share memory.
+        inputs: Example arguments of each section. They become the graphs' input buffers.
+        device: Where sections and inputs are.
+    """
+    backend = torch.get_device_module(device.type)
+    if device.type == "npu":  # torch_npu refuses to capture at level 2 of its queue, which TRAITS asks for
+        backend.set_task_queue_enable(min(1, backend.get_task_queue_enable()))
+    return backend.make_graphed_callables(sections, inputs)
 
 
 def synchronize(device: torch.device) -> None:

@@ -28,7 +28,7 @@ def examine() -> list[tuple[str, str]]:
     import torch
 
     from m2det.config import PrecisionParams
-    from m2det.device import TRAITS, choose_device, device_name, optimizer_kernels
+    from m2det.device import TRAITS, choose_device, device_name, graph_support, optimizer_kernels
     from m2det.distributed.threads import describe_load, describe_waiting
     from m2det.model.flops import peak_flops
     from m2det.train.amp import Precision
@@ -45,6 +45,7 @@ def examine() -> list[tuple[str, str]]:
     count = torch.accelerator.device_count() if device.type != "cpu" else 0
     precision = Precision(PrecisionParams(opt_level="O1", loss_scale=32.0, dtype="auto", backend="native"), device)
     traits, peak = TRAITS[device.type], peak_flops(device)
+    graphs, reason = graph_support(device)
     layout = "channels last" if traits.channels_last else "channels first (the device refuses channels last)"
     return [
         *findings,
@@ -55,6 +56,7 @@ def examine() -> list[tuple[str, str]]:
         ("optimizer: sgd", "{} ({})".format(*optimizer_kernels(device, "sgd"))),
         ("memory format", layout),
         ("run.compile", "works" if traits.supports_compile else "is refused: its compilers are packages of their own"),
+        ("run.graph", f"is {'allowed' if graphs else 'refused'}: {reason}"),
         ("peak", f"{peak / 1e12:g} TFLOP/s in low precision, by its vendor" if peak else "unknown: no MFU in the log"),
         ("environment", ", ".join(f"{k}={v}" for k, v in traits.environment.items()) or "nothing has to be set"),
         ("joined by", torch.distributed.get_default_backend_for_device(device)),

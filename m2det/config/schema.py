@@ -168,6 +168,11 @@ class RunParams(Section):
     compile: bool = setting(
         False, "compile the network with torch.compile (cpu and cuda): minutes of preparation, then faster steps"
     )
+    graph: bool = setting(
+        False,
+        "capture the backbone and the TUMs as graphs (cuda; npu from Atlas A2 on): few launches from the host, more "
+        "memory",
+    )
     log_every: Steps = setting(100, "steps between log lines", "steps")
     save_every: Steps = setting(
         500, "steps between checkpoints within an epoch; the end of an epoch always writes one", "steps"

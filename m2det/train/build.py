@@ -22,6 +22,7 @@ from m2det.model.flops import Cost, forward_flops, peak_flops
 from m2det.model.pretrained import load_initial
 from m2det.train.amp import Precision
 from m2det.train.ema import ModelEma
+from m2det.train.graph import check_graph, graphed_network
 from m2det.train.optim import check_training_batch, make_optimizer, scaled_lr, train_mode
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class TrainingParts:
         group: the processes that train together.
         device: of this process.
         model: in training mode, on the device.
-        network: the model, compiled and wrapped for several processes where asked for.
+        network: the model, compiled or with captured graphs, and wrapped for several processes where asked for.
         priors: float32 [P,4] cxcywh in [0,1], on the device.
         objective: of the settings: its two losses.
         lr: the learning rate after the warm-up.
@@ -93,7 +94,8 @@ def build_training(
     model = build_model(params.model.name, len(train.classes), **params.model.all_overrides)
     check_training_batch(model.config, params.train.microbatch, "train.microbatch")
     load_initial(model, backbone, params.weights.min_match)
-    parts = build_parts(model, params.train, params.precision, device, group, params.run.compile)
+    run = params.run
+    parts = build_parts(model, params.train, params.precision, device, group, run.compile, run.graph)
     samples = TrainingDataset(train, model.config.size, params.seed, params.train)
     return parts, TrainingData(train, val, samples, make_order(params, len(train), group))
 
@@ -105,8 +107,11 @@ def build_parts(
     device: torch.device,
     group: Group,
     compile: bool,
+    graph: bool = False,
 ) -> TrainingParts:
     """Move the model to the device and return it with all that trains it."""
+    if graph:
+        check_graph(settings, precision_params, compile, device, group.size)
     precision = make_precision(precision_params, device)
     if settings.sync_bn:
         convert_sync_bn(model, device)
@@ -118,7 +123,10 @@ def build_parts(
     optimizer = make_optimizer(model, settings, lr)
     precision.prepare(model, optimizer)
     with model.in_forward_order():  # for the order in which gradients are averaged
-        network = group.wrap(compile_model(model, device) if compile else model, device)
+        network: nn.Module = compile_model(model, device) if compile else model
+        if graph:  # before the network is wrapped, as torch's documentation asks
+            network = graphed_network(model, settings.microbatch, precision, device)
+        network = group.wrap(network, device)
     priors, objective = prior_boxes(model.config).to(device), make_objective(settings)
     ema = ModelEma(model, settings.ema_decay)
     return TrainingParts(settings, group, device, model, network, priors, objective, lr, optimizer, precision, ema)

@@ -207,6 +207,7 @@ def test_doctor_says_what_is_chosen(capsys):
     assert found["run.processes: auto"] and found["opt_level: O1"].endswith(("loss scale 32", "loss scale 1"))
     if not torch.accelerator.is_available():
         assert found["run.device: auto"].startswith("cpu: ") and found["joined by"] == "gloo"
+        assert found["run.graph"] == "is refused: torch captures no graphs on cpu"
 
 
 def test_waiting_threads_sleep_soon_unless_the_environment_says_otherwise():

@@ -18,7 +18,17 @@ FILE = ROOT / "params.yaml"
 KEYS = {
     "epochs": None,
     "seed": None,
-    "run": {"device", "processes", "oversubscribe", "workers", "compile", "log_every", "save_every", "stop_grace"},
+    "run": {
+        "device",
+        "processes",
+        "oversubscribe",
+        "workers",
+        "compile",
+        "graph",
+        "log_every",
+        "save_every",
+        "stop_grace",
+    },
     "data": {"source", "root", "outside", "mirror", "train", "val"},
     "pack": {"verify", "images", "side", "quality"},
     "weights": {"source", "sha256", "images", "checkpoint", "min_match"},

@@ -3,6 +3,8 @@
 Which chip has which kernels is in simulator/chips.py, by CANN's documents. Formats are those of the real torch_npu.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -114,7 +116,7 @@ def test_nothing_of_a_training_is_in_a_format_of_the_chip(material, tmp_path):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_an_old_chip_refuses_operators_over_lists(material, tmp_path, monkeypatch, optimizer):
     """Were it taken for one of the newer chips, its first step would end as that of a user did."""
-    monkeypatch.setattr(device, "OTHER_CHIPS", device.Chips("taken for newer", foreach=True, fused_sgd=True))
+    monkeypatch.setattr(device, "OTHER_CHIPS", replace(device.OTHER_CHIPS, foreach=True, fused_sgd=True))
     plain = {"steps": 1, "level": "O0", "max_grad_norm": 0.0, "optimizer": optimizer}
     for folder, options, refused in (
         ("norm", {"max_grad_norm": 1.0}, rf"_foreach_norm.*foreach_norm/README.md does not name {OLD}"),

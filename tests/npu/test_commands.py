@@ -39,6 +39,7 @@ def test_doctor_finds_the_simulated_npus(python_with_torch_npu):
     assert found["opt_level: O1"] == "float16, loss scale 32" and found["joined by"] == "hccl"
     assert found["memory format"].startswith("channels first")
     assert found["optimizer: sgd"].startswith("fused (its kernel is documented for Atlas A2")
+    assert found["run.graph"].startswith("is allowed: documented for Atlas A2")
 
 
 @pytest.mark.parametrize(

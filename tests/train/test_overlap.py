@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from m2det.distributed.group import Group
 from m2det.model import build_model
@@ -33,13 +32,6 @@ def late_megabytes(model, ordered: bool) -> tuple[float, float]:
     assert len(ready) == total
     late = sum(size for count, size in sizes if count >= total - 1)  # the last one's own hook may run before or after
     return late / MEGABYTE, sum(size for _, size in sizes) / MEGABYTE
-
-
-@pytest.fixture
-def group_of_one():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
