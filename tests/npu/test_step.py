@@ -140,9 +140,7 @@ def test_checkpoints_are_written_in_the_background_and_workers_come_from_a_serve
         seen.append((type(state.writer), workers))
 
     for kind in ("npu", "cpu"):
-        params = settings(kind, ema_decay=0.9)
-        params.run.workers = 2
-        train(material, tmp_path / kind, params, AfterStep(look, 2))
+        train(material, tmp_path / kind, settings(kind, ema_decay=0.9, workers=2), AfterStep(look, 2))
         state = load_state(tmp_path / kind / "state")
         momentum = [entry["momentum_buffer"] for entry in state["optimizer"]["state"].values()]
         found.append([*state["model"].values(), *momentum, *state["ema"].values(), state["rows"], state["losses"]])

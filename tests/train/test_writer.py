@@ -119,19 +119,21 @@ def test_only_an_accelerator_has_a_thread():
 @pytest.mark.parametrize("outlasts_patience", [False, True])
 def test_a_stop_during_a_write_loses_no_step(material, tmp_path, monkeypatch, whole, outlasts_patience):
     """The write of step 4 ends within half the grace, or only after that of step 5, which does not wait for ever."""
-    state = tmp_path / "state"
+    state, beside = tmp_path / "state", []
 
     def slow(run_dir, content):
-        deadline = time.monotonic() + (60 if outlasts_patience else 0.2)
-        while content["step"] == 4 and time.monotonic() < deadline and not (state / "step-000000005.pt").exists():
+        deadline = time.monotonic() + (20 if outlasts_patience else 0.2)
+        while content["step"] == 4 and time.monotonic() < deadline and not beside:
             time.sleep(0.01)
         save_state(run_dir, content)
+        if content["step"] == 5:
+            beside.append(not (state / "step-000000004.pt").exists())
 
     monkeypatch.setattr(SAVE, slow)
     stop = AfterStep(lambda _: os.kill(os.getpid(), signal.SIGTERM), 5)
     with pytest.raises(SystemExit) as stopped:
         run(material, tmp_path, settings(epochs=2, save_every=4, stop_grace=1), stop)
-    assert stopped.value.code == 143
+    assert stopped.value.code == 143 and beside == [outlasts_patience]
     assert [step_of(path) for path in checkpoints(state)][-1] == 5 and (state / "step-000000004.pt").exists()
     monkeypatch.setattr(SAVE, save_state)
     assert_same_outcome(run(material, tmp_path, settings(epochs=2)), whole)
