@@ -48,6 +48,10 @@ def longest_pause() -> float:
     return longest
 
 
+def size_of(folder: Path, kind: str) -> int:
+    return max(folder.glob(f"step-*.{kind}")).stat().st_size
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="(default %(default)s)")
@@ -66,24 +70,25 @@ def main() -> None:
             seconds[title].append(time.perf_counter() - start)
 
         for number in range(arguments.rounds):
-            step = {"step": 2 * number + 1}
+            step = {"step": 3 * number + 1}
             at_once, background = Writer(), BackgroundWriter(lambda: None)
             timed("synchronous checkpoint", partial(at_once.write, partial(save_state, folder), state | step))
             evaluation["progress"] |= step
             timed("evaluation's record", partial(at_once.write, partial(save_evaluation, folder), evaluation))
+            checkpoint, record = (size_of(folder, kind) for kind in ("pt", "evaluated"))
             timed("best weights, two copies", partial(save_best, folder, "best-000001.pt", model.state_dict()))
-            start, step = time.perf_counter(), {"step": 2 * number + 2}
-            timed("a step waits (the copy)", partial(background.write, partial(save_state, folder), state | step))
-            seconds["longest pause of Python meanwhile"].append(longest_pause())
-            background.finish()
-            seconds["copy and write in the background"].append(time.perf_counter() - start)
-        checkpoint, record = (
-            next(folder.glob(pattern)).stat().st_size for pattern in ("step-*.pt", "step-*.evaluated")
-        )
+            for after, busy in ((2, False), (3, True)):
+                start, step = time.perf_counter(), {"step": 3 * number + after}
+                timed("a step waits (the copy)", partial(background.write, partial(save_state, folder), state | step))
+                if busy:
+                    seconds["longest pause of that Python"].append(longest_pause())
+                background.finish()
+                title = f"copy and write, Python {'always busy' if busy else 'idle'} meanwhile"
+                seconds[title].append(time.perf_counter() - start)
     print(f"{usable_cores()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"checkpoint {checkpoint:,} bytes, evaluation's record of {EPOCHS} rows {record:,} bytes")
     for title, values in seconds.items():
-        print(f"{title:<34} {statistics.median(values):7.3f} s (from {min(values):.3f} to {max(values):.3f})")
+        print(f"{title:<44} {statistics.median(values):7.3f} s (from {min(values):.3f} to {max(values):.3f})")
     median = {title: statistics.median(values) for title, values in seconds.items()}
     whole, added = median["synchronous checkpoint"], median["evaluation's record"]
     print(f"a step waits {median['a step waits (the copy)'] / whole:.2f} of the synchronous time")
