@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -50,18 +51,36 @@ def training_loader(
         dataset: of the samples.
         sampler: the keys of each batch.
         workers: processes; 0 for this one.
-        pin: copy each batch to pinned memory, whose allocator keeps it until the device has read it. Without, a batch
-            is a view of a slot, which is overwritten when the batches of the next step have been taken.
+        pin: for an accelerator: copy each batch to pinned memory, whose allocator keeps it until the device has read
+            it. Without, a batch is a view of a slot, which is overwritten when the batches of the next step have been
+            taken.
     """
     shape = (sampler.microbatch, dataset.size, dataset.size, 3)
     slots_in_use = sampler.accumulation + 1
-    for keys, images, objects in worker_batches(dataset, sampler, shape, workers, slots_in_use):
+    context = server_context() if pin else multiprocessing.get_context()
+    for keys, images, objects in worker_batches(dataset, sampler, shape, workers, slots_in_use, context):
         batch = make_batch(images, objects, [index for _, index in keys])
         yield batch.pin_memory() if pin else batch
 
 
+def server_context() -> BaseContext:
+    """Return multiprocessing's context for workers of a process that has an accelerator and a thread that writes.
+
+    A fork would copy the device's driver, and the locks that a thread holds. The fork server has neither, and imports
+    what workers need once.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def worker_batches(
-    dataset: TrainingDataset, batches: Iterable[list[Key]], shape: tuple[int, ...], workers: int, slots_in_use: int
+    dataset: TrainingDataset,
+    batches: Iterable[list[Key]],
+    shape: tuple[int, ...],
+    workers: int,
+    slots_in_use: int,
+    context: Any,
 ) -> Iterator[tuple[list[Key], np.ndarray, list[Objects]]]:
     """Yield each batch's keys, images and objects, in order.
 
@@ -71,6 +90,7 @@ def worker_batches(
         shape: of a batch's images, uint8.
         workers: processes; 0 for this one.
         slots_in_use: yielded batches that are kept as they are; older ones are overwritten.
+        context: multiprocessing's, which starts the workers.
 
     Raises:
         InputError: raised in a worker, or a worker was killed.
@@ -80,7 +100,6 @@ def worker_batches(
         for keys, images in zip(batches, itertools.cycle(own), strict=False):
             yield keys, images, [dataset.write_sample(*pair) for pair in zip(keys, images, strict=True)]
         return
-    context: Any = multiprocessing.get_context()
     count = workers * PREFETCH_FACTOR + slots_in_use
     memory = _shared_memory(context, count * math.prod(shape))
     slots = np.frombuffer(memory, np.uint8).reshape(count, *shape)

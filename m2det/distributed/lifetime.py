@@ -57,7 +57,10 @@ def start(process: BaseProcess) -> None:
 
     They are also blocked in the fork server, if this starts one.
     """
-    if multiprocessing.get_start_method() != "fork":
+    method = (
+        getattr(process, "_start_method", None) or multiprocessing.get_start_method()
+    )  # its context's, if it has one
+    if method != "fork":
         from multiprocessing import resource_tracker
 
         resource_tracker.ensure_running()  # it unblocks the signals, so it must not start later

@@ -12,10 +12,11 @@ from m2det.distributed.group import ALONE, Group
 from m2det.distributed.shutdown import handled_signals
 
 MAX_STEPS, MAX_SECONDS = 10, 5.0  # from one all-reduce of the request to the next, which makes the processes wait
+FAILURE = 255  # in the place of a signal's number, and above all of them
 
 
 class StopRequest:
-    """Inside its `with` block, SIGTERM, SIGINT and SIGHUP only set `requested` to their number.
+    """Inside its `with` block, SIGTERM, SIGINT and SIGHUP only set `requested` to their number, and so does `fail`.
 
     A second SIGINT acts as outside the block. A second SIGTERM or SIGHUP does not: launchers and the kernel may each
     send one. Signals that this process ignores stay ignored.
@@ -29,7 +30,7 @@ class StopRequest:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def should_stop(self, step: int, step_seconds: float, epoch_ended: bool) -> int:
-        """Return the number of the signal to stop by, the same in all processes, or 0.
+        """Return the number of the signal to stop by, or FAILURE, the same in all processes, or 0 to go on.
 
         Several processes ask each other every few steps only, and at the end of an epoch.
 
@@ -44,6 +45,10 @@ class StopRequest:
         steps = MAX_STEPS if slowest * MAX_STEPS < MAX_SECONDS else int(MAX_SECONDS / slowest)
         self._next_step = step + max(steps, 1)
         return int(signal_number)
+
+    def fail(self) -> None:
+        """Request that all processes stop because this one has failed in another thread, whose error it raises then."""
+        self.requested = FAILURE
 
     def __enter__(self) -> StopRequest:
         for number in handled_signals():

@@ -1,4 +1,9 @@
-"""The checkpoint files of a run directory: two last states, and the best weights."""
+"""The checkpoints of a run directory: the two last states, and what the evaluation of each has added.
+
+step-000000006.pt           the state after step 6
+step-000000006.evaluated    where an evaluation followed: the few values of the state that it changed; the best weights
+                            that they name are written before, so this file is the evaluation's commit marker
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from m2det.errors import InputError
-from m2det.files.torch_file import DamagedFileError, load_checked, save_checked, verify
+from m2det.files.torch_file import DamagedFileError, load_checked, save_checked
+from m2det.train.best_weights import intact_copy, save_best
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 KEPT = 2  # a failing disk may damage the last one
 
 
@@ -29,47 +33,27 @@ def save_state(run_dir: Path, state: dict[str, Any]) -> None:
     Raises:
         InputError: the disk is full; the earlier checkpoints are then unchanged.
     """
-    save_checked(run_dir / f"step-{state['step']:09d}.pt", {"version": VERSION, **state})
+    save_checked(_state_file(run_dir, state["step"]), {"version": VERSION, **state})
     for path in checkpoints(run_dir)[:-KEPT]:
+        _evaluation_of(path).unlink(missing_ok=True)
         path.unlink()
 
 
-def best_file(epoch: int) -> str:
-    """Return the name of the file that holds the weights of `epoch`."""
-    return f"best-{epoch:06d}.pt"
+def save_evaluation(run_dir: Path, evaluation: dict[str, Any]) -> None:
+    """Write what the evaluation after a checkpoint has added to it.
 
+    Args:
+        run_dir: the run directory.
+        evaluation: progress: the values of the state that are others after the evaluation, and the step;
+            weights: the model's, where these are the best so far and are kept, in the file that progress names; or {}.
 
-def save_best(run_dir: Path, epoch: int, model: nn.Module) -> None:
-    """Write the model's weights as those of `epoch`, and a copy, because every later checkpoint relies on them.
-
-    The checkpoint that names them is written later, so the previous best weights stay, too.
+    Raises:
+        InputError: the disk is full; the evaluation then runs again.
     """
-    for path in _copies(run_dir, best_file(epoch)):
-        save_checked(path, {"model": model.state_dict()})
-    for path in sorted(run_dir.glob("best-*.pt"))[:-KEPT]:
-        for copy in _copies(run_dir, path.name):
-            copy.unlink(missing_ok=True)
-
-
-def load_best(run_dir: Path, file: str, model: nn.Module) -> None:
-    """Load what save_best wrote into the model. Raises DamagedFileError where both copies are damaged."""
-    model.load_state_dict(load_checked(_intact_copy(run_dir, file))["model"])
-
-
-def _copies(run_dir: Path, file: str) -> tuple[Path, Path]:
-    return run_dir / file, run_dir / f"{file}.copy"
-
-
-def _intact_copy(run_dir: Path, file: str) -> Path:
-    """Return the first intact copy, and warn of a damaged one. Raises DamagedFileError where both are damaged."""
-    first, second = _copies(run_dir, file)
-    try:
-        verify(first)
-        return first
-    except DamagedFileError as error:
-        verify(second)
-        log.warning("warning: %s; its copy is used", error)
-        return second
+    progress = evaluation["progress"]
+    if evaluation["weights"]:
+        save_best(run_dir, progress["best"]["file"], evaluation["weights"])
+    save_checked(_evaluation_of(_state_file(run_dir, progress["step"])), progress)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -87,11 +71,19 @@ def last_step(run_dir: Path) -> int:
     return max(map(step_of, checkpoints(run_dir)), default=0)
 
 
+def _state_file(run_dir: Path, step: int) -> Path:
+    return run_dir / f"step-{step:09d}.pt"
+
+
+def _evaluation_of(checkpoint: Path) -> Path:
+    return checkpoint.with_suffix(".evaluated")
+
+
 def load_state(run_dir: Path) -> dict[str, Any] | None:
     """Return the last saved state, on the CPU, or None where nothing has been saved.
 
     A checkpoint that is damaged, or whose best weights are, is skipped with a warning: the one before it leads to the
-    same model.
+    same model. So does an evaluation that runs again because what it added is damaged, also with a warning.
 
     Raises:
         InputError: all checkpoints are damaged, or one has another version.
@@ -117,14 +109,42 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} has version {state['version']}, this code reads {VERSION}: finish the training with the code that "
             "began it, or delete the folder to start anew"
         )
+    evaluated = _load_evaluation(path) if _evaluation_of(path).exists() else {}
+    if not evaluated:
+        _require_best(path, state)
+    return state | evaluated
+
+
+def _load_evaluation(checkpoint: Path) -> dict[str, Any]:
+    """Return what save_evaluation wrote, or {} with a warning where that is damaged, or the best weights are."""
+    path = _evaluation_of(checkpoint)
+    try:
+        progress = load_checked(path)
+        if not isinstance(progress, dict) or progress.get("step") != step_of(path):
+            raise DamagedFileError(f"{path} holds something else than the evaluation of its step")
+        _require_best(path, progress)
+    except DamagedFileError as error:
+        log.warning("warning: %s; the evaluation after step %d runs again", error, step_of(path))
+        return {}
+    return progress
+
+
+def _require_best(path: Path, state: dict[str, Any]) -> None:
     if file := state["best"]["file"]:
-        _intact_copy(path.parent, file)
-    return state
+        intact_copy(path.parent, file)
 
 
-def discard_after(run_dir: Path, step: int) -> None:
-    """Remove checkpoints of later steps, which load_state skipped, and half-written files of a killed run."""
-    for path in [path for path in checkpoints(run_dir) if step_of(path) > step] + [*run_dir.glob("*.tmp")]:
+def discard_after(run_dir: Path, step: int, evaluated: bool) -> None:
+    """Remove what load_state skipped, and half-written files of a killed run.
+
+    Args:
+        run_dir: the run directory.
+        step: of the checkpoint that was loaded; later ones are removed.
+        evaluated: whether its evaluation was loaded, too; else that is removed.
+    """
+    skipped = [path for path in checkpoints(run_dir) if step_of(path) > step]
+    skipped += [path for path in run_dir.glob("step-*.evaluated") if step_of(path) >= step + evaluated]
+    for path in [*skipped, *run_dir.glob("*.tmp")]:
         log.info("removed: %s", path)
         if path.is_dir():
             shutil.rmtree(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from m2det.evaluate.inference import coco_results_distributed
 from m2det.evaluate.metrics import coco_metrics
 from m2det.files.whole import temporary_folder, write_whole
 from m2det.model import M2Det
-from m2det.train.checkpoint import best_file, save_best
+from m2det.train.best_weights import best_file
 from m2det.train.optim import train_mode
 from m2det.train.state import Callbacks, TrainingState
 
@@ -44,34 +45,40 @@ def end_epoch(state: TrainingState, val: PackedSplit, callbacks: Callbacks) -> s
         "loss_loc": round(losses["loc"], 4),
         "loss_conf": round(losses["conf"], 4),
     }
-    scores = ""
-    if state.epoch % state.parts.settings.evaluate_every == 0 or state.finished:
+    if state.epoch % state.parts.settings.evaluate_every != 0 and not state.finished:
+        state.end_epoch(row, state.best)
+        state.save()
+        return f"epoch {state.epoch} ended"
+    if not state.pending_evaluation:
         state.pending_evaluation = True
         state.save()  # an evaluation takes minutes: interrupting it loses no step
-        metrics = evaluate(state, val, callbacks)
-        row |= {"AP": round(metrics["AP"], 4), "AP50": round(metrics["AP50"], 4)}
-        scores = f"AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, "
-    state.rows.append(row)
-    state.pending_evaluation = False
-    state.monitor.reset()
-    state.save()
-    return f"epoch {state.epoch}: {scores}saved"
+    evaluate(state, row, val, callbacks)
+    state.finish_writing()
+    return f"epoch {state.epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
 
 
-def evaluate(state: TrainingState, val: PackedSplit, callbacks: Callbacks) -> dict[str, float]:
-    """Return the metrics of the averaged weights, and keep these where AP is the highest so far."""
-    parts = state.parts
+def evaluate(state: TrainingState, row: dict[str, Any], val: PackedSplit, callbacks: Callbacks) -> None:
+    """End the epoch with the metrics of the averaged weights, and keep these where AP is the highest so far.
+
+    Args:
+        state: saved as it is before the evaluation.
+        row: the epoch's; takes AP and AP50.
+        val: the split to evaluate on.
+        callbacks: on_evaluated is called.
+    """
+    parts, best, weights = state.parts, state.best, dict[str, Tensor]()
     with parts.ema.applied():
         parts.group.broadcast_buffers(parts.model)
         metrics = validate(parts.model, parts.priors.cpu(), val, parts.device, parts.group)
         callbacks.on_evaluated(state, metrics)
-        if metrics["AP"] > state.best["AP"]:
-            state.best = {"AP": metrics["AP"], "epoch": state.epoch, "file": ""}
+        row |= {"AP": round(metrics["AP"], 4), "AP50": round(metrics["AP50"], 4)}
+        if metrics["AP"] > best["AP"]:
+            best = {"AP": metrics["AP"], "epoch": state.epoch, "file": ""}
             if parts.settings.keep == "best":
-                state.best["file"] = best_file(state.epoch)
-                state.write(lambda: save_best(state.run_dir, state.epoch, parts.model))
+                best["file"], weights = best_file(state.epoch), parts.model.state_dict()
+        state.end_epoch(row, best)
+        state.save_evaluation(weights)
     train_mode(parts.model, parts.settings)
-    return metrics
 
 
 def validate(model: M2Det, priors: Tensor, val: PackedSplit, device: torch.device, group: Group) -> dict[str, float]:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from m2det.config import RunParams
 from m2det.data.sampler import TrainingBatchSampler
 from m2det.errors import InputError
 from m2det.files.inputs import FOLDER, Inputs
 from m2det.model import M2Det
+from m2det.train.best_weights import load_best
 from m2det.train.build import TrainingParts
-from m2det.train.checkpoint import discard_after, last_step, load_best, load_state, save_state
+from m2det.train.checkpoint import discard_after, last_step, load_state, save_evaluation, save_state
 from m2det.train.diagnose import check_finite_weights
 from m2det.train.loss_monitor import LossMonitor
 from m2det.train.optim import load_optimizer
+from m2det.train.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +52,23 @@ class TrainingState:
     Attributes:
         step: steps done.
         lr: the learning rate of the last step.
+        writer: writes the checkpoints.
         rows: one per finished epoch, for the curves.
         best: AP and epoch of the best weights so far, and the file that keeps them ("" for none).
         pending_evaluation: whether an epoch's steps are done, but not its evaluation.
     """
 
     def __init__(
-        self, parts: TrainingParts, order: TrainingBatchSampler, monitor: LossMonitor, run_dir: Path, run: RunParams
+        self,
+        parts: TrainingParts,
+        order: TrainingBatchSampler,
+        monitor: LossMonitor,
+        run_dir: Path,
+        run: RunParams,
+        writer: Writer,
     ) -> None:
         """Begin at step 0. Raises InputError where the inputs have changed since the run directory recorded them."""
-        self.parts, self.order, self.monitor, self.run_dir = parts, order, monitor, run_dir
+        self.parts, self.order, self.monitor, self.run_dir, self.writer = parts, order, monitor, run_dir, writer
         self.step, self.lr = 0, parts.lr
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"AP": -1.0, "epoch": 0, "file": ""}
@@ -93,19 +104,24 @@ class TrainingState:
         """Whether the last step was the last one of its epoch, or of the training."""
         return self.step % self.order.steps_per_epoch == 0 or self.finished
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain types; every process calls this, since the losses of all are gathered."""
+    def progress_dict(self) -> dict[str, Any]:
+        """Return the step, and what the end of an epoch changes; every process calls this: all losses are gathered."""
         return {
             "step": self.step,
-            "lr": self.lr,
             "rows": self.rows,
             "best": self.best,
             "pending_evaluation": self.pending_evaluation,
+            "losses": self.monitor.state_dict(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain types; every process calls this, as progress_dict."""
+        return self.progress_dict() | {
+            "lr": self.lr,
             "model": self.parts.model.state_dict(),
             "optimizer": self.parts.optimizer.state_dict(),
             "scaler": self.parts.precision.state_dict(),
             "ema": self.parts.ema.state_dict(),
-            "losses": self.monitor.state_dict(),
             "runtime_info": self.runtime_info,
         }
 
@@ -126,16 +142,38 @@ class TrainingState:
                 ", ".join(changed),
             )
 
+    def end_epoch(self, row: dict[str, Any], best: dict[str, Any]) -> None:
+        """Add the epoch's row, keep what is the best so far, and begin the sums of another epoch."""
+        self.rows.append(row)
+        self.best, self.pending_evaluation = best, False
+        self.monitor.reset()
+
     def save(self) -> None:
-        """Write a checkpoint. Raises InputError for a loss or weights that are not finite, and for a full disk."""
+        """Have a checkpoint written.
+
+        Raises:
+            InputError: a loss or weights that are not finite; a full disk, in this write or an earlier one.
+        """
         self.monitor.mean()  # raises
         check_finite_weights(self.parts.model, self.step)
         if self.parts.group.is_main_process:
             self._inputs.warn_of_changes(self.run_dir / FOLDER)
-        state = self.state_dict()
-        self.write(lambda: save_state(self.run_dir, state))
+        self._in_main(partial(self.writer.write, partial(save_state, self.run_dir), self.state_dict()))
 
-    def write(self, write: Callable[[], None]) -> None:
+    def save_evaluation(self, weights: Mapping[str, Tensor]) -> None:
+        """Have written what an evaluation has added to the last checkpoint, with the best weights, if these are new.
+
+        Raises:
+            InputError: a full disk, in this write or an earlier one.
+        """
+        evaluation = {"progress": self.progress_dict(), "weights": weights}
+        self._in_main(partial(self.writer.write, partial(save_evaluation, self.run_dir), evaluation))
+
+    def finish_writing(self) -> None:
+        """Wait, in all processes, until everything is on the disk. Raises InputError for a full disk."""
+        self._in_main(self.writer.finish)
+
+    def _in_main(self, write: Callable[[], None]) -> None:
         """Call `write` in the main process; where it fails, raise its InputError in all, which would else wait."""
         problem = ""
         if self.parts.group.is_main_process:
@@ -149,13 +187,15 @@ class TrainingState:
     def resume(self) -> None:
         """Continue from the last checkpoint, if there is one. Raises InputError where processes read different ones."""
         state = load_state(self.run_dir)
-        steps = self.parts.group.all_gather(state["step"] if state else 0)
-        if len(set(steps)) > 1:
+        own = (state["step"], not state["pending_evaluation"]) if state else (0, False)
+        read = self.parts.group.all_gather(own)
+        if len(set(read)) > 1:
             raise InputError(
-                f"{self.run_dir}: the processes have read checkpoints of steps {steps}; check the disk that holds them"
+                f"{self.run_dir}: the processes have read different checkpoints, (step, whether evaluated): {read}; "
+                "check the disk that holds them"
             )
         if self.parts.group.is_main_process:  # after all processes have read
-            discard_after(self.run_dir, steps[0])
+            discard_after(self.run_dir, *own)
         if state is not None:
             self.load_state_dict(state)
             log.info("resuming at step %d of %d", self.step, self.order.steps)

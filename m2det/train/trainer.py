@@ -29,6 +29,7 @@ from m2det.train.loss_monitor import LossMonitor
 from m2det.train.optim import lr_of_step, set_lr
 from m2det.train.prefetch import gc_disabled, group_microbatches, prefetch_to_device
 from m2det.train.state import Callbacks, TrainingState, TrainResult
+from m2det.train.writer import make_writer
 
 
 def train(
@@ -59,13 +60,15 @@ def train(
     group.init(device)
     parts, data = build_training(params, cache, backbone, device, group)
     monitor = LossMonitor(group, device, partial(diagnose_nonfinite, parts, data))
-    state = TrainingState(parts, data.order, monitor, run_dir, params.run)
+    stop = StopRequest(group, device)
+    writer = make_writer(device, on_error=stop.fail)
+    state = TrainingState(parts, data.order, monitor, run_dir, params.run, writer)
     state.resume()
     data.order.start = state.step
     log_file_or_none = log_file if group.is_main_process else None
     log = TrainingLog(log_file_or_none, state.step, data.order.steps, data.order.batch_size, parts.cost())
     on_timeout = shutdown_message(partial(timeout_message, run_dir), run_dir / LOG_NAME)
-    with StopRequest(group, device) as stop, log, gc_disabled(), on_timeout:
+    with stop, log, gc_disabled(), on_timeout, writer:
         log.write(describe_run(params, parts, data, state.step))
         fit(params, data, state, log, stop, callbacks or Callbacks())
     return state.result()
@@ -89,6 +92,8 @@ def fit(
         log.step_done()
         callbacks.on_step_end(state)
         stopping = stop.should_stop(state.step, log.step_seconds, state.epoch_ended)
+        if stopping:
+            state.writer.patience = run.stop_grace / 2  # the rest is for the checkpoint of this step
         if state.step % run.log_every == 0 or state.epoch_ended or stopping:
             losses, loss_scale = monitor.mean(), parts.precision.loss_scale()
             log.progress(state.step, state.epochs_done, params.epochs, losses, state.lr, loss_scale)
@@ -99,9 +104,10 @@ def fit(
             elif state.step % run.save_every == 0 or stopping:
                 state.save()
         if stopping:
-            parts.group.barrier()  # until rank 0 has written: torchrun ends all processes soon after the first one
+            state.finish_writing()  # in rank 0: torchrun ends all processes soon after the first one
             log.write(f"stopped at step {state.step}; the same command continues from there")
             raise SystemExit(128 + stopping)
+    state.finish_writing()
 
 
 def train_step(parts: TrainingParts, monitor: LossMonitor, step: int, batches: Sequence[Batch]) -> None:

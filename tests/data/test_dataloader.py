@@ -191,12 +191,13 @@ def test_signals_to_the_group_leave_the_workers_to_the_trainer(samples):
 
 ORPHANS = """
 import multiprocessing, sys
-multiprocessing.set_start_method(sys.argv[3])
-from m2det.data import PackedSplit, TrainingBatchSampler, TrainingDataset, training_loader
+from m2det.data import PackedSplit, TrainingBatchSampler, TrainingDataset
+from m2det.data.dataloader import server_context, worker_batches
 from m2det.config import TrainParams
 odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, hflip=True)
 samples = TrainingDataset(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
-loader = training_loader(samples, TrainingBatchSampler(12, 4, 0, 10**9), 2, False)
+context = {"fork": multiprocessing, "forkserver": server_context()}[sys.argv[3]]
+loader = worker_batches(samples, TrainingBatchSampler(12, 4, 0, 10**9), (4, 48, 48, 3), 2, 2, context)
 next(loader), next(loader)  # one of each worker: both have begun
 print(*(p.pid for p in multiprocessing.active_children()), flush=True)
 if sys.argv[2] == "raise": raise KeyError("the trainer failed")
@@ -206,7 +207,10 @@ for batch in loader: pass
 
 @pytest.mark.parametrize(
     ("end", "method"),
-    [("kill", "fork"), ("raise", "fork"), ("stop", "fork"), pytest.param("stop", "forkserver", marks=pytest.mark.slow)],
+    [
+        *(("kill", "fork"), ("raise", "fork"), ("stop", "fork")),
+        *(pytest.param(end, "forkserver", marks=pytest.mark.slow) for end in ("kill", "raise", "stop")),
+    ],
 )
 def test_no_worker_outlives_the_trainer(samples, end, method):
     """Nor one that is stopped, which keeps others from learning of the trainer's end: it has the pipes' other ends."""
@@ -234,14 +238,14 @@ def test_signals_to_the_whole_group_are_the_trainers_alone(samples):
 
 
 GROUP = """
-import multiprocessing, os, signal, sys, time
-multiprocessing.set_start_method("forkserver")
-from m2det.data import PackedSplit, TrainingBatchSampler, TrainingDataset, training_loader
+import os, signal, sys, time
+from m2det.data import PackedSplit, TrainingBatchSampler, TrainingDataset
+from m2det.data.dataloader import server_context, worker_batches
 from m2det.config import TrainParams
 from m2det.distributed.stop import StopRequest
 odds = TrainParams.model_construct(None, crop_probability=0.5, expand_probability=0.5, hflip=True)
 samples = TrainingDataset(PackedSplit(sys.argv[1], "train"), 48, 0, odds)
-loader = training_loader(samples, TrainingBatchSampler(12, 4, 0, 21), 2, False)
+loader = worker_batches(samples, TrainingBatchSampler(12, 4, 0, 21), (4, 48, 48, 3), 2, 2, server_context())
 with StopRequest() as stop:
     next(loader)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -3,6 +3,7 @@
 TORCH_NPU_FALLBACK_CPU_DISABLE is 1 here: an operator that torch_npu has no kernel for would end the test.
 """
 
+import multiprocessing
 import os
 
 import numpy as np
@@ -19,10 +20,13 @@ from m2det.model import prior_boxes
 from m2det.model.model_file import load_trained
 from m2det.model.preprocess import subtract_mean
 from m2det.train.build import build_training, make_precision
+from m2det.train.checkpoint import load_state
 from m2det.train.loss_monitor import LossMonitor
+from m2det.train.writer import BackgroundWriter, Writer
 from tests.npu.training import cpu_in_the_order_of_the_npu, settings, train  # noqa: F401
 from tests.static_shapes import watched_steps
 from tests.tiny_model import write_tiny_model
+from tests.training import AfterStep
 
 pytestmark = [pytest.mark.slow, pytest.mark.inside("torch_npu"), pytest.mark.usefixtures("cpu_in_the_order_of_the_npu")]
 
@@ -125,6 +129,24 @@ def test_precision_chooses_float16_on_an_npu(caplog):
 def test_validation_of_a_split_runs_on_the_npu(material, tmp_path):
     outcome = train(material, tmp_path, settings("npu", evaluate_every=1))
     assert len(PackedSplit(material[0], "val")) == 14 and "AP" in outcome.rows[-1]
+
+
+def test_checkpoints_are_written_in_the_background_and_workers_come_from_a_server(material, tmp_path):
+    """With the CPU's bits: momentum, average and losses were copied in time."""
+    seen, found = [], []
+
+    def look(state):
+        workers = {type(process).__name__ for process in multiprocessing.active_children()}
+        seen.append((type(state.writer), workers))
+
+    for kind in ("npu", "cpu"):
+        train(material, tmp_path / kind, settings(kind, ema_decay=0.9, workers=2), AfterStep(look, 2))
+        state = load_state(tmp_path / kind / "state")
+        momentum = [entry["momentum_buffer"] for entry in state["optimizer"]["state"].values()]
+        found.append([*state["model"].values(), *momentum, *state["ema"].values(), state["rows"], state["losses"]])
+    assert seen == [(BackgroundWriter, {"ForkServerProcess"}), (Writer, {"ForkProcess"})]
+    for on_npu, on_cpu in zip(*found, strict=True):
+        assert torch.equal(on_npu, on_cpu) if isinstance(on_cpu, torch.Tensor) else on_npu == on_cpu
 
 
 @pytest.mark.parametrize("objective", ["multibox", "aligned"])

@@ -19,7 +19,8 @@ def settings(which: str, steps: int = 3, level: str = "O1", sfam: bool = False, 
     base = load_params(ROOT / "params.yaml").model_dump()
     base["epochs"] = 3
     base["run"] |= {"device": which, "log_every": 100}
-    base["run"] |= {"processes": train.pop("processes", 1), "graph": train.pop("graph", False)}
+    base["run"] |= {"processes": train.pop("processes", 1), "workers": train.pop("workers", 0)}
+    base["run"]["graph"] = train.pop("graph", False)
     base["model"]["sfam"] = sfam
     base["precision"] |= {"opt_level": level, "dtype": train.pop("dtype", "bfloat16")}
     base["train"] |= {"batch_size": 4, "microbatch": 4, "evaluate_every": 100, "max_steps": steps} | train

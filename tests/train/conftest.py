@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch.distributed as dist
 
+from m2det.train.writer import BackgroundWriter
+
 
 @pytest.fixture
 def group_of_one() -> Iterator[None]:
@@ -12,3 +14,9 @@ def group_of_one() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture
+def in_background(monkeypatch):
+    """Write checkpoints in a thread, as on an accelerator."""
+    monkeypatch.setattr("m2det.train.trainer.make_writer", lambda _, on_error: BackgroundWriter(on_error))

@@ -116,7 +116,7 @@ def disturb(folder: Path, kind: str, moment: float) -> tuple[bool, float]:
     if pid is not None:
         os.kill(pid, getattr(signal, name))
     seconds = wait_for_all(folder, process, f"{kind} after {moment:.2f} s")
-    for path in saved(folder):
+    for path in [*saved(folder), *saved(folder, "evaluated")]:
         verify(path)
     return pid is not None and process.returncode != 0, seconds
 
@@ -131,18 +131,23 @@ def wait_for_all(folder: Path, process: subprocess.Popen, what: str) -> float:
     return time.monotonic() - start
 
 
-def saved(folder: Path) -> list[Path]:
-    """The checkpoints, oldest first."""
-    return sorted((folder / UNFINISHED).glob("*/step-*.pt"))
+def saved(folder: Path, kind: str = "pt") -> list[Path]:
+    """The checkpoints, oldest first, or what their evaluations have added."""
+    return sorted((folder / UNFINISHED).glob(f"*/step-*.{kind}"))
 
 
 def flip_bit(folder: Path, moment: float) -> tuple[bool, float]:
-    """Kill a rank; then one bit of the newest checkpoint is another, where there is one before it to go back to."""
+    """Kill a rank; then one bit of the newest checkpoint, or of what its evaluation has added, is another.
+
+    Where there is a checkpoint before it to go back to.
+    """
     hit, seconds = disturb(folder, "rank SIGKILL", moment)
     if len(paths := saved(folder)) > 1:
-        rng, data = random.Random(moment), bytearray(paths[-1].read_bytes())
+        rng = random.Random(moment)
+        path = rng.choice([*saved(folder, "evaluated")[-1:], paths[-1]])
+        data = bytearray(path.read_bytes())
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        paths[-1].write_bytes(data)
+        path.write_bytes(data)
     return hit, seconds
 
 
@@ -164,7 +169,7 @@ def fill_disk(folder: Path, moment: float) -> tuple[bool, float]:
         assert process.returncode == 1 and "file too large" in out.splitlines()[-1], out
         assert "make room, then give the same command again" in out.splitlines()[-1], out
     assert not list(folder.glob("models/**/*.tmp")) and not list(folder.glob("results/*.tmp"))
-    for path in saved(folder):
+    for path in [*saved(folder), *saved(folder, "evaluated")]:
         verify(path)
     return process.returncode != 0, seconds
 

@@ -1,7 +1,9 @@
 """What torchrun starts for test_distributed.py: -m tests.train.one_of_several CASE PARAMS CACHE BACKBONE FOLDER."""
 
 import atexit
+import resource
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +13,19 @@ import torch.distributed as dist
 
 from m2det.config import load_params
 from m2det.data.batch import collate
+from m2det.distributed import stop
 from m2det.distributed.children import run_child
 from m2det.distributed.group import ALONE, Group
 from m2det.distributed.launch import run_worker
+from m2det.errors import InputError
 from m2det.loss import AlignedLoss
+from m2det.train import rank, trainer
 from m2det.train.build import build_training
 from m2det.train.ema import ModelEma
 from m2det.train.loss_monitor import LossMonitor
 from m2det.train.rank import main
 from m2det.train.trainer import train_step
+from m2det.train.writer import BackgroundWriter
 from tests.training import AfterStep
 
 CPU = torch.device("cpu")
@@ -104,6 +110,35 @@ def stuck(*arguments: str) -> None:
     main(*arguments, callbacks=AfterStep(wait, 3))
 
 
+def full_disk(*arguments: str) -> None:
+    """Train with checkpoints in the background; from step 4 on no file of process 0 gets longer than 8 MB.
+
+    Each process leaves the last step and the error that it raises in RUN_DIR/raised-RANK.
+    """
+    stop.MAX_STEPS = 1  # ask after each step: before the end of the epoch, where all wait for the write anyway
+    trainer.make_writer = lambda _, on_error: BackgroundWriter(on_error)
+    steps = []
+
+    def fill(state) -> None:
+        steps.append(state.step)
+        if state.step == 4 and state.parts.group.is_main_process:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, resource.RLIM_INFINITY))
+        if state.step == 5:
+            for thread in threading.enumerate():
+                if thread.name == "checkpoint writer":
+                    thread.join()
+
+    def train_and_tell(*arguments):
+        try:
+            return train(*arguments)
+        except InputError as error:
+            (Path(arguments[3]) / f"raised-{arguments[5].rank}").write_text(f"{steps[-1]} {error}")
+            raise
+
+    train, rank.train = rank.train, train_and_tell
+    main(*arguments, callbacks=AfterStep(fill))
+
+
 def leaving(folder: str) -> None:
     """Meet the others; print at the end of the process whether they were left before."""
     atexit.register(lambda: print(f"connected: {dist.is_initialized()}", flush=True))
@@ -118,4 +153,5 @@ def leaving(folder: str) -> None:
 if __name__ == "__main__":
     cases = {"leaving": leaving}
     cases |= {"gradients": gradients, "poisoned": poisoned, "crashing": crashing, "stuck": stuck, "train": main}
+    cases |= {"full_disk": full_disk}
     cases[sys.argv[1]](*sys.argv[2:])

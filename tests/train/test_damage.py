@@ -9,7 +9,7 @@ import torch
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
 from m2det.errors import InputError
-from m2det.files.torch_file import save_checked
+from m2det.files.torch_file import load_checked, save_checked
 from m2det.model import build_model
 from m2det.model.pretrained import load_initial
 from m2det.train.checkpoint import checkpoints, load_state, save_state
@@ -102,7 +102,7 @@ def test_without_any_good_checkpoint_one_sentence_says_so(unfinished):
 
 def test_another_versions_checkpoint_is_not_read_by_halves(tmp_path):
     save_state(tmp_path, {"step": 3, "version": 3})
-    with pytest.raises(InputError, match=r"has version 3, this code reads 4: finish the training with the code"):
+    with pytest.raises(InputError, match=r"has version 3, this code reads 5: finish the training with the code"):
         load_state(tmp_path)
 
 
@@ -131,16 +131,74 @@ def stop_at(step, material, folder, params):
         run(material, folder, params, SecondIsBest(step))
 
 
+@pytest.fixture(scope="module")
+def evaluated(material, tmp_path_factory):
+    """A folder with the checkpoint of step 6, of 9, and what its evaluation has added."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    stop_at(6, material, folder, settings())
+    names = [path.name for path in (folder / "state").glob("step-*")]
+    assert sorted(names) == ["step-000000003.pt", "step-000000006.evaluated", "step-000000006.pt"]
+    return folder
+
+
+class Evaluations(SecondIsBest):
+    """Note the epochs that are evaluated."""
+
+    def __init__(self):
+        self.stop, self.epochs = None, []
+
+    def on_evaluated(self, state, metrics):
+        super().on_evaluated(state, metrics)
+        self.epochs.append(state.epoch)
+
+
+OF_AN_EVALUATION = ["a bit", "cut", "empty", "a folder", "a list with a checksum", "another step's"]
+
+
+@pytest.mark.parametrize("damage", OF_AN_EVALUATION)
+def test_a_damaged_evaluation_counts_as_none(evaluated, tmp_path, damage, caplog):
+    folder = shutil.copytree(evaluated / "state", tmp_path / "state")
+    whole, record = load_state(folder), folder / "step-000000006.evaluated"
+    assert whole["rows"][-1]["AP"] == 0.6 and not whole["pending_evaluation"] and whole["losses"]["steps"] == 0
+    if damage == "another step's":
+        save_checked(record, load_checked(record) | {"step": 3})
+    else:
+        DAMAGES[damage](record)
+    state = load_state(folder)
+    assert state["step"] == 6 and state["pending_evaluation"] and len(state["rows"]) == 1
+    [warning] = [entry.message for entry in caplog.records if entry.levelname == "WARNING"]
+    assert warning.startswith(f"warning: {record} ") and warning.endswith("the evaluation after step 6 runs again")
+
+
+@pytest.mark.parametrize(
+    ("damage", "epochs"), [("none", [3]), ("a bit", [2, 3]), pytest.param("a folder", [2, 3], marks=pytest.mark.slow)]
+)
+def test_an_evaluation_runs_again_only_where_its_record_is_damaged(
+    material, evaluated, whole_of_three, tmp_path, damage, epochs
+):
+    folder, again = shutil.copytree(evaluated, tmp_path / "copy"), Evaluations()
+    if damage != "none":
+        DAMAGES[damage](folder / "state/step-000000006.evaluated")
+    assert same(run(material, folder, settings(), again), whole_of_three)
+    assert again.epochs == epochs
+
+
+@pytest.fixture(scope="module")
+def whole_of_three(material, tmp_path_factory):
+    return run(material, tmp_path_factory.mktemp("whole"), settings(), SecondIsBest())
+
+
 @pytest.mark.slow
 def test_damaged_best_weights_are_made_again(material, tmp_path):
-    """From the checkpoint before the one that names them: published is what the log says."""
+    """By the evaluation that named them, which runs again: published is what the log says."""
     how = settings(save_every=1, evaluate_every=1, keep="best")
     wanted = run(material, tmp_path / "wanted", how, SecondIsBest())
     assert wanted.kept_epoch == 2
     stop_at(6, material, tmp_path, how)
     for path in (tmp_path / "state").glob("best-000002.pt*"):
         flip(path)
-    assert load_state(tmp_path / "state")["step"] == 5
+    state = load_state(tmp_path / "state")
+    assert state["step"] == 6 and state["pending_evaluation"] and state["best"]["epoch"] == 1
     found = run(material, tmp_path, how, SecondIsBest())
     assert found.kept_epoch == 2 and same(found, wanted)
 

@@ -271,6 +271,19 @@ run_stage("train", train)
     assert "in wait" in (tmp_path / "state/processes.log").read_text()
 
 
+def test_a_full_disk_behind_a_write_in_the_background_ends_all_processes_in_one_sentence(material, tmp_path):
+    """At the next step, by the request to stop that they share."""
+    params_file = write_params(tmp_path, save_every=4)
+    process = torchrun("full_disk", params_file, *material, tmp_path / "state")
+    assert process.wait(120) != 0
+    assert none_left(tmp_path)
+    sentences = [(tmp_path / f"state/raised-{rank}").read_text() for rank in (0, 1)]
+    assert sentences[0] == sentences[1]
+    assert sentences[0].startswith(f"5 {tmp_path}/state/step-000000004.pt: file too large; ")
+    assert sentences[0].endswith("the same command again; it continues from step 3")
+    assert (tmp_path / "state/error.txt").read_text() == sentences[0].removeprefix("5 ")
+
+
 def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_it(material, tmp_path):
     params_file = write_params(tmp_path)
     process = torchrun("poisoned", params_file, *material, tmp_path / "state")

@@ -19,7 +19,7 @@ from m2det.distributed.group import ALONE
 from m2det.errors import InputError
 from m2det.model import build_model, prior_boxes
 from m2det.model.flops import forward_flops
-from m2det.train.checkpoint import checkpoints, load_state
+from m2det.train.checkpoint import checkpoints, load_state, save_state
 from m2det.train.evaluator import validate
 from m2det.train.logger import write_curves
 from m2det.train.state import Callbacks
@@ -236,6 +236,22 @@ def test_a_folder_of_damaged_checkpoints_is_one_sentence(material, tmp_path):
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"can be used \(.*does not end in a checksum.*\); delete the folder"):
         run(material, tmp_path, settings())
+
+
+def test_an_evaluated_epoch_writes_one_checkpoint(material, tmp_path, monkeypatch):
+    """Gigabytes each; what the evaluation adds is a few values."""
+    steps = []
+
+    def save(run_dir, state):
+        steps.append(state["step"])
+        save_state(run_dir, state)
+
+    monkeypatch.setattr("m2det.train.state.save_state", save)
+    run(material, tmp_path, settings(epochs=2, evaluate_every=1))
+    assert steps == [3, 6]
+    sizes = [path.with_suffix(".evaluated").stat().st_size for path in checkpoints(tmp_path / "state")]
+    assert len(sizes) == 2 and max(sizes) < 5000
+    assert {row["epoch"] for row in load_state(tmp_path / "state")["rows"] if "AP" in row} == {1, 2}
 
 
 class Scores(Callbacks):
