@@ -1,7 +1,7 @@
 """Compare the shared 1x1 convolution computed once and once per level: `python benchmarks/shared_leach.py`.
 
-Times forward and backward passes of both, as a training runs them (memory format and precision), in turn in one process;
-then measures the peak memory of one pass, each in a process of its own. Prints both and their ratio, once to per level.
+Times forward and backward passes of both, as a training runs them (memory format and precision), in turn in one
+process; then measures the peak memory of one pass, each in a process of its own. Ratios are of once to per level.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from m2det.evaluate.inference import coco_results_distributed
 from m2det.evaluate.metrics import coco_metrics
 from m2det.files.whole import temporary_folder, write_whole
 from m2det.model import M2Det
+from m2det.train.amp import Precision
 from m2det.train.checkpoint import best_file, save_best
 from m2det.train.optim import train_mode
 from m2det.train.state import Callbacks, TrainingState
@@ -63,7 +64,7 @@ def evaluate(state: TrainingState, val: PackedSplit, callbacks: Callbacks) -> di
     parts = state.parts
     with parts.ema.applied():
         parts.group.broadcast_buffers(parts.model)
-        metrics = validate(parts.model, parts.priors.cpu(), val, parts.device, parts.group)
+        metrics = validate(parts.model, parts.priors.cpu(), val, parts.device, parts.group, parts.precision)
         callbacks.on_evaluated(state, metrics)
         if metrics["AP"] > state.best["AP"]:
             state.best = {"AP": metrics["AP"], "epoch": state.epoch, "file": ""}
@@ -74,8 +75,13 @@ def evaluate(state: TrainingState, val: PackedSplit, callbacks: Callbacks) -> di
     return metrics
 
 
-def validate(model: M2Det, priors: Tensor, val: PackedSplit, device: torch.device, group: Group) -> dict[str, float]:
+def validate(
+    model: M2Det, priors: Tensor, val: PackedSplit, device: torch.device, group: Group, precision: Precision
+) -> dict[str, float]:
     """Return COCO's metrics of the model on the split, every image counted once.
+
+    The network runs in the training's precision: docs/benchmarks/evaluation.md has the difference to float32, in which
+    the stage evaluate runs.
 
     Args:
         model: left in evaluation mode.
@@ -83,9 +89,16 @@ def validate(model: M2Det, priors: Tensor, val: PackedSplit, device: torch.devic
         val: the split.
         device: of the model.
         group: each process takes its share of the images; all get the same metrics.
+        precision: of the training.
     """
     model.eval()
-    results = coco_results_distributed(model, priors, val, model.config.size, device, POSTPROCESSING, group)
+
+    def network(images: Tensor) -> dict[str, Tensor]:
+        with precision.autocast():
+            outputs: dict[str, Tensor] = model(images)
+        return outputs
+
+    results = coco_results_distributed(network, priors, val, model.config.size, device, POSTPROCESSING, group)
     with temporary_folder() as folder:
         path = folder / "results.json"
         write_whole(path, json.dumps([entry for image in results for entry in image]))
