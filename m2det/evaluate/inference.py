@@ -47,10 +47,8 @@ def detect_images(
         Per image float32 [K,6]: xyxy in the original image's pixels, score, label from 1.
     """
     outputs = model(subtract_mean(images.to(device, non_blocking=True), device))
-    loc, conf = (
-        outputs["loc"].float().cpu(),
-        outputs["conf"].float().cpu(),
-    )  # a network under autocast returns its dtype
+    # autocast's outputs are in low precision, scores and boxes are not
+    loc, conf = outputs["loc"].float().cpu(), outputs["conf"].float().cpu()
     options = settings.model_dump(exclude={"batch_size", "scorer"})
     return [postprocess(loc[i], conf[i], priors, size, **options) for i, size in enumerate(sizes)]
 
