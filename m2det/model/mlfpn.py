@@ -65,6 +65,7 @@ class SharedConv(BasicConv):
     def forward(self, x: Tensor) -> Tensor:
         out = super().forward(x)
         if self.bn.training:
+            assert self.bn.num_batches_tracked is not None
             self.bn.num_batches_tracked.add_(self.calls - 1)  # batch normalization has counted the first
         return out
 
