@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import statistics
 import sys
 import time
@@ -44,8 +45,10 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
 
     Returns:
         The content of results/performance.json: img_per_s from the mean step, as in the ModelZoo baseline, and
-        step_s_p50, the median step, which a few slow steps do not change.
+        step_s_p50, the median step, which a few slow steps do not change; load_average, the machine's of the minute
+        before (None where the platform has none), which says whether other processes ran.
     """
+    load_average = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     settings = params.benchmark
     steps = settings.warmup + settings.steps
     train = params.train.model_copy(update={"max_steps": steps})
@@ -78,22 +81,27 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
         "precision": str(parts.precision.dtype)[6:],
         "device": device.type,
         "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "load_average": load_average,
         "torch": str(torch.__version__),
     }
 
 
 def compare(measured: dict[str, Any]) -> str:
-    """Return two lines: what was measured on which device, and what the ModelZoo baseline published."""
+    """Return three lines: what was measured on which device, beside what, and what the ModelZoo baseline published."""
     published = ", ".join(f"{rate} img/s with {processes}" for processes, rate in PUBLISHED.items())
     devices = f"{measured['processes']} x {measured['device_name']}"
     mark = "" if measured["device"] == "npu" else f" ({measured['device']}: NOT an NPU)"
     setup = measured["model"], measured["objective"], measured["images_per_step"]
     same = setup == ("m2det512-vgg16", "multibox", 16 * measured["processes"])
+    load = measured["load_average"]
+    before = "of the machine unknown" if load is None else f"of the machine {load:g} in the minute before"
     this = f"{measured['model']} with {measured['objective']}"
     verdict = "the same model, objective and batch" if same else f"not comparable: this is {this}"
     return (
         f"{measured['img_per_s']:g} img/s training {measured['model']}, {measured['images_per_step']} images per step "
         f"(p50 {measured['step_s_p50']:g} s), {measured['precision']}, on {devices}{mark}\n"
+        f"load average {before}, {measured['threads']} threads of torch per process\n"
         f"the ModelZoo baseline's README: {published} processes ({PUBLISHED_SETUP}); {verdict}"
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
@@ -21,10 +21,12 @@ from m2det.evaluate.coco_results import coco_results
 from m2det.evaluate.postprocess import postprocess
 from m2det.model.preprocess import subtract_mean
 
+Network = Callable[[Tensor], dict[str, Tensor]]  # images float32 [B,3,S,S] -> loc and conf, as M2Det.forward
+
 
 @torch.inference_mode()
 def detect_images(
-    model: nn.Module,
+    model: Network,
     priors: Tensor,
     images: Tensor,
     sizes: list[tuple[int, int]],
@@ -45,13 +47,14 @@ def detect_images(
         Per image float32 [K,6]: xyxy in the original image's pixels, score, label from 1.
     """
     outputs = model(subtract_mean(images.to(device, non_blocking=True), device))
-    loc, conf = outputs["loc"].cpu(), outputs["conf"].cpu()
+    # autocast's outputs are in low precision, scores and boxes are not
+    loc, conf = outputs["loc"].float().cpu(), outputs["conf"].float().cpu()
     options = settings.model_dump(exclude={"batch_size", "scorer"})
     return [postprocess(loc[i], conf[i], priors, size, **options) for i, size in enumerate(sizes)]
 
 
 def coco_results_of_split(
-    model: nn.Module,
+    model: Network,
     priors: Tensor,
     split: PackedSplit,
     size: int,
@@ -80,7 +83,7 @@ def coco_results_of_split(
 
 
 def coco_results_distributed(
-    model: nn.Module,
+    model: Network,
     priors: Tensor,
     split: PackedSplit,
     size: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from m2det.errors import InputError
 from m2det.model.config import ANCHORS_PER_CELL, MAX_CLASSES, M2DetConfig, ResNetConfig, VGGConfig, get_config
-from m2det.model.mlfpn import SFAM, TUM, BasicConv, repeat, upsample_nearest_to
+from m2det.model.mlfpn import SFAM, TUM, BasicConv, SharedConv, repeat, upsample_nearest_to
 from m2det.model.resnet import ResNet
 from m2det.model.vgg import VGG
 
@@ -36,7 +37,8 @@ class M2Det(nn.Module):
         self.reduce = BasicConv(self.base.shallow_channels, shallow, 3, 1, 1)
         self.up_reduce = BasicConv(self.base.deep_channels, deep, 1)
         self.Norm = nn.BatchNorm2d(channels)
-        self.leach = repeat(config.levels, config.shared, lambda: BasicConv(shallow + deep, planes // 2, 1))
+        make_leach = partial(SharedConv, calls=config.levels) if config.shared else BasicConv
+        self.leach = repeat(config.levels, config.shared, lambda: make_leach(shallow + deep, planes // 2, 1))
         self.loc = nn.ModuleList(nn.Conv2d(channels, ANCHORS_PER_CELL * 4, 3, padding=1) for _ in range(config.scales))
         self.conf = nn.ModuleList(
             nn.Conv2d(channels, ANCHORS_PER_CELL * (num_classes + 1), 3, padding=1) for _ in range(config.scales)
@@ -48,7 +50,7 @@ class M2Det(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, BasicConv):
                 nn.init.kaiming_normal_(module.conv.weight, mode="fan_out")
-                module.bn.momentum = self.config.bn_momentum
+                module.set_momentum(self.config.bn_momentum)
             elif name.startswith(("loc.", "conf.")) and isinstance(module, nn.Conv2d):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)  # the weights keep torch's initialization, as in the original
@@ -62,7 +64,9 @@ class M2Det(nn.Module):
         base = self.ffm_v1(*self.base(images))
         pyramids: list[list[Tensor]] = []
         for level, leach in enumerate(self.leach):
-            x = self.ffm_v2(leach(base), pyramids[-1][-1]) if pyramids else leach(base)
+            if level == 0 or not self.config.shared:
+                thinned = leach(base)
+            x = self.ffm_v2(thinned, pyramids[-1][-1]) if pyramids else thinned
             pyramids.append(self.get_submodule(f"unet{level + 1}")(x))  # a TUM
         # one map per scale from all levels, largest scale first
         maps = [torch.cat(same_scale, dim=1) for same_scale in zip(*pyramids, strict=True)][::-1]
@@ -96,9 +100,9 @@ class M2Det(nn.Module):
         shallow = self.reduce(shallow)
         return torch.cat([shallow, upsample_nearest_to(self.up_reduce(deep), shallow.shape[2:])], dim=1)
 
-    def ffm_v2(self, base: Tensor, largest: Tensor) -> Tensor:
+    def ffm_v2(self, thinned: Tensor, largest: Tensor) -> Tensor:
         """FFMv2 (section 3.1, figure 4b): concatenate the thinned base feature and the last TUM's largest map."""
-        return torch.cat([base, largest], dim=1)
+        return torch.cat([thinned, largest], dim=1)
 
 
 def first_names(model: nn.Module) -> dict[str, str]:

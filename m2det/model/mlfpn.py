@@ -22,8 +22,12 @@ class BasicConv(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)  # M2Det sets its momentum
+        self.bn = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
+
+    def set_momentum(self, momentum: float) -> None:
+        """Set the momentum of the running statistics, for one call per training step."""
+        self.bn.momentum = momentum
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.relu(self.bn(self.conv(x)))
@@ -42,6 +46,28 @@ def upsample_nearest_to(x: Tensor, size: torch.Size) -> Tensor:
 def repeat(times: int, shared: bool, make: Callable[[], nn.Module]) -> nn.ModuleList:
     """Return a list of modules; if shared, one module under several names, as in the original's state dicts."""
     return nn.ModuleList([make()] * times) if shared else nn.ModuleList(make() for _ in range(times))
+
+
+class SharedConv(BasicConv):
+    """A BasicConv computed once for several uses of its output, instead of once per use.
+
+    Outputs and batch statistics of further calls with the same input would be equal, so only the running statistics
+    remember the number of calls: they end as after `calls` of them.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, calls: int) -> None:
+        super().__init__(inputs, outputs, kernel)
+        self.calls = calls
+
+    def set_momentum(self, momentum: float) -> None:
+        self.bn.momentum = 1 - (1 - momentum) ** self.calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if self.bn.training:
+            assert self.bn.num_batches_tracked is not None
+            self.bn.num_batches_tracked.add_(self.calls - 1)  # batch normalization has counted the first
+        return out
 
 
 class TUM(nn.Module):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -28,7 +29,7 @@ KEYS = [
     "objective",
     "precision",
 ]
-KEYS += ["device", "device_name", "torch"]
+KEYS += ["device", "device_name", "threads", "load_average", "torch"]
 
 
 def few(**changes) -> Params:
@@ -37,20 +38,25 @@ def few(**changes) -> Params:
 
 
 def test_the_mean_and_the_median_are_of_the_steps_after_the_warmup(material, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.234, 5.0, 9.0))
     clock = iter([100.0, 101.0, 103.0, 109.0])  # at the end of the warm-up step and of the 3 that count
     monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     result = measure(few(batch_size=4, microbatch=2), *material, Group())
     assert list(result) == KEYS
     assert (result["processes"], result["images_per_step"], result["mfu"]) == (1, 4, None)
     assert (result["img_per_s"], result["step_s_p50"]) == (round(3 * 4 / 9, 3), 2.0)
+    assert (result["load_average"], result["threads"]) == (1.23, torch.get_num_threads())
 
 
 def test_the_report_names_the_device_and_the_published_figures():
     found = {"img_per_s": 12.5, "step_s_p50": 1.28, "processes": 1, "images_per_step": 16, "precision": "float16"}
     found |= {"model": "m2det512-vgg16", "objective": "multibox", "device": "cpu", "device_name": "a CPU"}
+    found |= {"load_average": 0.25, "threads": 2}
     text = compare(found)
     assert "4.638 img/s with 1, 60.997 img/s with 8 processes" in text and "Ascend 910" in text
     assert "on 1 x a CPU (cpu: NOT an NPU)" in text and text.endswith("the same model, objective and batch")
+    assert "load average of the machine 0.25 in the minute before, 2 threads" in text
+    assert "load average of the machine unknown" in compare(found | {"load_average": None})
     assert "NOT" not in compare(found | {"device": "npu", "device_name": "Ascend910B3"})
     assert compare(found | {"model": "m2det-tiny"}).endswith("not comparable: this is m2det-tiny with multibox")
 

@@ -22,6 +22,7 @@ from m2det.distributed.launch import count_processes, launch
 from m2det.errors import InputError
 from m2det.model import prior_boxes
 from m2det.model.model_file import save_trained
+from m2det.train.amp import Precision
 from m2det.train.checkpoint import checkpoints, step_of
 from m2det.train.evaluator import validate
 from m2det.train.rank import train_distributed
@@ -131,7 +132,8 @@ def test_every_image_is_evaluated_once(material, undisturbed):
     """AP of two processes, 7 images each, is that of one process with the same weights."""
     split = PackedSplit(material[0], "val")
     model = undisturbed.model.eval()
-    metrics = validate(model, prior_boxes(model.config), split, torch.device("cpu"), ALONE)
+    precision = Precision(settings().precision, torch.device("cpu"))
+    metrics = validate(model, prior_boxes(model.config), split, precision.device, ALONE, precision)
     assert undisturbed.rows[-1]["AP"] == pytest.approx(metrics["AP"], abs=1e-4)
     assert undisturbed.steps == 9
 

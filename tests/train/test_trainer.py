@@ -19,6 +19,7 @@ from m2det.distributed.group import ALONE
 from m2det.errors import InputError
 from m2det.model import build_model, prior_boxes
 from m2det.model.flops import forward_flops
+from m2det.train.amp import Precision
 from m2det.train.checkpoint import checkpoints, load_state, save_state
 from m2det.train.evaluator import validate
 from m2det.train.logger import write_curves
@@ -75,7 +76,8 @@ def test_best_keeps_the_best_epoch(material, tmp_path):
     best = max((row for row in outcome.rows if "AP" in row), key=lambda row: row["AP"])
     assert outcome.kept_epoch == best["epoch"]
     model, split = outcome.model.eval(), PackedSplit(material[0], "val")
-    metrics = validate(model, prior_boxes(model.config), split, torch.device("cpu"), ALONE)
+    precision = Precision(settings().precision, torch.device("cpu"))
+    metrics = validate(model, prior_boxes(model.config), split, precision.device, ALONE, precision)
     assert metrics["AP"] == pytest.approx(best["AP"], abs=1e-4)
 
 
