@@ -15,12 +15,13 @@ from ruamel.yaml import YAML
 from m2det.cli.main import main
 from m2det.config import Params, TrainParams, dotted, load_params
 from m2det.config.recipes import USERS_KEYS, read_recipe, recipe_names
-from m2det.config.schema import default, settings
+from m2det.config.schema import default, defaults, settings
+from m2det.train.optim import lr_of_step
 from tests.conftest import ROOT
 
 NAMES = (
     "coco320-8p coco512-1p coco512-8p coco512-8p-aligned coco512-8p-clip coco512-original coco800-8p digits "
-    "finetune-1p own-data own-data-cpu"
+    "finetune-1p own-data own-data-cpu voc320-1p voc512-1p voc512-8p"
 )
 OWN = {"root": "/data/coco", "outside": True, "mirror": "http://localhost"}  # what a user has set
 
@@ -69,6 +70,17 @@ def test_the_batches_of_the_recipes_for_512_pixels():
 def test_the_processes_of_a_recipe_divide_its_batch(name):
     values = read_recipe(name)[1]
     assert TrainParams.model_validate(values["train"]).accumulation(values["run"]["processes"]) == 1
+
+
+@pytest.mark.parametrize("name", ["voc320-1p", "voc512-8p"])
+def test_lr_for_voc_falls_at_the_originals_epochs(name):
+    """Those of its list for VOC, of 300; the recipe's fractions have five digits."""
+    _, values = read_recipe(name)
+    values["data"] = defaults()["data"] | values["data"] | {"root": "VOCdevkit"}
+    params = Params.model_validate(values)
+    lrs = [lr_of_step(params, 1.0, epoch, steps_per_epoch=1) for epoch in range(values["epochs"])]
+    assert len(lrs) == 300
+    assert [epoch for epoch in range(6, 300) if lrs[epoch] < lrs[epoch - 1]] == [100, 150, 200, 250]
 
 
 def test_comments_stay_in_any_locale(params):

@@ -1,13 +1,23 @@
 """Pascal VOC, as its development kit lays it out, becomes what the rest reads; hostile XML ends in a sentence."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from m2det.config import check_params
+from m2det.config.recipes import read_recipe
+from m2det.config.schema import defaults
+from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
 from m2det.data.sources.manifest import load_sources, write_manifest
 from m2det.data.sources.voc import CLASSES, convert_voc
 from m2det.errors import InputError
+from m2det.files.tensors import save_tensors
+from m2det.model import build_model
+from m2det.train import train
 
 OBJECT = """<object><name>{}</name><pose>Left</pose><truncated>1</truncated><difficult>{}</difficult>
 <bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>
@@ -49,6 +59,34 @@ def test_voc_is_read_like_coco(root, tmp_path):
         assert [CLASSES[label - 1] for label in record.labels] == ["dog", "person"]
         assert record.iscrowd.tolist() == [False, True], "difficult: not trained on, not counted"
     assert train.clipped == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["voc320-1p", "voc512-1p", "voc512-8p"])
+def test_a_recipe_for_voc_trains(root, tmp_path, name, caplog):
+    """Two steps of two images, with a small network; finetuning starts from 80 classes, keeps all but their heads."""
+    target, cache, backbone = tmp_path / "data", tmp_path / "cache", tmp_path / "backbone.safetensors"
+    cache.mkdir()
+    pairs = convert_voc(root, target)
+    splits = {key: read_split([(target / a, root / i) for a, i in files]) for key, files in pairs.items()}
+    entries = {key: write_split(cache, key, split) for key, split in splits.items()}
+    finish_cache(cache, splits["train"].categories, entries)
+    values = read_recipe(name)[1]
+    whole = name == "voc512-1p"
+    assert whole == (values["weights"]["source"] == "checkpoint")
+    state = build_model("m2det-tiny", 80, sfam=False).state_dict()
+    kept = {key: value.clone() for key, value in state.items() if whole or key.startswith("base.")}
+    save_tensors(backbone, kept, {})
+    values["data"] = defaults()["data"] | values["data"] | {"root": str(root)}
+    values["model"]["name"] = "m2det-tiny"
+    values["run"] |= {"device": "cpu", "processes": 1, "workers": 0}
+    values["train"] |= {"batch_size": 2, "microbatch": 2, "max_steps": 2}
+    caplog.set_level("INFO")
+    result = train(check_params(values, name), cache, backbone, tmp_path / "run", tmp_path / "log.txt")
+    assert result.steps == 2 and result.rows[-1]["loss_conf"] > 0
+    assert result.model.eval()(torch.zeros(1, 3, 96, 96))["conf"].shape[2] == 1 + len(CLASSES)
+    fresh = re.findall(r"random initialization: (\w+)", caplog.text)
+    assert set(fresh) == ({"conf"} if whole else set())
 
 
 def test_a_missing_year_is_a_warning(root, tmp_path, caplog):
