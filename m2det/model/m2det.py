@@ -66,7 +66,8 @@ class M2Det(nn.Module):
         for level, leach in enumerate(self.leach):
             if level == 0 or not self.config.shared:
                 thinned = leach(base)
-            x = self.ffm_v2(thinned, pyramids[-1][-1]) if pyramids else thinned
+            # a view, so that the first TUM's gradients are added up first, as they are where it is a captured graph
+            x = self.ffm_v2(thinned, pyramids[-1][-1]) if pyramids else thinned.view_as(thinned)
             pyramids.append(self.get_submodule(f"unet{level + 1}")(x))  # a TUM
         # one map per scale from all levels, largest scale first
         maps = [torch.cat(same_scale, dim=1) for same_scale in zip(*pyramids, strict=True)][::-1]

@@ -166,7 +166,7 @@ def test_info_says_what_a_model_is(model, capsys):
 def test_flops_of_the_original_are_the_known_ones():
     with torch.device("meta"):
         model = build_model("m2det512-vgg16", 80)
-    assert forward_flops(model) / 1e9 == pytest.approx(380.2, abs=0.1)
+    assert forward_flops(model) / 1e9 == pytest.approx(374.6, abs=0.1)
 
 
 def test_bench_training_says_what_each_way_reaches(capsys):
