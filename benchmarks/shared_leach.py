@@ -1,7 +1,7 @@
 """Compare the shared 1x1 convolution computed once and once per level: `python benchmarks/shared_leach.py`.
 
-Times forward and backward passes of both, as a training runs them (memory format and precision), in turn in one
-process; then measures the peak memory of one pass, each in a process of its own. Ratios are of once to per level.
+Measures the peak memory of one forward and backward pass of each, as a training runs them (memory format and
+precision), in a process of its own; then times passes of both, in turn in one process. Ratios are of once to per level.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ def main() -> None:
         seconds_of_pass(network(arguments.model, arguments.peak, device), arguments.batch, precision)
         print(peak_memory(device))
         return
+    peaks = []  # measured first: on Linux a child's peak begins at the memory of the process that started it
+    for way in WAYS:
+        command = [sys.executable, __file__, "--model", arguments.model, "--batch", str(arguments.batch), "--peak", way]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1e9)
     models = {way: network(arguments.model, way, device) for way in WAYS}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for repetition in range(arguments.rounds + 1):
@@ -50,10 +54,6 @@ def main() -> None:
     ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
     shown = ", ".join(f"{way} {statistics.median(values):.3f} s" for way, values in seconds.items())
     print(f"forward and backward, medians: {shown}; median of the rounds' ratios {ratio:.3f}")
-    peaks = []
-    for way in WAYS:
-        command = [sys.executable, __file__, "--model", arguments.model, "--batch", str(arguments.batch), "--peak", way]
-        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1e9)
     print(f"peak memory: once {peaks[0]:.3f} GB, per level {peaks[1]:.3f} GB; ratio {peaks[0] / peaks[1]:.3f}")
 
 
