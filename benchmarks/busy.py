@@ -17,13 +17,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from m2det.distributed.lifetime import usable_cores
+from m2det.distributed.threads import SPIN_COUNT
+
 IMAGES = 16  # of a step
-CORES = os.cpu_count() or 1
+CORES = min(usable_cores(), 8)  # each process has two images at least
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 # name -> processes, threads of each, and environment variables
 WAYS: dict[str, tuple[int, int, dict[str, str]]] = {
     "1 thread": (1, 1, {}),
     f"{CORES} threads, torch's waiting": (1, CORES, {}),
-    f"{CORES} threads": (1, CORES, {"GOMP_SPINCOUNT": "2000"}),
+    f"{CORES} threads": (1, CORES, {"GOMP_SPINCOUNT": str(SPIN_COUNT)}),
     f"{CORES} processes": (CORES, 1, {}),
 }
 
@@ -72,9 +76,10 @@ def measure(way: str, level: str, seconds: float) -> float:
     launcher = (
         [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     )
+    inherited = {name: value for name, value in os.environ.items() if name not in WAITING}
     result = subprocess.run(
         [sys.executable, *launcher, __file__, "--worker", level, str(seconds)],
-        env={**os.environ, "OMP_NUM_THREADS": str(threads), **environment},
+        env={**inherited, "OMP_NUM_THREADS": str(threads), **environment},
         start_new_session=True,
         check=True,
         stdout=subprocess.PIPE,
@@ -87,24 +92,20 @@ def measure(way: str, level: str, seconds: float) -> float:
 def train_for(level: str, seconds: float) -> None:
     """Train on one batch for some seconds; rank 0 prints the images per second of all processes."""
     import torch
+    from train_digits import recipe
 
     from m2det.bench.step import repeated_step
-    from m2det.config import check_params
-    from m2det.config.recipes import read_recipe
-    from m2det.config.schema import defaults
     from m2det.data.batch import Batch
     from m2det.distributed.group import Group
     from m2det.model import build_model
     from m2det.train.build import build_parts
 
-    values = read_recipe("digits")[1]
-    values["data"] = defaults()["data"] | values["data"]
-    values["precision"] = defaults()["precision"] | {"opt_level": level}
-    params = check_params(values, "the recipe digits")
+    params = recipe(epochs=1, seed=0)
+    precision = params.precision.model_copy(update={"opt_level": level})
     device, group = torch.device("cpu"), Group.from_environment()
     group.init(device)
     model = build_model(params.model.name, 10, **params.model.all_overrides)
-    parts = build_parts(model, params.train, params.precision, device, group, False)
+    parts = build_parts(model, params.train, precision, device, group, False)
     images, size = IMAGES // group.size, model.config.size
     corners = torch.rand(images, 4, 2) / 2
     batch = Batch(

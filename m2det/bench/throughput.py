@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 import sys
 import time
@@ -21,6 +20,7 @@ from m2det.config import Params, load_params
 from m2det.device import choose_device, device_name, synchronize
 from m2det.distributed.group import Group
 from m2det.distributed.launch import run_worker
+from m2det.distributed.threads import load_average
 from m2det.train.build import build_training
 from m2det.train.diagnose import diagnose_nonfinite
 from m2det.train.loss_monitor import LossMonitor
@@ -48,7 +48,7 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
         step_s_p50, the median step, which a few slow steps do not change; load_average, the machine's of the minute
         before (None where the platform has none), which says whether other processes ran.
     """
-    load_average = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    load_before = load_average()
     settings = params.benchmark
     steps = settings.warmup + settings.steps
     train = params.train.model_copy(update={"max_steps": steps})
@@ -82,7 +82,7 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
         "device": device.type,
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
-        "load_average": load_average,
+        "load_average": None if load_before is None else round(load_before, 2),
         "torch": str(torch.__version__),
     }
 

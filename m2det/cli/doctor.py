@@ -50,7 +50,10 @@ def examine() -> list[tuple[str, str]]:
     return [
         *findings,
         ("run.device: auto", f"{device.type}: {device_name(device)}" + (f", {count} of them" if count else "")),
-        ("run.processes: auto", f"{count}, one per accelerator" if count else "one per core that a step divides"),
+        (
+            "run.processes: auto",
+            f"{count}, one per accelerator" if count else "one per core, as far as they share a step evenly",
+        ),
         ("load", f"{describe_load()}; waiting threads: {describe_waiting()}"),
         ("opt_level: O1", f"{str(precision.dtype)[6:]}, loss scale {precision.loss_scale():g}"),
         ("optimizer: sgd", "{} ({})".format(*optimizer_kernels(device, "sgd"))),

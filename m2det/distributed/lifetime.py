@@ -57,9 +57,8 @@ def start(process: BaseProcess) -> None:
 
     They are also blocked in the fork server, if this starts one.
     """
-    method = (
-        getattr(process, "_start_method", None) or multiprocessing.get_start_method()
-    )  # its context's, if it has one
+    # its context's, if it has one
+    method = getattr(process, "_start_method", None) or multiprocessing.get_start_method()
     if method != "fork":
         from multiprocessing import resource_tracker
 

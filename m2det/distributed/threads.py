@@ -28,11 +28,17 @@ def threads_of_each(processes: int) -> Mapping[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, usable_cores() // processes))}
 
 
+def load_average() -> float | None:
+    """Return how many processes wanted a core in the last minute, on average; None where the platform has none."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def describe_load() -> str:
     """Return the machine's load and this process's threads, such as "load 8.1 on 2 cores, 2 threads"."""
     import torch
 
-    load = f"load {os.getloadavg()[0]:.1f} on " if hasattr(os, "getloadavg") else ""
+    average = load_average()
+    load = "" if average is None else f"load {average:.1f} on "
     return f"{load}{_counted(usable_cores(), 'core')}, {_counted(torch.get_num_threads(), 'thread')}"
 
 

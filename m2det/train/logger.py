@@ -146,7 +146,8 @@ def describe_run(params: Params, parts: TrainingParts, data: TrainingData, step:
     return (
         f"training {params.model.name} from step {step} of {order.steps}, {order.batch_size} images per step\n"
         f"device {parts.device} ({device_name(parts.device)}), processes (world size) {parts.group.size}, accumulation "
-        f"{order.accumulation}, microbatch {order.microbatch}, workers {run.workers}, compile {run.compile}\n"
+        f"{order.accumulation}, microbatch {order.microbatch}, workers {run.workers}, compile {run.compile}, "
+        f"graph {run.graph}\n"
         f"precision {parts.precision}; optimizer {parts.settings.optimizer} {kernels}; torch {torch.__version__}\n"
         "loss_loc, loss_conf: means since the epoch's start, over all processes; img/s (all processes), data_wait: "
         "since the last line; mem: peak of one process; eta: minutes:seconds\n"

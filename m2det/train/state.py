@@ -77,7 +77,8 @@ class TrainingState:
         self.runtime_info = {
             "processes": parts.group.size,
             "compile": run.compile,
-            "device": parts.device.type,
+            # each thread of a CPU adds up a part of a sum
+            "device": f"cpu, threads {torch.get_num_threads()}" if parts.device.type == "cpu" else parts.device.type,
             "precision": str(parts.precision.dtype)[6:],
             "torch": str(torch.__version__),
         }

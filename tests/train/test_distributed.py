@@ -306,3 +306,17 @@ def test_auto_on_a_cpu_is_one_process_per_core_as_far_as_a_step_divides(monkeypa
     counts = [count_processes(settings(processes="auto", batch_size=16, microbatch=m)) for m in (2, 4, 8, 16)]
     assert counts == [4, 4, 2, 1]
     assert count_processes(settings(processes=2)) == 2
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "3"), ({"OMP_NUM_THREADS": "2"}, "2")], ids=str)
+def test_processes_on_a_cpu_share_its_cores_unless_the_environment_says_otherwise(
+    tmp_path, monkeypatch, given, expected
+):
+    """torchrun alone would give each of them one thread."""
+    monkeypatch.setattr("m2det.distributed.threads.usable_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    environments = []
+    launch("module", [], settings(), 2, tmp_path, lambda *_, env, **__: environments.append(env))
+    assert [env["OMP_NUM_THREADS"] for env in environments] == [expected]

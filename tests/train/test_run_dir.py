@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+import torch
 
 from m2det.cli.main import main
 from m2det.errors import InputError
@@ -17,6 +18,7 @@ from m2det.files.whole import write_whole
 from m2det.train.checkpoint import save_state
 from m2det.train.run_dir import unfinished_runs, write_run_config
 from tests.conftest import ROOT
+from tests.training import interrupt_at_5, run, settings
 
 SHAPE = {"epochs": 3, "seed": 1, "model": {"name": "m2det-tiny"}, "train": {"lr": 0.1}, "hashes": {"cache": "a"}}
 HOLD = """
@@ -125,3 +127,15 @@ def test_a_damaged_description_is_left_out_and_can_be_deleted(tmp_path, monkeypa
     assert capsys.readouterr().out.startswith("c ") and "runs delete a" in caplog.text
     assert main(["runs", "delete", "a"]) == 0
     assert not (tmp_path / "models/unfinished/a").exists()
+
+
+def test_a_run_that_continues_with_other_threads_says_that_its_bits_are_others(material, tmp_path, caplog):
+    """On a CPU each thread adds up a part of a sum."""
+    threads = torch.get_num_threads()
+    interrupt_at_5(material, tmp_path, settings())
+    torch.set_num_threads(threads + 1)
+    try:
+        run(material, tmp_path, settings())
+    finally:
+        torch.set_num_threads(threads)
+    assert f"so far this run had device cpu, threads {threads}: the same images follow" in caplog.text

@@ -300,7 +300,7 @@ def test_each_start_writes_how_the_training_is_run_into_the_log(material, tmp_pa
     assert lines[second] == "training m2det-tiny from step 5 of 9, 4 images per step"
     for start in (first, second):
         device, precision, columns = lines[start + 1 : start + 4]
-        how = "processes (world size) 1, accumulation 2, microbatch 2, workers 0, compile False"
+        how = "processes (world size) 1, accumulation 2, microbatch 2, workers 0, compile False, graph False"
         assert device.startswith("device cpu (") and device.endswith(how)
         assert re.fullmatch(r"precision \w+ \(.+\), loss scale \d+; optimizer sgd fused; torch [\d.+a-z]+", precision)
         assert columns.startswith("loss_loc, loss_conf: means since the epoch's start")
