@@ -157,7 +157,9 @@ class RunParams(Section):
         "auto", "auto (an accelerator if there is one), cpu, cuda or npu"
     )
     processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = setting(
-        1, "training processes of this machine, one per device; auto takes all devices, or a CPU's cores"
+        1,
+        "training processes of this machine, one per device; auto takes all devices, or a CPU's cores, that "
+        "share a step's microbatches evenly",
     )
     oversubscribe: bool = setting(
         False, "on a CPU, allow more than 4 processes or 2 workers per core (8 of each are always allowed)"

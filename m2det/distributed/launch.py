@@ -35,7 +35,9 @@ LAUNCHERS = (b"m2det.distributed.quiet_torchrun", b"torch.distributed.run")  # t
 
 
 def count_processes(params: Params) -> int:
-    """Return run.processes, with auto as one per accelerator, or on a CPU one per core as far as a step divides.
+    """Return run.processes, with auto as one per accelerator or CPU core, as far as a step's microbatches divide.
+
+    Accelerators that stay idle are named in the log.
 
     Raises:
         InputError: more processes than the machine has devices or cores for.
@@ -43,7 +45,13 @@ def count_processes(params: Params) -> int:
     device = choose_device(params.run.device)
     devices = usable_cores() if device.type == "cpu" else torch.accelerator.device_count()
     if params.run.processes == "auto":
-        return params.train.processes_at_most(devices) if device.type == "cpu" else devices
+        processes = params.train.processes_at_most(devices)
+        if device.type != "cpu" and processes < devices:
+            logging.getLogger(__name__).warning(
+                "run.processes: %d of %d %s devices, since these share a step's %d images in microbatches of %d",
+                *(processes, devices, device.type, params.train.batch_size, params.train.microbatch),
+            )
+        return processes
     if device.type != "cpu" and params.run.processes > devices:
         raise InputError(
             f"run.processes is {params.run.processes}, but this machine has {devices} {device.type} devices"

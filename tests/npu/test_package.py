@@ -37,8 +37,11 @@ def test_the_device_is_chosen_and_described(wanted, caplog):
     synchronize(device)
 
 
-def test_processes_are_one_per_npu_and_joined_by_hccl():
-    assert count_processes(settings("npu", processes="auto")) == 2
+def test_processes_are_one_per_npu_and_joined_by_hccl(caplog):
+    assert count_processes(settings("npu", processes="auto", batch_size=16, microbatch=8)) == 2
+    assert not caplog.records
+    assert count_processes(settings("npu", processes="auto", batch_size=16, microbatch=16)) == 1
+    assert "1 of 2 npu devices, since these share a step's 16 images in microbatches of 16" in caplog.text
     assert dist.get_default_backend_for_device("npu") == "hccl"
     assert dist.get_default_backend_for_device(torch.device("npu", 1)) == "hccl"
 
