@@ -1,7 +1,8 @@
 """The flow behind the deployments: DVC decides what must be rebuilt, Prefect keeps states, logs and retries.
 
-One task per DVC stage, each a child process `python -m dvc repro --single-item STAGE`; the stage that DVC
-starts joins as a subflow of its task (flows.stage). With overrides, one task for `dvc exp run`.
+A run works in a copy of its own (flows.run_copy), with settings that are fixed when it starts. One task per DVC
+stage, each a child process `python -m dvc repro --single-item STAGE`; the stage that DVC starts joins as a subflow of
+its task (flows.stage). At the end the copy becomes an experiment, which flows.apply puts into the working copy.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import task_run
-from prefect.states import Failed, State
+from prefect.runtime import deployment, flow_run, task_run
+from prefect.states import Completed, Failed, State
 
-from flows.changes import checked_changes, set_params
+from flows.apply import apply as apply_outcome
+from flows.run_copy import OUTCOME, RUNS, RunCopy, git, remove, require_repository, run_copy
+from flows.settings import checked_settings, write_settings
 from flows.stage import PARENT_TASK_RUN
 from m2det.distributed.children import relay_child
 from m2det.errors import InputError
+from tasks.common import PARAMS
 
 STAGES = ("data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance")
 
@@ -32,79 +37,86 @@ STAGES = ("data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "p
 def m2det(
     recipe: str | None = None,
     overrides: dict[str, Any] | None = None,
-    isolated: bool = False,
     only: list[str] | None = None,
-) -> State[None] | None:
+    apply: bool = True,
+) -> State[None]:
     """From data to a trained model, its metrics and its pictures.
 
-    A wrong argument fails the run with one sentence, before a task starts or a file is written.
+    The run works in a copy of the project and ends as a DVC experiment. A wrong argument fails the run with one
+    sentence, before a task starts or a file is written.
 
     Args:
         recipe: a name that `m2det recipes` lists; its values replace those of params.yaml, except data.root,
-            data.outside and data.mirror.
+            data.outside and data.mirror. Without a recipe, params.yaml holds as it is when the run starts.
         overrides: values for keys of params.yaml, such as {"epochs": 160, "train.lr": 0.01}; they replace the
-            recipe's. With a recipe or overrides, the run is a DVC experiment in the working copy.
-        isolated: run the experiment in a temporary copy and leave the working copy as it is.
+            recipe's.
         only: run these stages alone, in this order; the last one even if it is up to date, to repeat a measurement.
+        apply: put the results into the working copy at the end, with params.yaml except its section run, if the
+            working copy's settings, results and code are still those of the start.
     """
     try:
-        check_stages(only or [], isolated)
-        changes = checked_changes(recipe, overrides)
+        check_stages(only or [])
+        checked_settings(recipe, overrides or {})
+        require_repository()
+        # a name that git takes for an experiment
+        with run_copy(re.sub(r"[^\w-]+", "-", f"{deployment.name or 'm2det'}-{flow_run.id[:8]}")) as copy:
+            write_settings(copy.folder / PARAMS, recipe, overrides or {})
+            _show(copy, recipe, overrides or {})
+            for stage in only or STAGES:
+                forced = only is not None and stage == only[-1]
+                named = reproduce.with_options(name=stage, task_run_name=stage)
+                state = named(str(copy.folder), stage, forced, return_state=True)
+                if not state.is_completed():
+                    get_run_logger().info("the copy stays until the next run of its name: %s", copy.folder.absolute())
+                    return Failed(message=state.message)
+            return Completed(message=_conclude(copy, apply))
     except InputError as error:
         return Failed(message=str(error))
-    if only:
-        for stage in only:
-            forced = stage == only[-1]
-            single = alone.with_options(name=stage, task_run_name=stage)
-            if failed := _outcome(single(stage, forced, changes if stage == only[0] else {}, return_state=True)):
-                return failed
-        return None
-    if changes or isolated:
-        return _outcome(experiment(changes, isolated, return_state=True))
-    for stage in STAGES:
-        named = reproduce.with_options(name=stage, task_run_name=stage)
-        if failed := _outcome(named(stage, return_state=True)):
-            return failed
-    return None
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def reproduce(stage: str) -> State[None] | None:
-    """Bring one stage's outputs up to date."""
-    return _dvc("repro", "--single-item", stage)
+def reproduce(folder: str, stage: str, forced: bool) -> State[None] | None:
+    """Bring one stage's outputs in the run's copy up to date; forced, run it in any case."""
+    return _dvc("--cd", folder, "repro", "--single-item", *["--force"] * forced, stage)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
-def alone(stage: str, forced: bool, overrides: dict[str, Any]) -> State[None] | None:
-    """Run one stage, with overrides if there are any, which stay in params.yaml."""
-    options = ["--single-item", *["--force"] * forced, stage]
-    return _dvc("exp", "run", *set_params(overrides), *options) if overrides else _dvc("repro", *options)
-
-
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="experiment")
-def experiment(overrides: dict[str, Any], isolated: bool) -> State[None] | None:
-    """Run all stages as an experiment with these overrides."""
-    return _dvc("exp", "run", *["--temp"] * isolated, *set_params(overrides))
-
-
-def check_stages(only: list[str], isolated: bool) -> None:
-    """Raise InputError for a stage that does not exist or is named twice, and for stages of an isolated run."""
+def check_stages(only: list[str]) -> None:
+    """Raise InputError for a stage that does not exist or is named twice."""
     if unknown := [stage for stage in only if stage not in STAGES]:
         raise InputError(f"only: no stage is called {unknown[0][:80]!a}; there are {', '.join(STAGES)}")
     if len(set(only)) != len(only):
         raise InputError(f"only: {next(stage for stage in only if only.count(stage) > 1)} is named twice; once will do")
-    if only and isolated:
-        raise InputError("only and isolated do not go together: a temporary copy would hold one stage's results each")
 
 
-def _outcome(state: State[Any]) -> State[None] | None:
-    return None if state.is_completed() else Failed(message=state.message)
+def _show(copy: RunCopy, recipe: str | None, overrides: dict[str, Any]) -> None:
+    """Tell on the run's page where it works and with which settings."""
+    settings = (copy.folder / PARAMS).read_text()
+    log = get_run_logger()
+    log.info("works in %s", copy.folder.absolute())
+    log.info("settings: recipe %s, overrides %s; all of them are the artifact settings", recipe, overrides)
+    create_markdown_artifact(f"```yaml\n{settings}```", key="settings", description=f"params.yaml of {copy.name}")
+
+
+def _conclude(copy: RunCopy, apply: bool) -> str:
+    """Make the copy an experiment, put its outcome into the working copy if asked to, and say what was done."""
+    commit = copy.commit()
+    copy.save(commit, copy.name)
+    kept = [name for name in OUTCOME if git(copy.folder, "ls-tree", commit, "--", name)]
+    command = f"git restore --source={commit[:12]} -- {' '.join(kept)} && dvc checkout --allow-missing"
+    said = f"experiment {copy.name}; to put it into the working copy: {command}"
+    if apply:
+        try:
+            apply_outcome(copy)
+            said = f"experiment {copy.name}, put into the working copy"
+        except InputError as error:
+            said = f"not put into the working copy: {error}; {said}"
+    remove(RUNS / copy.name)
+    get_run_logger().info(said)
+    return said
 
 
 def _dvc(*arguments: str) -> State[None] | None:
     """Run DVC with its output in this task's log; return a failed state with the stage's error."""
-    if inside := os.environ.get("DVC_STAGE"):
-        return Failed(message=f"the flow cannot run inside the DVC stage {inside}, whose files DVC has locked")
     log = get_run_logger()
     lines: deque[str] = deque(maxlen=20)
 

@@ -28,15 +28,15 @@ def params() -> Params:
 
 
 def main_root() -> Path:
-    """Return the user's working copy, also when the stage runs in an experiment's temporary copy of it.
+    """Return the user's working copy, also when the stage runs in a copy of it that is removed some day.
 
-    DVC deletes the temporary copy when a run fails, so files that must survive a failure lie in the working copy.
-    In `dvc exp run --temp` and `--queue` DVC sets DVC_ROOT to the temporary copy, a folder of the working copy.
+    Files that must survive a failure and the user's own data lie in the working copy. A run of the flow works in
+    .dvc/tmp/runs of it (flows.run_copy); `dvc exp run --temp` and `--queue` in .dvc/tmp/exps, with DVC_ROOT set.
     """
     root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
     parts = root.parts
     for i in range(len(parts) - 2):
-        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
+        if parts[i : i + 3] in ((".dvc", "tmp", "exps"), (".dvc", "tmp", "runs")):
             return Path(*parts[:i])
     return root
 

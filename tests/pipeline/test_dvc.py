@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from flows.changes import set_params
-from m2det.config import RunParams, dotted, load_params
-from m2det.config.recipes import read_recipe
+from m2det.config import RunParams, load_params
 from m2det.evaluate.metrics import NAMES
 from tasks.inputs import outs_of
 from tests.conftest import ROOT
@@ -286,16 +284,6 @@ def test_finetuning_starts_from_a_model_of_other_classes(clone):
     clone.edit({"  checkpoint: ": "  checkpoint: models/none.pth"})
     done = clone.run("dvc", "repro", "train", ok=False)
     assert "models/none.pth: no such file" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_a_recipe_reaches_params_yaml_through_dvc(clone):
-    """As the deployment train-8p does it; without COCO it ends at the first stage, in a sentence."""
-    wanted = dotted(read_recipe("coco512-8p")[1])
-    done = clone.run("dvc", "exp", "run", *set_params(wanted), ok=False)
-    assert "error: params.yaml: data: source 'coco2014' needs data.root" in done.stderr
-    values = YAML(typ="safe").load(clone.folder / "params.yaml")
-    flat = {f"{k}.{i}": x for k, v in values.items() if isinstance(v, dict) for i, x in v.items()} | values
-    assert {key: flat[key] for key in wanted} == wanted
 
 
 def test_two_processes_train_in_the_stage(clone):

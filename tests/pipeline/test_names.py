@@ -1,14 +1,17 @@
 """Names that people type, and orders that files share."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from flows.changes import checked_changes
 from flows.pipeline import STAGES, check_stages
+from flows.settings import checked_settings
 from flows.stage import api_url
+from m2det.config.recipes import use_recipe
 from m2det_prefect import deployments, expand, is_command
+from tasks.common import main_root
 from tasks.train import FINGERPRINT_SECTIONS
 from tests.conftest import ROOT
 
@@ -58,16 +61,21 @@ def test_bare_names_are_expanded(typed, meant):
     assert " ".join(expand(typed.split(), ["digits"])) == meant
 
 
-def test_every_deployment_has_parameters_that_its_flow_takes(tmp_path, monkeypatch):
-    shipped = (ROOT / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(shipped.replace("  root: ''", "  root: /data/coco"))
+def test_every_deployment_has_settings_of_its_own(tmp_path, monkeypatch):
+    """What params.yaml holds from another recipe reaches none of them."""
+    use_recipe("coco800-8p", Path(shutil.copy(ROOT / "params.yaml", tmp_path)))
     monkeypatch.chdir(tmp_path)
+    path = tmp_path / "params.yaml"
+    path.write_text(path.read_text().replace("  root: ''", "  root: /data/coco"))
+    names = {"digits": "m2det-tiny", "finetune-1p": "m2det512-vgg16", "train-8p": "m2det512-vgg16"}
     for entry in deployments(ROOT / "prefect.yaml"):
-        parameters = entry.get("parameters", {})
-        changes = checked_changes(parameters.get("recipe"), parameters.get("overrides"))
-        assert changes.get("run.processes") == {"8": 8, "1": 1}.get(entry["name"].rsplit("-", 1)[-1][0])
-        check_stages(parameters.get("only", []), False)
-    assert checked_changes("coco512-8p", None)["train.lr_batch_size"] == 128 and checked_changes(None, None) == {}
+        parameters = entry["parameters"]
+        settings = checked_settings(parameters.get("recipe"), parameters.get("overrides", {}))
+        assert settings["run"]["processes"] == {"8": 8, "1": 1}.get(entry["name"].rsplit("-", 1)[-1][0], 1)
+        assert settings["model"]["name"] == names.get(entry["name"], settings["model"]["name"])
+        check_stages(parameters.get("only", []))
+        # the evaluation is of the model that is there, by the settings that belong to it
+        assert ("recipe" in parameters) == (entry["name"] != "eval-8p")
 
 
 def test_other_commands_are_left_alone():
@@ -87,3 +95,11 @@ def test_the_api_is_found_where_prefect_finds_it(tmp_path, monkeypatch):
     assert api_url() is None
     monkeypatch.setenv("PREFECT_API_URL", "http://localhost:2/api")
     assert api_url() == "http://localhost:2/api"
+
+
+@pytest.mark.parametrize("copy", [".dvc/tmp/runs/digits-1/project", ".dvc/tmp/exps/tmp1", ""])
+def test_what_must_last_lies_in_the_working_copy(tmp_path, monkeypatch, copy):
+    (tmp_path / copy).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / copy)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert main_root() == tmp_path.resolve()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -132,38 +133,47 @@ def toy(service, tmp_path):
     return toy
 
 
-def test_the_pipeline_runs_by_the_bare_name_of_its_deployment(service, clone):
+def test_the_pipeline_runs_by_the_bare_name_of_its_deployment_and_resumes(service, clone):
+    """A run that is cancelled while it trains leaves nothing but its checkpoints; the next one goes on from there."""
     if not [e for e in entry_points(group="prefect.plugins") if e.value == "m2det_prefect"]:
         pytest.skip("m2det is not installed, so Prefect does not find its plugin: pip install -e .")
-    clone.edit(SHORT)
+    clone.edit(SHORT | {"  max_steps: ": "  max_steps: 40", "  save_every: ": "  save_every: 1"})
     service.command(clone.folder, "prefect", "--no-prompt", "deploy", "--all")
-    run = service.run(clone.folder, "digits")
-    assert service.ended(run, 400) == ("COMPLETED", None)
-    assert service.subflows(run) == {f"m2det-{stage}": "COMPLETED" for stage in STAGES}
+    before = service.command(clone.folder, "git", "status", "--short")
+    run = service.run(clone.folder, "digits", recipe=None)
+    service.wait_until(lambda: any((clone.folder / "models/unfinished").glob("*/step-*.pt")), 200)
+    service.command(clone.folder, "prefect", "flow-run", "cancel", run)
+    assert service.ended(run)[0] == "CANCELLED"
+    assert service.command(clone.folder, "git", "status", "--short") == before
+    run = service.run(clone.folder, "digits", recipe=None)
+    state, message = service.ended(run, 400)
+    assert state == "COMPLETED" and message.endswith(", put into the working copy"), message
+    assert service.subflows(run)["m2det-train"] == "COMPLETED"
+    assert any("resuming at step" in line for line in service.whole_log(run))
     assert "AP50" in json.loads((clone.folder / "results/metrics.json").read_text())
-
-    run = service.run(clone.folder, "digits", overrides={"model.name": "m2det-huge"})
-    state, message = service.ended(run)
-    assert state == "FAILED" and message.startswith("params.yaml with this run's overrides: model: no model is called")
+    assert "up to date" in clone.run("dvc", "repro").stdout
 
 
-def test_a_parameter_of_a_run_is_no_command(service, clone):
-    """Given to DVC as it stands, the key names another file: dvc.yaml would keep the command, for every later run."""
-    service.command(clone.folder, "prefect", "--no-prompt", "deploy", "--all")
-    run = service.run(clone.folder, "digits", overrides={"dvc.yaml:stages.data.cmd": "exec touch X"})
-    state, message = service.ended(run)
-    clone.run("dvc", "repro", "--single-item", "data", ok=False)
-    assert not (clone.folder / "X").exists()
-    assert state == "FAILED" and message.startswith("overrides: no key of params.yaml is called 'dvc.yaml:stages.data")
-    assert service.command(clone.folder, "git", "status", "--short", "--untracked-files=no") == ""
-
-
-def test_what_stages_print_and_log_is_in_the_runs_log_once(service, toy):
+def test_a_fresh_clone_runs_digits_whatever_was_tried_before(service, toy):
+    before = toy.state()
+    state, message = service.ended(service.run(toy.folder, "m2det/train-8p"))
+    assert state == "FAILED" and "source 'coco2014' needs data.root" in message
+    assert toy.state() == before
     run = service.run(toy.folder)
-    assert service.ended(run) == ("COMPLETED", None)
+    assert service.ended(run)[0] == "COMPLETED"
     log = service.whole_log(run)
     assert log.count("train prints") == log.count("train logs") == 1
-    assert (toy.folder / "benchmark.txt").exists()
+    assert service.subflows(run) == {f"m2det-{stage}": "COMPLETED" for stage in STAGES}
+    assert (toy.folder / "benchmark.txt").read_text() == "24\n", "epochs of the recipe"
+    (artifact,) = service.get("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+    assert "\nepochs: 24 " in artifact["data"]
+    assert toy.copies() == []
+
+    before = toy.state()
+    run = service.run(toy.folder, "m2det/eval-8p")
+    assert service.ended(run)[0] == "COMPLETED"
+    assert service.whole_log(run).count("evaluate prints") == 3, "its three steps"
+    assert toy.state()[str(toy.folder / "params.yaml")] == before[str(toy.folder / "params.yaml")]
 
 
 def test_a_stage_started_by_hand_has_a_log_of_its_own(service, toy):
@@ -175,52 +185,77 @@ def test_a_stage_started_by_hand_has_a_log_of_its_own(service, toy):
 
 
 def test_a_failing_stage_ends_the_run_with_its_name_and_reason(service, toy):
-    toy.set(wrong="train")
-    assert service.ended(service.run(toy.folder)) == (
-        "FAILED",
-        "stage train failed: train.json is missing; put it there",
-    )
-    assert not (toy.folder / "evaluate.txt").exists()
-    toy.set(crash="weights")
+    toy.set(wrong="weights")
+    before = toy.state()
+    run = service.run(toy.folder)
+    assert service.ended(run) == ("FAILED", "stage weights failed: weights.json is missing; put it there")
+    assert toy.state() == before
+    (copy,) = toy.copies()
+    assert (copy / "pack.txt").exists() and any(str(copy) in line for line in service.whole_log(run))
+    toy.set(crash="data")
     state, message = service.ended(service.run(toy.folder))
-    assert state == "FAILED" and message.startswith("stage weights failed: ") and "KeyError: 'lost'" in message
+    assert state == "FAILED" and message.startswith("stage data failed: ") and "KeyError: 'lost'" in message
+    assert toy.copies() != [copy] and len(toy.copies()) == 1, "the next run of the name removes it"
 
 
-def test_overrides_stay_in_the_working_copy_unless_isolated(service, toy):
-    run = service.run(toy.folder, overrides={"epochs": 3}, isolated=True)
-    assert service.ended(run) == ("COMPLETED", None)
-    assert len(service.subflows(run)) == len(STAGES)
-    assert service.command(toy.folder, "git", "status", "--short") == ""
-    assert not (toy.folder / "train.txt").exists()
-    run = service.run(toy.folder, overrides={"epochs": 3})
-    assert service.ended(run) == ("COMPLETED", None)
-    assert (toy.folder / "train.txt").read_text() == "3\n"
+def test_results_come_into_the_working_copy_and_those_before_are_kept(service, toy):
+    only = {"only": ["data", "pack"]}
+    before = toy.state()
+    run = service.run(toy.folder, overrides={"epochs": 3}, apply=False, **only)
+    state, message = service.ended(run)
+    assert state == "COMPLETED" and f"experiment digits-{run[:8]}; to put it into" in message
+    assert toy.state() == before
+    params = toy.folder / "params.yaml"
+    params.write_text(re.sub("(?m)^  log_every: .*", "  log_every: 7   # mine", params.read_text()))
+    for epochs in (4, 5):
+        assert service.ended(service.run(toy.folder, overrides={"epochs": epochs}, **only))[0] == "COMPLETED"
+        assert (toy.folder / "pack.txt").read_text() == f"{epochs}\n"
+        assert "  log_every: 7   # mine\n" in params.read_text() and f"\nepochs: {epochs} " in params.read_text()
+    # results that no experiment has
+    service.command(toy.folder, sys.executable, "-m", "dvc", "repro", "--single-item", "ops")
+    assert service.ended(service.run(toy.folder, overrides={"epochs": 6}, **only))[0] == "COMPLETED"
+    names = service.command(toy.folder, "git", "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+    assert len(names) == 5 and sum(name.startswith("before-digits-") for name in names) == 1
+    shown = service.command(toy.folder, sys.executable, "-m", "dvc", "exp", "show", "--csv", "--hide-workspace")
+    assert all(name in shown for name in names)
+
+
+def test_what_others_do_beside_a_run_reaches_neither(service, toy):
+    toy.set(wait="pack")
+    run = service.run(toy.folder, only=["data", "pack"])
+    service.wait_until((toy.folder / "waiting").exists, 90)
+    dvc = (sys.executable, "-m", "dvc")
+    service.command(toy.folder, *dvc, "exp", "run", "--single-item", "-S", "epochs=7", "data")
+    (toy.folder / "tasks/step.py").write_text("raise SystemExit('edited')\n")
+    mine = toy.state()
+    (toy.folder / "go").touch()
+    state, message = service.ended(run)
+    assert state == "COMPLETED" and "not put into the working copy: " in message, message
+    (toy.folder / "go").unlink()
+    assert toy.state() == mine and (toy.folder / "data.txt").read_text() == "7\n"
+    service.command(toy.folder, "bash", "-c", message.split("working copy: ")[-1])
+    assert (toy.folder / "pack.txt").read_text() == (toy.folder / "data.txt").read_text() == "24\n"
 
 
 def test_only_some_stages_and_the_last_one_in_any_case(service, toy):
     """A measurement is repeated though nothing has changed; no other stage runs that was not asked for."""
-    assert service.ended(service.run(toy.folder)) == ("COMPLETED", None)
-    only = {"only": ["pack", "benchmark"]}
-    run = service.run(toy.folder, "m2det/digits", overrides={"epochs": 2}, **only)
-    assert service.ended(run) == ("COMPLETED", None)
-    assert [(toy.folder / f"{name}.txt").read_text() for name in ("pack", "train", "benchmark")] == [
-        "2\n",
-        "1\n",
-        "2\n",
-    ]
-    run = service.run(toy.folder, "m2det/digits", overrides={"epochs": 2}, **only)
-    assert service.ended(run) == ("COMPLETED", None)
-    log = service.whole_log(run)
-    assert (log.count("pack prints"), log.count("benchmark prints")) == (0, 1)
+    only = {"only": ["data", "pack"]}
+    for counts in ((1, 1), (0, 1)):
+        run = service.run(toy.folder, **only)
+        assert service.ended(run)[0] == "COMPLETED"
+        log = service.whole_log(run)
+        assert (log.count("data prints"), log.count("pack prints")) == counts
+    assert not (toy.folder / "ops.txt").exists()
 
 
 def sleeping(service, toy) -> tuple[str, list[int]]:
     """A run whose stage pack waits for its child, and the ids of dvc, of the stage and of the child."""
     toy.set(sleep="pack")
     run = service.run(toy.folder)
-    child = toy.folder / "child"
-    service.wait_until(lambda: child.exists() and child.read_text(), 60)
-    return run, [int(pid) for pid in f"{(toy.folder / 'parents').read_text()} {child.read_text()}".split()]
+    service.wait_until(lambda: any((copy / "child").exists() for copy in toy.copies()), 60)
+    (copy,) = toy.copies()
+    service.wait_until((copy / "child").read_text, 60)
+    return run, [int(pid) for name in ("parents", "child") for pid in (copy / name).read_text().split()]
 
 
 def test_cancelling_a_run_ends_every_process_of_it(service, toy):
@@ -242,6 +277,6 @@ def test_serving_replaces_the_worker(service, toy):
     service.stop(service.worker)
     server = service.start("flows.serve", folder=toy.folder)
     try:
-        assert service.ended(service.run(toy.folder)) == ("COMPLETED", None)
+        assert service.ended(service.run(toy.folder, only=["data"]))[0] == "COMPLETED"
     finally:
         service.stop(server)

@@ -10,11 +10,12 @@ from flows.pipeline import STAGES
 from tests.conftest import ROOT
 
 STEP = """
-import logging, os, sys
+import logging, os, sys, time
 from pathlib import Path
 from ruamel.yaml import YAML
 from m2det.errors import InputError
 from m2det.distributed.children import run_child
+from tasks.common import main_root
 
 CHILD = "import os, pathlib, time; pathlib.Path('child').write_text(str(os.getpid())); time.sleep(600)"
 
@@ -29,9 +30,13 @@ def step(name):
     if toy["sleep"] == name:
         Path("parents").write_text(f"{os.getppid()} {os.getpid()}")
         run_child([sys.executable, "-c", CHILD])
+    if toy["wait"] == name:
+        (main_root() / "waiting").touch()
+        while not (main_root() / "go").exists():
+            time.sleep(0.1)
     Path(f"{name}.txt").write_text(f"{params['epochs']}\\n")
 """
-TOY = "wrong: ''\ncrash: ''\nsleep: ''\n"
+TOY = "wrong: ''\ncrash: ''\nsleep: ''\nwait: ''\n"
 
 
 class Toy:
@@ -58,18 +63,31 @@ class Toy:
             (folder / f"tasks/{name}.py").write_text(f"from tasks.step import step\n{functions}")
             dep = f"{before}.txt" if before else "tasks/step.py"
             dvc_yaml += f"  {name}:\n    cmd: exec python -m flows.{name}\n    deps: [{dep}]\n"
-            dvc_yaml += f"    params: [epochs, toy.yaml: [wrong, crash, sleep]]\n    outs: [{name}.txt]\n"
+            dvc_yaml += f"    params: [epochs, toy.yaml: [wrong, crash, sleep, wait]]\n    outs: [{name}.txt]\n"
         (folder / "dvc.yaml").write_text(dvc_yaml)
         (folder / "tasks/step.py").write_text(STEP)
         (folder / "tasks/__init__.py").touch()
         shipped = (ROOT / "params.yaml").read_text()
         (folder / "params.yaml").write_text(re.sub(r"^epochs: \d+", "epochs: 1", shipped, flags=re.MULTILINE))
         self.set()
-        (folder / ".gitignore").write_text("__pycache__/\n/*.txt\n/child\n/parents\n")
+        (folder / ".gitignore").write_text("__pycache__/\n/*.txt\n/child\n/parents\n/waiting\n/go\n")
         git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
         dvc = [sys.executable, "-m", "dvc", "init", "-q"]
         for command in (["git", "init", "-q"], dvc, ["git", "add", "-A"], [*git, "commit", "-qm", "toy"]):
             subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+    def copies(self) -> list[Path]:
+        """Return the copies of runs that are there."""
+        return sorted((self.folder / ".dvc/tmp/runs").glob("*/project"))
+
+    def state(self) -> dict[str, bytes | str]:
+        """Return all files but those of git, DVC and Python, and what git says of them."""
+        shown = subprocess.run(
+            ["git", "status", "--short"], cwd=self.folder, capture_output=True, text=True, check=True
+        )
+        hidden = {".git", ".dvc", "__pycache__"}
+        paths = (path for path in self.folder.rglob("*") if not hidden & set(path.relative_to(self.folder).parts))
+        return {str(path): path.read_bytes() for path in paths if path.is_file()} | {"git": shown.stdout}
 
     def set(self, **values: str) -> None:
         """Make toy.yaml anew: `set(wrong="train")` has stage train fail."""

@@ -1,0 +1,145 @@
+"""A run's own copy of the project: what others edit, and what they run, reaches no run, and no run reaches theirs.
+
+The copy is a clone that borrows the working copy's git objects and DVC cache, in .dvc/tmp/runs/NAME/project. There
+tasks.common.main_root finds the working copy, where unfinished trainings and the user's data lie.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2det.errors import InputError, explain_disk_errors
+from m2det.files.hashing import digest
+from m2det.files.locks import locked
+
+RUNS = Path(".dvc/tmp/runs")
+OUTCOME = ("params.yaml", "dvc.lock", "results")  # what a run hands back, besides what DVC's cache holds
+CODE = ("dvc.yaml", "setup.py", "m2det", "tasks")
+BUILT = ("build/ops.json", "m2det/ops/*.so")  # made by the stage ops, in neither git nor DVC's cache
+USER = ("-c", "user.name=m2det", "-c", "user.email=m2det@localhost")  # a machine may have no name for git
+
+
+@dataclass(frozen=True)
+class RunCopy:
+    """A copy of the working copy as it was when the run started.
+
+    Attributes:
+        name: of the run and of its experiment.
+        folder: the copy.
+        baseline: the working copy's commit.
+        start: a commit in the copy, on top of the baseline: the working copy's files when the run started.
+        hashes: of the files in `OUTCOME` and `CODE` when the run started.
+    """
+
+    name: str
+    folder: Path
+    baseline: str
+    start: str
+    hashes: dict[Path, str]
+
+    def save(self, commit: str, name: str) -> None:
+        """Make a commit of the copy an experiment of the working copy."""
+        ref = f"refs/exps/{self.baseline[:2]}/{self.baseline[2:]}/{name}"  # DVC's names for experiments
+        git(self.folder, "update-ref", ref, commit)
+        git(Path(), "fetch", "--quiet", "--no-write-fetch-head", str(self.folder), f"{ref}:{ref}")
+
+    def commit(self) -> str:
+        """Commit the copy's outcome on top of the baseline, and return the commit."""
+        git(self.folder, "add", "--all", "--", *(name for name in OUTCOME if (self.folder / name).exists()))
+        git(self.folder, "reset", "--quiet", "--soft", self.baseline)
+        return _commit(self.folder, self.name)
+
+
+def require_repository() -> None:
+    """Raise InputError where a run cannot make its copy."""
+    if not Path(".git").exists():
+        raise InputError(f"{Path.cwd()} is no git repository, but a run works in a clone; start from a clone, too")
+
+
+@contextmanager
+def run_copy(name: str) -> Iterator[RunCopy]:
+    """Yield a new copy, which stays: `remove` is for runs that have ended well.
+
+    Copies that earlier runs of the name have left are removed first.
+
+    Args:
+        name: the deployment's, a hyphen, and what tells its runs apart.
+
+    Raises:
+        InputError: git or DVC refuses, or the disk is full.
+    """
+    for left in RUNS.glob(f"{name.rpartition('-')[0]}-*"):
+        with suppress(InputError), locked(left):  # else its run is at work
+            remove(left)
+    with locked(RUNS / name), explain_disk_errors(RUNS):
+        yield _copy(name, RUNS / name / "project")
+
+
+def remove(folder: Path) -> None:
+    """Remove the copy in the folder of a run, or that of a run."""
+    shutil.rmtree(folder)
+
+
+def _copy(name: str, folder: Path) -> RunCopy:
+    git(Path(), "clone", "--quiet", "--shared", "--no-checkout", ".", str(folder))
+    git(folder, "reset", "--quiet")  # the index, without files
+    baseline = git(folder, "rev-parse", "HEAD")
+    # files that git does not know come along only where stages have their code and results: others may be large
+    untracked = files(Path(), "--others", "--exclude-standard", "--", *OUTCOME, *CODE, "flows")
+    for path in (*files(Path(), "--cached"), *untracked, *built(Path())):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, folder / path, follow_symlinks=False)
+    git(folder, "add", "--all")
+    start = _commit(folder, f"the working copy when {name} started")
+    if Path(".dvc/config.local").exists():
+        shutil.copy2(".dvc/config.local", folder / ".dvc/config.local")
+    dvc(folder, "config", "--local", "cache.dir", dvc(Path(), "cache", "dir"))
+    if (folder / "dvc.lock").exists():
+        dvc(folder, "checkout", "--allow-missing")
+    return RunCopy(name, folder, baseline, start, {path: digest((folder / path).read_bytes()) for path in shaping()})
+
+
+def shaping() -> list[Path]:
+    """Return the working copy's files in `OUTCOME` and `CODE`, except those that git ignores."""
+    return files(Path(), "--cached", "--others", "--exclude-standard", "--", *OUTCOME, *CODE)
+
+
+def files(folder: Path, *options: str) -> list[Path]:
+    """Return the files that `git ls-files` lists with the options, as far as they exist, relative to the folder."""
+    names = git(folder, "ls-files", "-z", *options).split("\0")
+    return [Path(name) for name in dict.fromkeys(names) if (folder / name).is_file()]
+
+
+def built(folder: Path) -> list[Path]:
+    """Return what the stage ops has made, relative to the folder."""
+    return [path.relative_to(folder) for pattern in BUILT for path in folder.glob(pattern)]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Return what a git command prints in the folder. Raises InputError with git's last line if it fails."""
+    return _output(["git", "-C", str(folder), *arguments])
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    """Return what a DVC command prints in the folder. Raises InputError with DVC's last line if it fails."""
+    return _output([sys.executable, "-m", "dvc", "--cd", str(folder), *arguments])
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        last = os.fsdecode(done.stderr).strip().splitlines()[-1:]
+        raise InputError(f"{' '.join(command[:6])} failed: {''.join(last)}")
+    return os.fsdecode(done.stdout).strip("\n")
+
+
+def _commit(folder: Path, message: str) -> str:
+    git(folder, *USER, "commit", "--quiet", "--allow-empty", "--no-verify", "--no-gpg-sign", "--message", message)
+    return git(folder, "rev-parse", "HEAD")

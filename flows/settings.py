@@ -1,0 +1,85 @@
+"""The settings of a run: those of params.yaml, replaced by the run's recipe, replaced by the run's overrides."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from m2det.config import check_params, dotted, parameter_keys
+from m2det.config.recipes import read_recipe, use_recipe
+from m2det.errors import InputError, explain_missing_cann
+from m2det.files.whole import write_whole
+from m2det.files.yaml_file import read_yaml
+from tasks.common import PARAMS
+
+
+def checked_settings(recipe: str | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings of a run, as params.yaml holds them; no file is changed.
+
+    Args:
+        recipe: a name that `m2det recipes` lists, or None to take params.yaml as it is.
+        overrides: values by keys such as train.lr.
+
+    Raises:
+        InputError: a recipe or key does not exist, or the settings as a whole are not valid.
+    """
+    for key in overrides:
+        _check_key(key)
+    changes = (dotted(read_recipe(recipe)[1]) if recipe is not None else {}) | dict(overrides)
+    settings = _with(read_yaml(PARAMS), changes)
+    said = ["recipe"] * (recipe is not None) + ["overrides"] * bool(overrides)
+    where = f"{PARAMS} with this run's {' and '.join(said)}" if said else str(PARAMS)
+    params = check_params(settings, where)
+    if any(key.startswith("model.") for key in changes):
+        with explain_missing_cann():
+            from m2det.model import get_config
+        try:
+            get_config(params.model.name, **params.model.all_overrides)
+        except InputError as error:
+            raise InputError(f"{where}: model: {error}") from error
+    return settings
+
+
+def write_settings(path: Path, recipe: str | None, overrides: Mapping[str, Any]) -> None:
+    """Write a recipe and overrides that `checked_settings` has accepted into a params.yaml; its comments stay."""
+    if recipe is not None:
+        use_recipe(recipe, path)
+    yaml = YAML()
+    content = yaml.load(path)
+    for key, value in overrides.items():
+        section, _, name = key.rpartition(".")
+        inner = content[section] if section else content
+        if isinstance(inner.get(name), list | dict):
+            inner.ca.items.pop(name, None)  # comments of a block do not fit another value
+        inner[name] = copy.deepcopy(value)  # YAML would write an object that two keys share as an alias
+    out = io.StringIO()
+    yaml.dump(content, out)
+    write_whole(path, out.getvalue())
+
+
+def _check_key(key: str) -> None:
+    keys = parameter_keys()
+    if key in keys:
+        return
+    section = [name for name in keys if name.startswith(f"{key}.")]
+    if section:
+        raise InputError(f"overrides: {key} is a section of {PARAMS}; give single keys of it, such as {section[0]}")
+    if whole := [name for name in keys if key.startswith(f"{name}.")]:
+        raise InputError(f"overrides: {whole[0]} is given as a whole; put the new value of it under that key")
+    raise InputError(f"overrides: no key of {PARAMS} is called {key[:80]!a}; keys are such as epochs and train.lr")
+
+
+def _with(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    values = copy.deepcopy(values)
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        inner = values.setdefault(section, {}) if section else values
+        if not isinstance(inner, dict):
+            raise InputError(f"{PARAMS}: {section} must hold keys and values, like those the project came with")
+        inner[name] = value
+    return values
