@@ -1,8 +1,8 @@
 """The flow behind the deployments: DVC decides what must be rebuilt, Prefect keeps states, logs and retries.
 
 A run works in a copy of its own (flows.run_copy), with settings that are fixed when it starts. One task per DVC
-stage, each a child process `python -m dvc repro --single-item STAGE`; the stage that DVC starts joins as a subflow of
-its task (flows.stage). At the end the copy becomes an experiment, which flows.apply puts into the working copy.
+stage, each a child process `python -m dvc repro --single-item STAGE`, whose output is the task's log. At the end the
+copy becomes an experiment, which flows.apply puts into the working copy.
 """
 
 from __future__ import annotations
@@ -13,19 +13,26 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from prefect import flow, get_run_logger, task
+from httpx import HTTPError
+from prefect import flow, get_client, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import deployment, flow_run, task_run
-from prefect.states import Completed, Failed, State
+from prefect.exceptions import TerminationSignal
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled, Completed, Crashed, Failed, State
 
 from flows.apply import apply as apply_outcome
+from flows.devices import hold_devices
+from flows.guard import guarded
+from flows.log import is_advice, leave_out_repetitions, task_log
 from flows.run_copy import OUTCOME, RUNS, RunCopy, git, remove, require_repository, run_copy
 from flows.settings import checked_settings, write_settings
-from flows.stage import PARENT_TASK_RUN
+from flows.stage import PLAIN
 from m2det.distributed.children import relay_child
 from m2det.errors import InputError
 from tasks.common import PARAMS
@@ -54,24 +61,34 @@ def m2det(
         apply: put the results into the working copy at the end, with params.yaml except its section run, if the
             working copy's settings, results and code are still those of the start.
     """
+    leave_out_repetitions()
     try:
         check_stages(only or [])
         checked_settings(recipe, overrides or {})
         require_repository()
         # a name that git takes for an experiment
-        with run_copy(re.sub(r"[^\w-]+", "-", f"{deployment.name or 'm2det'}-{flow_run.id[:8]}")) as copy:
+        name = re.sub(r"[^\w-]+", "-", f"{deployment.name or 'm2det'}-{flow_run.id[:8]}")
+        with guarded(UUID(flow_run.id)), run_copy(name) as copy:
             write_settings(copy.folder / PARAMS, recipe, overrides or {})
             _show(copy, recipe, overrides or {})
-            for stage in only or STAGES:
-                forced = only is not None and stage == only[-1]
-                named = reproduce.with_options(name=stage, task_run_name=stage)
-                state = named(str(copy.folder), stage, forced, return_state=True)
-                if not state.is_completed():
-                    get_run_logger().info("the copy stays until the next run of its name: %s", copy.folder.absolute())
-                    return Failed(message=state.message)
-            return Completed(message=_conclude(copy, apply))
+            ended = _run_stages(copy, only or list(STAGES), forced=only is not None)
+            return ended or Completed(message=_conclude(copy, apply))
     except InputError as error:
+        get_run_logger().error(str(error))
         return Failed(message=str(error))
+
+
+def _run_stages(copy: RunCopy, stages: list[str], forced: bool) -> State[None] | None:
+    """Run stages one after the other; return the state of a run that ends with one of them."""
+    log = get_run_logger()
+    with ExitStack() as held:
+        for stage in stages:
+            named = reproduce.with_options(name=stage, task_run_name=stage)
+            state = named(str(copy.folder), stage, forced and stage == stages[-1], return_state=True)
+            if not state.is_completed():
+                log.info("the copy stays until the next run of its name: %s", copy.folder.absolute())
+                return State(type=state.type, name=state.name, message=state.message)
+    return None
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -117,26 +134,37 @@ def _conclude(copy: RunCopy, apply: bool) -> str:
 
 def _dvc(*arguments: str) -> State[None] | None:
     """Run DVC with its output in this task's log; return a failed state with the stage's error."""
-    log = get_run_logger()
+    log = task_log()
     lines: deque[str] = deque(maxlen=20)
 
     def write(line: str) -> None:
-        if line:
+        if line and not is_advice(line):
             log.info("%s", line)
             lines.append(line)
 
     environment = os.environ | {
-        PARENT_TASK_RUN: str(task_run.get_id()),
+        PLAIN: "1",
         # the stages' commands say `python`: this one
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the rest would be logged twice
     }
     try:
         relay_child([sys.executable, "-m", "dvc", *arguments], write, env=environment)
     except subprocess.CalledProcessError:
         return Failed(message=failure(lines))
+    except (TerminationSignal, KeyboardInterrupt) as signal:
+        return _stopped(signal)
     return None
+
+
+def _stopped(signal: BaseException) -> State[None]:
+    """Return the final state of what a signal has ended."""
+    with suppress(HTTPError), get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(flow_run.id)).state
+        if state is not None and (state.is_cancelling() or state.is_cancelled()):
+            return Cancelled(message="cancelled; the next run goes on from the last checkpoint")
+    by = "Ctrl-C" if isinstance(signal, KeyboardInterrupt) else "SIGTERM, as a worker's end sends it"
+    return Crashed(message=f"ended by {by}; the next run goes on from the last checkpoint")
 
 
 def failure(lines: Iterable[str]) -> str:

@@ -15,7 +15,6 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
 
 from m2det.distributed.children import stage_process
 from m2det.distributed.shutdown import SHUTDOWN
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from prefect.states import State
 
 Step = Callable[[], None]
-PARENT_TASK_RUN = "M2DET_PARENT_TASK_RUN"  # set by flows.pipeline: the Prefect task run that started DVC
+PLAIN = "M2DET_STAGE_IS_A_TASK"  # set by flows.pipeline: its task has the stage's state and log already
 
 
 def run_stage(name: str, *steps: Step) -> None:
@@ -66,10 +65,11 @@ def run_stage(name: str, *steps: Step) -> None:
     atexit.register(_print_last_line)  # after errors and tracebacks
     try:
         inputs_of(name)  # before anything else reads them
-        if api_url():
+        if PLAIN not in os.environ and api_url():
             _run_tracked(name, steps)
         else:
-            print(f"{name}: no Prefect API configured, running plainly")
+            if PLAIN not in os.environ:
+                print(f"{name}: no Prefect API configured, running plainly")
             for step in steps:
                 step()
     except InputError as error:
@@ -103,16 +103,13 @@ def api_url() -> str | None:
 
 
 def _run_tracked(name: str, steps: tuple[Step, ...]) -> None:
-    # a parent relays all output to its log; without one, prints and log lines go to this run's log
-    parent = os.environ.get(PARENT_TASK_RUN)
-    if parent is None:
-        os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "m2det")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "m2det")  # so that the run's log has our lines
     from prefect import flow, get_client, task
     from prefect.cache_policies import NO_CACHE
     from prefect.flow_engine import run_flow_sync
     from prefect.states import Failed
 
-    options: dict[str, Any] = {"persist_result": False, "log_prints": parent is None}
+    options: dict[str, Any] = {"persist_result": False, "log_prints": True}
     errors: list[InputError] = []
 
     def as_task(step: Step) -> Any:
@@ -135,16 +132,13 @@ def _run_tracked(name: str, steps: tuple[Step, ...]) -> None:
                 return Failed(message=state.message)
         return None
 
-    flow_run = None
     with get_client(sync_client=True) as client:
         if client.api_healthcheck() is not None:
             raise InputError(
                 f"the Prefect API at {client.api_url} does not answer: start it (`prefect server start`) or go "
                 "without it (`unset PREFECT_API_URL`; if a profile sets it, `export PREFECT_PROFILE=ephemeral`)"
             )
-        if parent:
-            flow_run = client.create_flow_run(stage, parameters={}, parent_task_run_id=UUID(parent))
-    final = run_flow_sync(stage, flow_run=flow_run, return_type="state")
+    final = run_flow_sync(stage, return_type="state")
     if errors:
         raise errors[0]
     state = cast("State[None]", final)
