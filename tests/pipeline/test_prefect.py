@@ -4,11 +4,7 @@ import json
 import os
 import re
 import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -16,106 +12,11 @@ import pytest
 
 from flows.pipeline import STAGES
 from tests.pipeline.conftest import SHORT
+from tests.pipeline.service import Service
 from tests.pipeline.toy import Toy
 from tests.processes import gone
 
 pytestmark = pytest.mark.slow
-
-ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-
-
-class Service:
-    """A Prefect server, a pool and a worker of their own; projects deploy to it and start runs, one after another."""
-
-    def __init__(self, home: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.home, self.url = home, f"http://127.0.0.1:{port}/api"
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "DVC_"))} | {
-            "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": self.url,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        }
-        self.environment.pop("PYTHONPATH", None)
-        self.server = self.start("prefect", "server", "start", "--port", str(port))
-        self.wait_until(self.healthy, 90)
-        self.command(home, "prefect", "work-pool", "create", "m2det", "--type", "process")
-        self.worker = self.start("prefect", "worker", "start", "--pool", "m2det", "--limit", "1")
-
-    def start(self, *command: str, folder: Path | None = None) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=folder or self.home,
-            env=self.environment | {"PREFECT_PLUGINS_ENABLED": "false"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # as from a terminal: a shell's background job ignores it, and Prefect stops by it
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-
-    def stop(self, process: subprocess.Popen) -> None:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def command(self, folder: Path, *command: str) -> str:
-        """What `command` prints, typed in `folder`."""
-        environment = self.environment | {"PWD": str(folder)}  # prefect.yaml names the folder by it
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def run(self, folder: Path, name: str = "m2det/digits", **parameters: object) -> str:
-        """The id of a new run of the deployment."""
-        words = ["prefect", "deployment", "run", name, *(["--params", json.dumps(parameters)] if parameters else [])]
-        return self.command(folder, *words).split("UUID: ")[1].split()[0]
-
-    def ended(self, run: str, seconds: float = 120) -> tuple[str, str]:
-        """Type and message of the state in which the run ended."""
-        self.wait_until(lambda: self.get(f"flow_runs/{run}")["state"]["type"] in ENDED, seconds)
-        state = self.get(f"flow_runs/{run}")["state"]
-        return state["type"], state["message"]
-
-    def subflows(self, run: str) -> dict[str, str]:
-        """State types of the runs below `run`, by flow name, in order."""
-        runs = self.get(
-            "flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}, "sort": "START_TIME_ASC"}
-        )
-        return {self.get(f"flows/{r['flow_id']}")["name"]: r["state"]["type"] for r in runs}
-
-    def log(self, run: str) -> list[str]:
-        lines = self.get(
-            "logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-        )
-        return [line["message"] for line in lines]
-
-    def whole_log(self, run: str) -> list[str]:
-        """Return the messages of a run that has ended, once the last one has come: Prefect sends them in batches."""
-        self.wait_until(lambda: any(line.startswith("Finished in state") for line in self.log(run)), 60)
-        return self.log(run)
-
-    def get(self, path: str, body: dict | None = None):
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"})
-        return json.load(urllib.request.urlopen(request, timeout=30))
-
-    def healthy(self) -> bool:
-        try:
-            return self.get("health")
-        except OSError:
-            return False
-
-    def wait_until(self, condition, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "not in time"
-            time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +49,7 @@ def test_the_pipeline_runs_by_the_bare_name_of_its_deployment_and_resumes(servic
     run = service.run(clone.folder, "digits", recipe=None)
     state, message = service.ended(run, 400)
     assert state == "COMPLETED" and message.endswith(", put into the working copy"), message
-    assert service.subflows(run)["m2det-train"] == "COMPLETED"
+    assert service.tasks(run)["train"] == "COMPLETED"
     assert any("resuming at step" in line for line in service.whole_log(run))
     assert "AP50" in json.loads((clone.folder / "results/metrics.json").read_text())
     assert "up to date" in clone.run("dvc", "repro").stdout
@@ -163,7 +64,8 @@ def test_a_fresh_clone_runs_digits_whatever_was_tried_before(service, toy):
     assert service.ended(run)[0] == "COMPLETED"
     log = service.whole_log(run)
     assert log.count("train prints") == log.count("train logs") == 1
-    assert service.subflows(run) == {f"m2det-{stage}": "COMPLETED" for stage in STAGES}
+    assert service.task_states(run) == {stage: ["PENDING", "RUNNING", "COMPLETED"] for stage in STAGES}
+    assert not any(line in service.log(run) for line in ("train prints", "train logs")), "the outline is here"
     assert (toy.folder / "benchmark.txt").read_text() == "24\n", "epochs of the recipe"
     (artifact,) = service.get("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
     assert "\nepochs: 24 " in artifact["data"]

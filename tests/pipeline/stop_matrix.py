@@ -1,0 +1,231 @@
+"""Stop runs in every way that they can be stopped: `python -m tests.pipeline.stop_matrix` (make stress).
+
+Each cell starts a run of one stage of the real project through a real server and worker, disturbs it while it works,
+and checks: no process is left, Prefect has the right state in the end, and the next run goes on from the step where
+this one stopped, wherever a signal could be answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tests.pipeline.conftest import SHORT, Clone, make_clone
+from tests.pipeline.service import ENDED, Service
+
+WORK = ("pack", "train 1", "train 2", "evaluate")  # the number: of processes
+IMAGES = 3000  # hard links: pack and evaluation take long enough to be stopped
+GRACE = 40  # seconds: of the stage 10, of DVC's group 20, and what a poll takes
+MARK = "M2DET_STOP_MATRIX"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A way to stop a run.
+
+    Attributes:
+        act: does it.
+        state: of the run in the end.
+        answered: whether a signal reaches the training, so that it stops with a checkpoint of its last step.
+    """
+
+    act: Callable[[Bench, str], None]
+    state: str
+    answered: bool = True
+
+
+class Bench:
+    """A server, a worker and a clone of the project whose stages take long."""
+
+    def __init__(self, folder: Path) -> None:
+        self.service = Service(folder / "prefect", limit=8, environment={MARK: str(folder)})
+        self.clone = make_clone(folder / "clone")
+        _prepare(self.clone)
+        self.mark = str(folder)
+        self.service.command(self.clone.folder, "prefect", "--no-prompt", "deploy", "--all")
+
+    def start(self, work: str) -> str:
+        """Start a run of a stage alone, wait until it is at work, and return the run."""
+        stage, _, processes = work.partition(" ")
+        parameters = {"only": [stage], "overrides": {"run.processes": int(processes or 1)}, "apply": False}
+        run = self.service.run(self.clone.folder, "m2det/digits", recipe=None, **parameters)
+        before = self.step()
+        at_work = (lambda: self.step() > before) if stage == "train" else (lambda: self.pids(f"flows.{stage}"))
+        self.service.wait_until(at_work, 120)
+        return run
+
+    def step(self) -> int:
+        """The last step in the log of the unfinished training, or 0."""
+        logs = list((self.clone.folder / "models/unfinished").glob("*/log.txt"))
+        steps = re.findall(r"^step (\d+)/", logs[0].read_text(), re.MULTILINE) if logs else []
+        return int(steps[-1]) if steps else 0
+
+    def starts(self) -> list[int]:
+        """The steps from which the unfinished training has started or gone on."""
+        logs = list((self.clone.folder / "models/unfinished").glob("*/log.txt"))
+        return [int(s) for s in re.findall(r"from step (\d+) of", logs[0].read_text())] if logs else []
+
+    def pids(self, *words: str) -> list[int]:
+        """The processes of runs, of which the command line has one of the words."""
+        return [pid for pid, line in _processes(self.mark) if not words or any(word in line for word in words)]
+
+    def close(self) -> None:
+        self.service.stop(self.service.worker)
+        self.service.stop(self.service.server)
+
+
+def _prepare(clone: Clone) -> None:
+    folder = clone.folder / "mine"
+    folder.mkdir()
+    rng = np.random.default_rng(49)
+    cv2.imwrite(str(folder / "0.jpg"), rng.integers(0, 255, (480, 640, 3), np.uint8))
+    for i in range(1, IMAGES):
+        os.link(folder / "0.jpg", folder / f"{i}.jpg")
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(IMAGES)]
+    box = {"category_id": 1, "bbox": [100, 100, 300, 200], "area": 60000, "iscrowd": 0}
+    boxes = [box | {"id": i, "image_id": i} for i in range(IMAGES)]
+    coco = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
+    (folder / "all.json").write_text(json.dumps(coco))
+    (clone.folder / ".git/info/exclude").write_text("/mine/\n")
+    data = "[{annotations: all.json, images: .}]"
+    clone.edit(
+        SHORT | {"  source: digits": "  source: coco", "  root: ": "  root: mine", "  microbatch: ": "  microbatch: 2"}
+    )
+    clone.edit(
+        {"  train: ": f"  train: {data}", "  val: ": f"  val: {data}", "  evaluate_every: ": "  evaluate_every: 1000"}
+    )
+    clone.run("dvc", "repro", "ops", "train")  # evaluate needs a model
+    clone.edit({"  max_steps: ": "  max_steps: 0", "epochs: ": "epochs: 100000"})
+    clone.edit({"  log_every: ": "  log_every: 1", "  save_every: ": "  save_every: 1000000000"})
+
+
+def _processes(mark: str) -> Iterator[tuple[int, str]]:
+    """Yield id and command line of the processes below the worker with this mark, except the worker and the guards."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            marked = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if marked and line and not re.search(r"flows\.guard|prefect (worker|server)|uvicorn|/resource_tracker", line):
+            yield int(folder.name), line
+
+
+def _cancel(bench: Bench, run: str) -> None:
+    bench.service.command(bench.clone.folder, "prefect", "flow-run", "cancel", run)
+
+
+def _cancel_in_ui(bench: Bench, run: str) -> None:
+    bench.service.get(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
+
+def _to(number: int, *words: str) -> Callable[[Bench, str], None]:
+    def act(bench: Bench, run: str) -> None:  # noqa: ARG001
+        os.kill(min(bench.pids(*words)), number)
+
+    return act
+
+
+def _to_worker(number: int) -> Callable[[Bench, str], None]:
+    def act(bench: Bench, run: str) -> None:  # noqa: ARG001
+        bench.service.worker.send_signal(number)
+        bench.service.worker.wait(60)
+        bench.service.start_worker()
+
+    return act
+
+
+def _server_away(number: int, seconds: float) -> Callable[[Bench, str], None]:
+    """Stop the server and start it again; the run goes on meanwhile, and can be cancelled after."""
+
+    def act(bench: Bench, run: str) -> None:
+        bench.service.server.send_signal(number)
+        bench.service.server.wait(60)
+        time.sleep(seconds)
+        assert bench.pids("flows."), "the run goes on without a server"
+        bench.service.start_server()
+        _cancel(bench, run)
+
+    return act
+
+
+CAUSES = {
+    "CLI cancel": Cause(_cancel, "CANCELLED"),
+    "UI cancel": Cause(_cancel_in_ui, "CANCELLED"),
+    "worker SIGTERM": Cause(_to_worker(signal.SIGTERM), "CRASHED"),
+    "worker SIGKILL": Cause(_to_worker(signal.SIGKILL), "CRASHED"),
+    "flow process SIGTERM": Cause(_to(signal.SIGTERM, "prefect.engine", "prefect flow-run execute"), "CRASHED"),
+    "flow process SIGKILL": Cause(_to(signal.SIGKILL, "prefect.engine", "prefect flow-run execute"), "CRASHED"),
+    "dvc SIGTERM": Cause(_to(signal.SIGTERM, "-m dvc"), "FAILED"),
+    "dvc SIGKILL": Cause(_to(signal.SIGKILL, "-m dvc"), "FAILED"),
+    "server SIGTERM, back, cancel": Cause(_server_away(signal.SIGTERM, 5), "CANCELLED"),
+    "server SIGKILL, back, cancel": Cause(_server_away(signal.SIGKILL, 5), "CANCELLED"),
+    "server away 60 s, cancel": Cause(_server_away(signal.SIGTERM, 60), "CANCELLED"),
+}
+
+
+def run_cell(bench: Bench, cause: str, work: str, delay: float) -> str:
+    """Stop the work by the cause so many seconds after it has begun; return a line on it, or fail."""
+    expected = CAUSES[cause]
+    before = bench.starts()
+    run = bench.start(work)
+    time.sleep(delay)
+    step, begun = bench.step(), time.monotonic()
+    expected.act(bench, run)
+    bench.service.wait_until(lambda: not bench.pids(), GRACE, lambda: f"left: {list(_processes(bench.mark))}")
+    gone = time.monotonic() - begun
+    bench.service.wait_until(lambda: bench.service.state(run) in ENDED, 60)
+    told = time.monotonic() - begun
+    time.sleep(12)  # for those who report late: the state must stay
+    state, tasks = bench.service.state(run), bench.service.tasks(run)
+    assert state == expected.state, (state, tasks)
+    assert all(task in ENDED for task in tasks.values()), tasks
+    line = f"{cause}, {work}: no process after {gone:.0f} s, {state} after {told:.0f} s, tasks {tasks}"
+    if work.startswith("train"):
+        stops = _checkpoints(bench.clone.folder)
+        assert not expected.answered or stops[-1] >= step, f"stopped at step {step}, checkpoints of {stops}"
+        if before:
+            line += f", went on from step {bench.starts()[-1]}"
+        line += f", stopped at step {step}, checkpoint of {stops[-1] if stops else 'none'}"
+    return line
+
+
+def _checkpoints(folder: Path) -> list[int]:
+    files = (folder / "models/unfinished").glob("*/step-*.pt")
+    return sorted(int(file.stem.removeprefix("step-")) for file in files)
+
+
+def main(seed: int, cells: int | None) -> None:
+    rng = random.Random(seed)
+    chosen = [(cause, work) for cause in CAUSES for work in WORK]
+    rng.shuffle(chosen)
+    folder = Path(tempfile.mkdtemp(prefix="m2det-stops-"))
+    bench = Bench(folder)
+    try:
+        for cause, work in chosen[:cells]:
+            print(run_cell(bench, cause, work, rng.uniform(0, 3)), flush=True)
+    finally:
+        bench.close()
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cells", type=int, help="how many, drawn by the seed; all by default")
+    arguments = parser.parse_args(sys.argv[1:])
+    main(arguments.seed, arguments.cells)
