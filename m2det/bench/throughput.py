@@ -90,10 +90,12 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
 def compare(measured: dict[str, Any]) -> str:
     """Return three lines: what was measured on which device, beside what, and what the ModelZoo baseline published."""
     published = ", ".join(f"{rate} img/s with {processes}" for processes, rate in PUBLISHED.items())
-    devices = f"{measured['processes']} x {measured['device_name']}"
+    count = measured["processes"]
+    among = f" in {count} processes" if measured["device"] == "cpu" else f" x {count}"
+    devices = measured["device_name"] + among * (count > 1)
     mark = "" if measured["device"] == "npu" else f" ({measured['device']}: NOT an NPU)"
     setup = measured["model"], measured["objective"], measured["images_per_step"]
-    same = setup == ("m2det512-vgg16", "multibox", 16 * measured["processes"])
+    same = setup == ("m2det512-vgg16", "multibox", 16 * count)
     load = measured["load_average"]
     before = "of the machine unknown" if load is None else f"of the machine {load:g} in the minute before"
     this = f"{measured['model']} with {measured['objective']}"
@@ -101,7 +103,7 @@ def compare(measured: dict[str, Any]) -> str:
     return (
         f"{measured['img_per_s']:g} img/s training {measured['model']}, {measured['images_per_step']} images per step "
         f"(p50 {measured['step_s_p50']:g} s), {measured['precision']}, on {devices}{mark}\n"
-        f"load average {before}, {measured['threads']} threads of torch per process\n"
+        f"load average {before}, threads of torch per process: {measured['threads']}\n"
         f"the ModelZoo baseline's README: {published} processes ({PUBLISHED_SETUP}); {verdict}"
     )
 
