@@ -91,8 +91,9 @@ def compare(measured: dict[str, Any]) -> str:
     """Return three lines: what was measured on which device, beside what, and what the ModelZoo baseline published."""
     published = ", ".join(f"{rate} img/s with {processes}" for processes, rate in PUBLISHED.items())
     count = measured["processes"]
-    among = f" in {count} processes" if measured["device"] == "cpu" else f" x {count}"
-    devices = measured["device_name"] + among * (count > 1)
+    name = measured["device_name"]
+    devices = f"{name} in {count} processes" if measured["device"] == "cpu" else f"{count} x {name}"
+    devices = devices if count > 1 else name
     mark = "" if measured["device"] == "npu" else f" ({measured['device']}: NOT an NPU)"
     setup = measured["model"], measured["objective"], measured["images_per_step"]
     same = setup == ("m2det512-vgg16", "multibox", 16 * count)
