@@ -252,7 +252,8 @@ def device_name(device: torch.device) -> str:
     if device.type == "cpu":
         import platform
 
-        return f"{_cpu_model() or platform.machine()}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{_cpu_model() or platform.machine()}, {threads} thread{'s'[: threads > 1]}"
     name: str = torch.get_device_module(device.type).get_device_name(device)
     return name
 

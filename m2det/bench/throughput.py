@@ -90,10 +90,13 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
 def compare(measured: dict[str, Any]) -> str:
     """Return three lines: what was measured on which device, beside what, and what the ModelZoo baseline published."""
     published = ", ".join(f"{rate} img/s with {processes}" for processes, rate in PUBLISHED.items())
-    devices = f"{measured['processes']} x {measured['device_name']}"
+    count = measured["processes"]
+    name = measured["device_name"]
+    devices = f"{name} in {count} processes" if measured["device"] == "cpu" else f"{count} x {name}"
+    devices = devices if count > 1 else name
     mark = "" if measured["device"] == "npu" else f" ({measured['device']}: NOT an NPU)"
     setup = measured["model"], measured["objective"], measured["images_per_step"]
-    same = setup == ("m2det512-vgg16", "multibox", 16 * measured["processes"])
+    same = setup == ("m2det512-vgg16", "multibox", 16 * count)
     load = measured["load_average"]
     before = "of the machine unknown" if load is None else f"of the machine {load:g} in the minute before"
     this = f"{measured['model']} with {measured['objective']}"
@@ -101,7 +104,7 @@ def compare(measured: dict[str, Any]) -> str:
     return (
         f"{measured['img_per_s']:g} img/s training {measured['model']}, {measured['images_per_step']} images per step "
         f"(p50 {measured['step_s_p50']:g} s), {measured['precision']}, on {devices}{mark}\n"
-        f"load average {before}, {measured['threads']} threads of torch per process\n"
+        f"load average {before}, threads of torch per process: {measured['threads']}\n"
         f"the ModelZoo baseline's README: {published} processes ({PUBLISHED_SETUP}); {verdict}"
     )
 

@@ -54,10 +54,12 @@ def test_the_report_names_the_device_and_the_published_figures():
     found |= {"load_average": 0.25, "threads": 2}
     text = compare(found)
     assert "4.638 img/s with 1, 60.997 img/s with 8 processes" in text and "Ascend 910" in text
-    assert "on 1 x a CPU (cpu: NOT an NPU)" in text and text.endswith("the same model, objective and batch")
-    assert "load average of the machine 0.25 in the minute before, 2 threads" in text
+    assert "on a CPU (cpu: NOT an NPU)" in text and text.endswith("the same model, objective and batch")
+    assert "load average of the machine 0.25 in the minute before, threads of torch per process: 2" in text
     assert "load average of the machine unknown" in compare(found | {"load_average": None})
     assert "NOT" not in compare(found | {"device": "npu", "device_name": "Ascend910B3"})
+    assert "on a CPU in 2 processes (cpu" in compare(found | {"processes": 2})
+    assert ", on 8 x Ascend910B3\n" in compare(found | {"processes": 8, "device": "npu", "device_name": "Ascend910B3"})
     assert compare(found | {"model": "m2det-tiny"}).endswith("not comparable: this is m2det-tiny with multibox")
 
 
