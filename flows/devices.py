@@ -50,7 +50,7 @@ def _open(device: str) -> IO[str]:
 
 
 def _lock(file: IO[str], device: str, run: str, log: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
-    said = 0.0
+    said = -float("inf")
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 5
 PATIENCE_SECONDS = 10  # for the worker, who does the same where it can, and is told more
-GIVE_UP_SECONDS = 3600  # after the end of the process, where the server stays away
+GIVE_UP_SECONDS = 600  # after the end of the process, where the server stays away
 
 
 @contextmanager
