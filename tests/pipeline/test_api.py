@@ -1,9 +1,11 @@
 """The Prefect API that a stage reports to is the one that Prefect's own commands use in the same folder."""
 
-import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import combinations
+from pathlib import Path
 
 import pytest
 from prefect.settings import Settings, sources
@@ -11,28 +13,44 @@ from prefect.settings import Settings, sources
 from flows.api import api_sources, api_url
 from tests.conftest import ROOT
 
-SET = {
-    "environment": lambda folder, patch: patch.setenv("PREFECT_API_URL", "http://environment/api"),
-    "none": lambda folder, patch: patch.setenv("PREFECT_API_URL", ""),
-    "lowercase": lambda folder, patch: patch.setenv("prefect_api_url", "http://lowercase/api"),
-    ".env": lambda folder, patch: (folder / ".env").write_text("PREFECT_API_URL='http://dotenv/api'  # mine\n"),
-    "prefect.toml": lambda folder, patch: (folder / "prefect.toml").write_text('[api]\nurl = "http://toml/api"\n'),
-    "pyproject": lambda folder, patch: (folder / "pyproject.toml").write_text(
-        '[tool.prefect]\nprofiles_path = "others.toml"\n[tool.prefect.api]\nurl = "http://pyproject/api"\n'
-    ),
-    "no url": lambda folder, patch: (folder / "pyproject.toml").write_text("[tool.prefect.plugins]\nenabled = true\n"),
-    "profile": lambda folder, patch: (folder / "home/profiles.toml").write_text(
-        'active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://a/api"\n[profiles.b]\nPREFECT_API_URL = "http://b/api"\n'
-    ),
-    "another profile": lambda folder, patch: patch.setenv("PREFECT_PROFILE", "b"),
-    "a profile that is not there": lambda folder, patch: patch.setenv("PREFECT_PROFILE", "gone"),
-    "a shipped profile": lambda folder, patch: patch.setenv("PREFECT_PROFILE", "local"),
-    "PREFECT_HOME": lambda folder, patch: patch.setenv("PREFECT_HOME", str(folder / "home")),
-    "others": lambda folder, patch: (folder / "others.toml").write_text(
-        'active = "o"\n[profiles.o]\nPREFECT_API_URL = "http://others/api"\n'
-    ),
-    "PREFECT_PROFILES_PATH": lambda folder, patch: patch.setenv("PREFECT_PROFILES_PATH", "others.toml"),
+URL = "PREFECT_API_URL"
+VARIABLES = {
+    "environment": (URL, "http://environment/api"),
+    "none": (URL, ""),
+    "lowercase": ("prefect_api_url", "http://lowercase/api"),
+    "another profile": ("PREFECT_PROFILE", "b"),
+    "a profile that is not there": ("PREFECT_PROFILE", "gone"),
+    "a shipped profile": ("PREFECT_PROFILE", "local"),
+    "home": ("PREFECT_HOME", "home"),
+    "profiles elsewhere": ("PREFECT_PROFILES_PATH", "others.toml"),
 }
+FILES = {
+    "dotenv": (".env", f"{URL}='http://dotenv/api'  # mine\n"),
+    "prefect.toml": ("prefect.toml", '[api]\nurl = "http://toml/api"\n'),
+    "plugins": ("pyproject.toml", "[tool.prefect.plugins]\nenabled = true\n"),
+    "pyproject": (
+        "pyproject.toml",
+        '[tool.prefect]\nprofiles_path = "others.toml"\n[tool.prefect.api]\nurl = "http://pyproject/api"\n',
+    ),
+    "profiles": (
+        "home/profiles.toml",
+        f'active = "a"\n[profiles.a]\n{URL} = "http://a/api"\n[profiles.b]\n{URL} = "http://b/api"\n',
+    ),
+    "others": ("others.toml", f'active = "o"\n[profiles.o]\n{URL} = "http://others/api"\n'),
+}
+NAMES = [*VARIABLES, *FILES]
+
+
+def set_up(names: Iterable[str], patch: pytest.MonkeyPatch) -> None:
+    """Make the files and variables in the working directory, and no others."""
+    for path, _ in FILES.values():
+        Path(path).unlink(missing_ok=True)
+    for name in names:
+        if name in FILES:
+            Path(FILES[name][0]).write_text(FILES[name][1])
+        else:
+            patch.setenv(*VARIABLES[name])
+    sources._file_cache.clear()
 
 
 @pytest.fixture
@@ -47,32 +65,24 @@ def empty(tmp_path, monkeypatch):
     return tmp_path
 
 
-CHOSEN = ("profile", "another profile", "PREFECT_HOME")
-COMBINATIONS = [*itertools.combinations(SET, 1), *itertools.combinations(SET, 2), CHOSEN, tuple(SET)]
+COMBINATIONS = [*combinations(NAMES, 1), *combinations(NAMES, 2), ("profiles", "another profile", "home"), NAMES]
 
 
 def test_every_source_and_pair_of_sources_gives_prefects_url(empty):
     urls = set()
     for names in COMBINATIONS:
         with pytest.MonkeyPatch.context() as patch:
-            before = set(empty.rglob("*"))
-            for name in names:
-                SET[name](empty, patch)
-            sources._file_cache.clear()
+            set_up(names, patch)
             urls.add(url := api_url())
             assert url == (Settings().api.url or None), names
-            for path in set(empty.rglob("*")) - before:
-                path.unlink()
     assert len(urls) == 10, urls
 
 
 def test_a_message_can_name_where_the_url_is_set(empty, monkeypatch):
-    SET["profile"](empty, monkeypatch)
-    SET["PREFECT_HOME"](empty, monkeypatch)
-    SET["prefect.toml"](empty, monkeypatch)
+    set_up(["home", "profiles", "prefect.toml"], monkeypatch)
     assert list(api_sources()) == [
         ("prefect.toml", "http://toml/api"),
-        (f"profile a of {empty}/home/profiles.toml", "http://a/api"),
+        ("profile a of home/profiles.toml", "http://a/api"),
     ]
 
 
