@@ -54,7 +54,7 @@ def set_up(names: Iterable[str], patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def empty(tmp_path, monkeypatch):
+def empty(tmp_path, monkeypatch) -> None:
     """A folder and a home without any setting of Prefect's."""
     for name in [name for name in os.environ if name.upper().startswith("PREFECT_")]:
         monkeypatch.delenv(name)
@@ -62,13 +62,13 @@ def empty(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(sources, "DEFAULT_PREFECT_HOME", tmp_path / ".prefect")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 COMBINATIONS = [*combinations(NAMES, 1), *combinations(NAMES, 2), ("profiles", "another profile", "home"), NAMES]
 
 
-def test_every_source_and_pair_of_sources_gives_prefects_url(empty):
+@pytest.mark.usefixtures("empty")
+def test_every_source_and_pair_of_sources_gives_prefects_url():
     urls = set()
     for names in COMBINATIONS:
         with pytest.MonkeyPatch.context() as patch:
@@ -78,7 +78,8 @@ def test_every_source_and_pair_of_sources_gives_prefects_url(empty):
     assert len(urls) == 10, urls
 
 
-def test_a_message_can_name_where_the_url_is_set(empty, monkeypatch):
+@pytest.mark.usefixtures("empty")
+def test_a_message_can_name_where_the_url_is_set(monkeypatch):
     set_up(["home", "profiles", "prefect.toml"], monkeypatch)
     assert list(api_sources()) == [
         ("prefect.toml", "http://toml/api"),
