@@ -94,6 +94,13 @@ def refuse_used_port(port: int) -> None:
             raise InputError(f"port {port}: {error.strerror}; choose another: make prefect PORT=4201") from error
 
 
+def port_number(text: str) -> int:
+    """Return the port that a user has typed."""
+    if not text.isdecimal() or not 1024 <= int(text) <= 65535:
+        raise InputError(f"PORT={text}: a port is a number from 1024 to 65535, as in make prefect PORT=4201")
+    return int(text)
+
+
 def _is_ours() -> bool:
     return TOML.exists() and TOML.read_text().startswith(WRITTEN)
 
@@ -172,7 +179,7 @@ if __name__ == "__main__":
     stage_process()
     with longer_grace(RUN_GRACE + 2 * PROCESS_GRACE):
         try:
-            serve(int(sys.argv[1]))
+            serve(port_number(sys.argv[1]))
         except InputError as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
