@@ -111,6 +111,7 @@ def _environment(url: str) -> dict[str, str]:
         "PREFECT_HOME": str(HOME.absolute()),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{HOME.absolute()}/prefect.db",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
         "PREFECT_API_URL": url,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # for the automation that finds killed runs
         "PREFECT_PLUGINS_ENABLED": "false",  # ours is for commands that are typed
