@@ -3,8 +3,8 @@
 Prefect's command line wants FLOW/DEPLOYMENT, the stock form, which works everywhere. Prefect's plugin hook
 (docs.prefect.io, "Plugins"; entry point group `prefect.plugins`, enabled by [tool.prefect.plugins] in this
 folder's pyproject.toml) calls `setup_environment` before it reads its arguments: that function puts the flow's name
-before a bare name of a deployment in ./prefect.yaml. Before a run of such a deployment it also says in one sentence that
-no server or no worker is there, where Prefect would print a traceback or let the run wait. Nothing else is changed.
+before a bare name of a deployment in ./prefect.yaml. Before a run of such a deployment it also says in one sentence
+that there is no server or no worker; Prefect would print a traceback or let the run wait. Nothing else is changed.
 """
 
 from __future__ import annotations
