@@ -23,7 +23,7 @@ from flows.api import TOML, api_sources
 from flows.rest import Server
 from m2det.distributed.children import stage_process
 from m2det.distributed.lifetime import die_with_parent
-from m2det.distributed.shutdown import longer_grace
+from m2det.distributed.shutdown import handled_signals, longer_grace
 from m2det.errors import InputError
 from m2det.files.locks import locked
 from m2det.files.whole import write_whole
@@ -155,11 +155,22 @@ def _call(environment: dict[str, str], *arguments: str) -> None:
 
 
 def _wait(condition: Callable[[], bool], processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Wait for the condition; raise InputError if one of the processes ends before."""
+    """Wait for the condition; raise InputError if one of the processes ends before, SystemExit if the terminal does."""
+    ends_with_terminal = signal.SIGHUP in handled_signals() and _has_terminal()
     while not condition():
+        if ends_with_terminal and not _has_terminal():
+            sys.exit(128 + signal.SIGHUP)  # make may have got the signal and tells nobody
         if ended := [name for name, process in processes.items() if process.poll() is not None]:
             raise InputError(f"Prefect's {ended[0]} has ended; {LOG} and the lines above say why")
         time.sleep(0.3)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _cancel_runs(server: Server) -> None:
