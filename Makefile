@@ -43,8 +43,9 @@ stress: .venv/installed  ## kill trainings and packs at random moments, continue
 	python -m tests.train.disturb
 	python -m tests.data.disturb_pack
 
-prefect: .venv/installed  ## a Prefect server in this terminal; README says what to do in the next
-	PREFECT_PLUGINS_ENABLED=false prefect server start
+PORT := 4200
+prefect: .venv/installed  ## Prefect's server, deployments and a worker, until Ctrl-C; another port: make prefect PORT=4201
+	python -m flows.service $(PORT)
 
 clean:  ## everything that can be made again, except the virtual environment and DVC's cache
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache dvc_plots .npu-sim m2det/ops/*.so

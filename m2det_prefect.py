@@ -3,7 +3,8 @@
 Prefect's command line wants FLOW/DEPLOYMENT, the stock form, which works everywhere. Prefect's plugin hook
 (docs.prefect.io, "Plugins"; entry point group `prefect.plugins`, enabled by [tool.prefect.plugins] in this
 folder's pyproject.toml) calls `setup_environment` before it reads its arguments: that function puts the flow's name
-before a bare name of a deployment in ./prefect.yaml. Nothing else is changed.
+before a bare name of a deployment in ./prefect.yaml. Before a run of such a deployment it also says in one sentence
+that there is no server or no worker; Prefect would print a traceback or let the run wait. Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,33 @@ def expand(argv: list[str], names: Collection[str]) -> list[str]:
     return argv
 
 
+def check_server(pool: str) -> None:
+    """End the process with one sentence without a server; say on stderr if no worker is there to take a run."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import WorkerStatus
+    from prefect.exceptions import ObjectNotFound
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if not url:
+        sys.exit("error: no Prefect server is set here; start one by `make prefect` in another terminal")
+    with get_client(sync_client=True) as client:
+        if client.api_healthcheck() is not None:
+            sys.exit(f"error: the Prefect server {url} does not answer; start it by `make prefect` in another terminal")
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:
+            sys.exit(f"error: the Prefect server {url} has no work pool {pool}; docs/pipeline.md says how to create it")
+        if not any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(pool)):
+            print(f"no worker of the work pool {pool} is there, so runs wait until one is started", file=sys.stderr)
+
+
 @register_hook
 def setup_environment(*, ctx: Any) -> None:  # noqa: ARG001
-    if Path(sys.argv[0]).name in ("prefect", "-m") and is_command(sys.argv):
-        sys.argv[:] = expand(sys.argv, [entry["name"] for entry in deployments()])
+    if Path(sys.argv[0]).name not in ("prefect", "-m") or not is_command(sys.argv):
+        return
+    entries = {entry["name"]: entry for entry in deployments()}
+    sys.argv[:] = expand(sys.argv, entries)
+    names = [name for name in entries if f"{FLOW}/{name}" in sys.argv]
+    if names and "run" in sys.argv:
+        check_server(entries[names[0]]["work_pool"]["name"])

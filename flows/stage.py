@@ -11,11 +11,10 @@ import logging
 import os
 import signal
 import sys
-import tomllib
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from flows.api import api_url
 from m2det.distributed.children import stage_process
 from m2det.distributed.shutdown import SHUTDOWN
 from m2det.distributed.threads import spin_briefly
@@ -83,23 +82,6 @@ def run_stage(name: str, *steps: Step) -> None:
 def _print_last_line() -> None:
     if SHUTDOWN.last_line:
         print(SHUTDOWN.last_line, file=sys.stderr)
-
-
-def api_url() -> str | None:
-    """Return the Prefect API in use: $PREFECT_API_URL, else the active profile's.
-
-    Importing Prefect to ask it would take 1.2 s.
-    """
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
-    profiles_file = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser() / "profiles.toml"
-    if not profiles_file.exists():
-        return None
-    settings = tomllib.loads(profiles_file.read_text())
-    active = os.environ.get("PREFECT_PROFILE") or settings.get("active")
-    url = settings.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
-    assert url is None or isinstance(url, str)
-    return url
 
 
 def _run_tracked(name: str, steps: tuple[Step, ...]) -> None:

@@ -8,7 +8,6 @@ from ruamel.yaml import YAML
 
 from flows.pipeline import STAGES, check_stages
 from flows.settings import checked_settings
-from flows.stage import api_url
 from m2det.config.recipes import use_recipe
 from m2det_prefect import deployments, expand, is_command
 from tasks.common import main_root
@@ -80,21 +79,6 @@ def test_every_deployment_has_settings_of_its_own(tmp_path, monkeypatch):
 
 def test_other_commands_are_left_alone():
     assert not is_command(["prefect", "work-pool", "create", "digits"])
-
-
-def test_the_api_is_found_where_prefect_finds_it(tmp_path, monkeypatch):
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.delenv("PREFECT_PROFILE", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    assert api_url() is None
-    (tmp_path / "profiles.toml").write_text(
-        'active = "here"\n[profiles.here]\nPREFECT_API_URL = "http://localhost:1/api"\n[profiles.ephemeral]\n'
-    )
-    assert api_url() == "http://localhost:1/api"
-    monkeypatch.setenv("PREFECT_PROFILE", "ephemeral")
-    assert api_url() is None
-    monkeypatch.setenv("PREFECT_API_URL", "http://localhost:2/api")
-    assert api_url() == "http://localhost:2/api"
 
 
 @pytest.mark.parametrize("copy", [".dvc/tmp/runs/digits-1/project", ".dvc/tmp/exps/tmp1", ""])

@@ -173,12 +173,3 @@ def test_killing_prefects_process_ends_those_below(service, toy):
     os.kill(engine, signal.SIGKILL)
     assert all(gone(pid) for pid in pids)
     assert service.ended(run)[0] == "CRASHED"
-
-
-def test_serving_replaces_the_worker(service, toy):
-    service.stop(service.worker)
-    server = service.start("flows.serve", folder=toy.folder)
-    try:
-        assert service.ended(service.run(toy.folder, only=["data"]))[0] == "COMPLETED"
-    finally:
-        service.stop(server)

@@ -1,0 +1,70 @@
+"""Which Prefect API is in use, found where Prefect looks and in its order; importing Prefect would take 1.2 s."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+URL = "PREFECT_API_URL"
+TOML = Path("prefect.toml")
+DOTENV = Path(".env")
+
+
+def api_url() -> str | None:
+    """Return the URL of the Prefect API in use, or None; an empty URL in a source of higher rank means none, too."""
+    return next((url for _, url in api_sources()), "") or None
+
+
+def api_sources() -> Iterator[tuple[str, str]]:
+    """Yield where the URL of a Prefect API is set, in words, and the URL; what Prefect ranks first comes first."""
+    pyproject = _table(_toml(Path("pyproject.toml")), "tool", "prefect")
+    found: list[tuple[str, Any]] = [
+        (f"the variable {URL}", {name.upper(): value for name, value in os.environ.items()}.get(URL)),
+        (str(DOTENV), _dotenv().get(URL)),
+        (str(TOML), _table(_toml(TOML), "api").get("url")),
+        ("pyproject.toml", _table(pyproject, "api").get("url")),
+    ]
+    path = _profiles_path(pyproject)
+    profiles = _toml(path)
+    name = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
+    found.append((f"profile {name} of {path}", _table(profiles, "profiles", str(name)).get(URL)))
+    yield from ((where, url) for where, url in found if url is not None)
+
+
+def _profiles_path(pyproject: dict[str, Any]) -> Path:
+    set_to = (
+        os.environ.get("PREFECT_PROFILES_PATH")
+        or _dotenv().get("PREFECT_PROFILES_PATH")
+        or _toml(TOML).get("profiles_path")
+        or pyproject.get("profiles_path")
+    )
+    if set_to:
+        return Path(set_to)
+    home = os.environ.get("PREFECT_HOME")
+    path = (Path(home) if home else Path.home() / ".prefect") / "profiles.toml"
+    if home or path.exists():
+        return path
+    prefect = find_spec("prefect")  # which is not imported by that
+    return Path(prefect.origin).parent / "settings/profiles.toml" if prefect and prefect.origin else path
+
+
+def _dotenv() -> dict[str, str | None]:
+    if not DOTENV.is_file():
+        return {}
+    from dotenv import dotenv_values  # Prefect's own reader
+
+    return {name.upper(): value for name, value in dotenv_values(DOTENV).items()}
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _table(content: dict[str, Any], *names: str) -> dict[str, Any]:
+    for name in names:
+        content = content.get(name, {})
+    return content

@@ -1,0 +1,198 @@
+"""`make prefect`: a Prefect server, its deployments and a worker in one terminal, all of which end together.
+
+Whatever `prefect` is typed in this folder meanwhile finds the server by a prefect.toml. The server's data base and log
+lie in .prefect, so that other projects of the user have their own, and so does another clone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from flows.api import TOML, api_sources
+from flows.rest import Server
+from m2det.distributed.children import stage_process
+from m2det.distributed.lifetime import die_with_parent
+from m2det.distributed.shutdown import handled_signals, longer_grace
+from m2det.errors import InputError
+from m2det.files.locks import locked
+from m2det.files.whole import write_whole
+from m2det.text import ignore_closed_output
+
+HOST = "127.0.0.1"
+POOL = "m2det"
+MAX_RUNS = 8  # at the same time
+HOME, LOG = Path(".prefect"), Path(".prefect/log.txt")
+WRITTEN = "# by `make prefect`, which removes this file at its end\n"
+RUN_GRACE, PROCESS_GRACE = 45.0, 15.0  # seconds to end: of all runs, and then of each process
+
+
+def serve(port: int) -> None:
+    """Run server, deployments and worker until a signal to stop comes or one of them ends.
+
+    Raises:
+        InputError: another server is set or the port is in use; or one of the processes has ended.
+    """
+    url = f"http://{HOST}:{port}/api"
+    server = Server(url)
+    with locked(HOME), ExitStack() as ending:
+        if _is_ours():
+            TOML.unlink()  # its writer was killed, or it would hold the lock
+        refuse_another_server(url)
+        refuse_used_port(port)
+        print("Prefect starts, in about half a minute", flush=True)
+        LOG.unlink(missing_ok=True)
+        environment = _environment(url)
+        start = partial(_child, environment=environment)
+        processes = {"server": ending.enter_context(start("server", "start", "--host", HOST, "--port", str(port)))}
+        _wait(server.is_healthy, processes)
+        server.set_state(server.active_runs(), "CRASHED", "`make prefect` was killed while this run was at work")
+        if not server.has_pool(POOL):
+            _call(environment, "work-pool", "create", POOL, "--type", "process")
+        since = datetime.now(UTC)
+        worker = ("worker", "start", "--pool", POOL, "--name", POOL, "--limit", str(MAX_RUNS))
+        processes["worker"] = ending.enter_context(start(*worker, terminal=True))
+        ending.callback(_cancel_runs, server)
+        _call(environment, "--no-prompt", "deploy", "--all")
+        _wait(lambda: server.has_worker(POOL, since), processes)
+        ending.callback(TOML.unlink)
+        write_whole(TOML, f'{WRITTEN}[api]\nurl = "{url}"\n')
+        print(f"ready: http://{HOST}:{port} shows deployments and runs. In another terminal, in this folder:")
+        print("  prefect deployment run digits\nCtrl-C here cancels what runs and ends all.", flush=True)
+        _wait(lambda: False, processes)
+
+
+def refuse_another_server(url: str) -> None:
+    """Raise InputError if a setting of Prefect's names a server, and another one than `url`."""
+    for where, other in api_sources():
+        if other not in ("", url):
+            raise InputError(
+                f"{where} sets the Prefect server {other}, but `make prefect` starts one at {url}: remove that setting "
+                f"(a profile: export PREFECT_PROFILE=ephemeral), or use that server, as docs/pipeline.md says"
+            )
+    if "http" in urllib.request.getproxies() and not urllib.request.proxy_bypass(HOST):
+        raise InputError(f"http_proxy is set, and Prefect would ask the proxy for {url}: export no_proxy={HOST}")
+
+
+def refuse_used_port(port: int) -> None:
+    """Raise InputError if a program listens at the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: connections of before do not count
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise InputError(f"port {port}: {error.strerror}; choose another: make prefect PORT=4201") from error
+
+
+def port_number(text: str) -> int:
+    """Return the port that a user has typed."""
+    if not text.isdecimal() or not 1024 <= int(text) <= 65535:
+        raise InputError(f"PORT={text}: a port is a number from 1024 to 65535, as in make prefect PORT=4201")
+    return int(text)
+
+
+def _is_ours() -> bool:
+    return TOML.exists() and TOML.read_text().startswith(WRITTEN)
+
+
+def _environment(url: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH")}
+    return kept | {
+        "PREFECT_HOME": str(HOME.absolute()),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{HOME.absolute()}/prefect.db",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_API_URL": url,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # for the automation that finds killed runs
+        "PREFECT_PLUGINS_ENABLED": "false",  # ours is for commands that are typed
+        "PWD": str(Path.cwd()),  # prefect.yaml names the folder by it
+    }
+
+
+@contextmanager
+def _child(*arguments: str, environment: dict[str, str], terminal: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command of Prefect's inside, in a session of its own: Ctrl-C reaches this process alone."""
+
+    def prepare(parent: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in a background job, and a worker ends by it
+        die_with_parent(parent)
+
+    with LOG.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=None if terminal else log,
+            stderr=None if terminal else log,
+            start_new_session=True,
+            preexec_fn=partial(prepare, os.getpid()),
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(PROCESS_GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _call(environment: dict[str, str], *arguments: str) -> None:
+    with _child(*arguments, environment=environment) as process:
+        if process.wait():
+            raise InputError(f"`prefect {' '.join(arguments)}` failed; {LOG} says why")
+
+
+def _wait(condition: Callable[[], bool], processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Wait for the condition; raise InputError if one of the processes ends before, SystemExit if the terminal does."""
+    ends_with_terminal = signal.SIGHUP in handled_signals() and _has_terminal()
+    while not condition():
+        if ends_with_terminal and not _has_terminal():
+            sys.exit(128 + signal.SIGHUP)  # make may have got the signal and tells nobody
+        if ended := [name for name, process in processes.items() if process.poll() is not None]:
+            raise InputError(f"Prefect's {ended[0]} has ended; {LOG} and the lines above say why")
+        time.sleep(0.3)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def _cancel_runs(server: Server) -> None:
+    """Cancel what the worker runs and wait for it: a worker that ends would kill its runs, which stay RUNNING."""
+    print(f"stopping; runs have {RUN_GRACE:g} s to save their work (Ctrl-C again: none)", flush=True)
+    deadline = time.monotonic() + RUN_GRACE
+    try:
+        runs = [run for run in server.active_runs() if run["deployment_id"]]
+        server.set_state(runs, "CANCELLING", "`make prefect` was stopped")
+        while server.active_runs() and time.monotonic() < deadline:
+            time.sleep(0.3)
+    except OSError as error:
+        print(f"the server does not record how runs end: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    ignore_closed_output()
+    stage_process()
+    with longer_grace(RUN_GRACE + 2 * PROCESS_GRACE):
+        try:
+            serve(port_number(sys.argv[1]))
+        except InputError as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
