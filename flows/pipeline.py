@@ -23,6 +23,7 @@ from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Completed, Failed, State
 
 from flows.apply import apply as apply_outcome
+from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
 from flows.run_copy import OUTCOME, RUNS, RunCopy, git, remove, require_repository, run_copy
 from flows.settings import checked_settings, write_settings
 from flows.stage import PARENT_TASK_RUN
@@ -30,14 +31,12 @@ from m2det.distributed.children import relay_child
 from m2det.errors import InputError
 from tasks.common import PARAMS
 
-STAGES = ("data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance")
-
 
 @flow(name="m2det", persist_result=False)
 def m2det(
-    recipe: str | None = None,
-    overrides: dict[str, Any] | None = None,
-    only: list[str] | None = None,
+    recipe: Recipe = None,
+    stages: Stages = [],  # noqa: B006 - Prefect shows it as the default, and nothing changes it
+    overrides: Overrides = {},  # noqa: B006
     apply: bool = True,
 ) -> State[None]:
     """From data to a trained model, its metrics and its pictures.
@@ -47,23 +46,24 @@ def m2det(
 
     Args:
         recipe: a name that `m2det recipes` lists; its values replace those of params.yaml, except data.root,
-            data.outside and data.mirror. Without a recipe, params.yaml holds as it is when the run starts.
-        overrides: values for keys of params.yaml, such as {"epochs": 160, "train.lr": 0.01}; they replace the
-            recipe's.
-        only: run these stages alone, in this order; the last one even if it is up to date, to repeat a measurement.
+            data.outside and data.mirror. null: params.yaml holds as it is when the run starts.
+        stages: run these stages alone, in this order; the last one even if it is up to date, to repeat a measurement.
+            Empty: all stages.
+        overrides: values for keys of params.yaml, nested as there, such as {"epochs": 160, "train": {"lr": 0.01}}.
+            A field that stays empty keeps the recipe's value.
         apply: put the results into the working copy at the end, with params.yaml except its section run, if the
             working copy's settings, results and code are still those of the start.
     """
     try:
-        check_stages(only or [])
-        checked_settings(recipe, overrides or {})
+        check_stages(stages)
+        checked_settings(recipe, overrides)
         require_repository()
         # a name that git takes for an experiment
         with run_copy(re.sub(r"[^\w-]+", "-", f"{deployment.name or 'm2det'}-{flow_run.id[:8]}")) as copy:
-            write_settings(copy.folder / PARAMS, recipe, overrides or {})
-            _show(copy, recipe, overrides or {})
-            for stage in only or STAGES:
-                forced = only is not None and stage == only[-1]
+            write_settings(copy.folder / PARAMS, recipe, overrides)
+            _show(copy, recipe, overrides)
+            for stage in stages or STAGES:
+                forced = stage in stages[-1:]
                 named = reproduce.with_options(name=stage, task_run_name=stage)
                 state = named(str(copy.folder), stage, forced, return_state=True)
                 if not state.is_completed():
@@ -78,14 +78,6 @@ def m2det(
 def reproduce(folder: str, stage: str, forced: bool) -> State[None] | None:
     """Bring one stage's outputs in the run's copy up to date; forced, run it in any case."""
     return _dvc("--cd", folder, "repro", "--single-item", *["--force"] * forced, stage)
-
-
-def check_stages(only: list[str]) -> None:
-    """Raise InputError for a stage that does not exist or is named twice."""
-    if unknown := [stage for stage in only if stage not in STAGES]:
-        raise InputError(f"only: no stage is called {unknown[0][:80]!a}; there are {', '.join(STAGES)}")
-    if len(set(only)) != len(only):
-        raise InputError(f"only: {next(stage for stage in only if only.count(stage) > 1)} is named twice; once will do")
 
 
 def _show(copy: RunCopy, recipe: str | None, overrides: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from flows.pipeline import STAGES, check_stages
+from flows.parameters import STAGES, check_stages
 from flows.settings import checked_settings
 from flows.stage import api_url
 from m2det.config.recipes import use_recipe
@@ -71,9 +71,9 @@ def test_every_deployment_has_settings_of_its_own(tmp_path, monkeypatch):
     for entry in deployments(ROOT / "prefect.yaml"):
         parameters = entry["parameters"]
         settings = checked_settings(parameters.get("recipe"), parameters.get("overrides", {}))
-        assert settings["run"]["processes"] == {"8": 8, "1": 1}.get(entry["name"].rsplit("-", 1)[-1][0], 1)
+        assert settings["run"]["processes"] == {"8p": 8, "1p": 1}.get(entry["name"].rpartition("-")[2], "auto")
         assert settings["model"]["name"] == names.get(entry["name"], settings["model"]["name"])
-        check_stages(parameters.get("only", []))
+        check_stages(parameters.get("stages", []))
         # the evaluation is of the model that is there, by the settings that belong to it
         assert ("recipe" in parameters) == (entry["name"] != "eval-8p")
 
