@@ -24,6 +24,7 @@ from prefect.states import Completed, Failed, State
 
 from flows.apply import apply as apply_outcome
 from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
+from flows.preflight import preflight
 from flows.run_copy import OUTCOME, RUNS, RunCopy, git, remove, require_repository, run_copy
 from flows.settings import checked_settings, write_settings
 from flows.stage import PARENT_TASK_RUN
@@ -62,6 +63,9 @@ def m2det(
         with run_copy(re.sub(r"[^\w-]+", "-", f"{deployment.name or 'm2det'}-{flow_run.id[:8]}")) as copy:
             write_settings(copy.folder / PARAMS, recipe, overrides)
             _show(copy, recipe, overrides)
+            ready = preflight(str(copy.folder), stages or STAGES, return_state=True)
+            if not ready.is_completed():
+                return Failed(message=ready.message)
             for stage in stages or STAGES:
                 forced = stage in stages[-1:]
                 named = reproduce.with_options(name=stage, task_run_name=stage)
