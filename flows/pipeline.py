@@ -26,6 +26,7 @@ from flows.apply import apply as apply_outcome
 from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
 from flows.preflight import preflight
 from flows.run_copy import OUTCOME, RUNS, RunCopy, git, remove, require_repository, run_copy
+from flows.run_name import rename_run, run_name
 from flows.settings import checked_settings, write_settings
 from flows.stage import PARENT_TASK_RUN
 from m2det.distributed.children import relay_child
@@ -57,11 +58,12 @@ def m2det(
     """
     try:
         check_stages(stages)
-        checked_settings(recipe, overrides)
+        settings = checked_settings(recipe, overrides)
         require_repository()
         # a name that git takes for an experiment
         with run_copy(re.sub(r"[^\w-]+", "-", f"{deployment.name or 'm2det'}-{flow_run.id[:8]}")) as copy:
             write_settings(copy.folder / PARAMS, recipe, overrides)
+            rename_run(run_name(recipe, settings, stages, copy.baseline))
             _show(copy, recipe, overrides)
             ready = preflight(str(copy.folder), stages or STAGES, return_state=True)
             if not ready.is_completed():
