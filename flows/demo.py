@@ -13,6 +13,7 @@ from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
+from flows.commit import describe_commit
 from m2det.distributed.children import relay_child
 from tasks.common import MODEL
 
@@ -21,7 +22,7 @@ DRAWN = Path("drawn")
 Name = Annotated[str, Field(min_length=1)]
 
 
-@flow(name="demo", persist_result=False)
+@flow(name="demo", version=describe_commit(), persist_result=False)
 def demo(folder: Name = DIGITS, model: Name = str(MODEL)) -> State[None]:
     """Detect objects on pictures, and write the pictures with boxes into the folder `drawn`; the log names them.
 

@@ -26,7 +26,7 @@ def check_stages(stages: Sequence[str]) -> None:
 
 
 def flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return overrides, nested as in params.yaml, by keys such as train.lr; None, an empty field of the form, is none.
+    """Return overrides, nested as in params.yaml, by keys such as train.lr.
 
     Raises:
         InputError: params.yaml has no such key.
@@ -42,9 +42,9 @@ def flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
             if unknown := [key for key in value if key not in known[name]]:
                 raise InputError(f"overrides: {_unknown(f'{name}.{unknown[0]}')}")
             values |= {f"{name}.{key}": inner for key, inner in value.items()}
-        elif value is not None:
+        else:
             raise InputError(f"overrides: {name} is a section of params.yaml; give keys of it: {EXAMPLE}")
-    return {key: value for key, value in values.items() if value is not None}
+    return values
 
 
 def _unknown(key: str) -> str:
@@ -61,8 +61,10 @@ def overrides_schema() -> dict[str, Any]:
         model = definitions[whole["properties"][section]["$ref"].rpartition("/")[2]] if section else whole
         value = _inlined(model["properties"][name], definitions)
         # a default would fill in the form, and what is filled in replaces the recipe's value
-        about = {"title": name, "description": comment(field)}
-        leaf = {word: rule for word, rule in value.items() if word not in ("default", "unit")} | about
+        rules = {word: rule for word, rule in value.items() if word not in ("default", "unit")}
+        if rules.get("type") == "boolean":
+            rules = {"enum": [True, False]}  # Prefect's form has a switch for booleans, which is never empty
+        leaf = {**rules, "title": name, "description": comment(field)}
         if section:
             empty = {"title": section, "description": model["description"], **_mapping({})}
             top.setdefault(section, empty)["properties"][name] = leaf
@@ -82,13 +84,16 @@ def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
         return schema
     if "$ref" in schema:
         return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if "const" in schema:  # a choice of one, which Prefect's form offers as such
+        schema = {"enum": [schema["const"]], **{word: rule for word, rule in schema.items() if word != "const"}}
     return {word: _inlined(rule, definitions) for word, rule in schema.items()}
 
 
 # The values reach a run as they were given: types and rules are checked again by `checked_settings`, whose sentences
-# name the file and the remedy. One enum that has null, since a choice of schemas would not name the recipes when it
-# refuses.
-Recipe = Annotated[str | None, WithJsonSchema({"enum": [*recipe_names(), None]})]
+# name the file and the remedy.
+Recipe = Annotated[
+    str | None, WithJsonSchema({"anyOf": [{"type": "string", "enum": recipe_names()}, {"type": "null"}]})
+]
 Stages = Annotated[
     list[str],
     WithJsonSchema({"type": "array", "items": {"type": "string", "enum": list(STAGES)}, "uniqueItems": True}),

@@ -23,6 +23,7 @@ from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Completed, Failed, State
 
 from flows.apply import apply as apply_outcome
+from flows.commit import describe_commit
 from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
 from flows.preflight import preflight
 from flows.run_copy import OUTCOME, RUNS, RunCopy, git, remove, require_repository, run_copy
@@ -34,7 +35,7 @@ from m2det.errors import InputError
 from tasks.common import PARAMS
 
 
-@flow(name="m2det", persist_result=False)
+@flow(name="m2det", version=describe_commit(), persist_result=False)
 def m2det(
     recipe: Recipe = None,
     stages: Stages = [],  # noqa: B006 - Prefect shows it as the default, and nothing changes it
@@ -48,7 +49,7 @@ def m2det(
 
     Args:
         recipe: a name that `m2det recipes` lists; its values replace those of params.yaml, except data.root,
-            data.outside and data.mirror. null: params.yaml holds as it is when the run starts.
+            data.outside and data.mirror. None (null): params.yaml holds as it is when the run starts.
         stages: run these stages alone, in this order; the last one even if it is up to date, to repeat a measurement.
             Empty: all stages.
         overrides: values for keys of params.yaml, nested as there, such as {"epochs": 160, "train": {"lr": 0.01}}.
