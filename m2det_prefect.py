@@ -10,23 +10,27 @@ that there is no server or no worker; Prefect would print a traceback or let the
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from prefect.plugins import register_hook
 
-FLOW = "m2det"
 BEFORE_A_NAME = ("--name", "--watch", "--no-watch", "--prompt", "--no-prompt")  # other options take a value
 
 
 def deployments(path: Path = Path("prefect.yaml")) -> list[dict[str, Any]]:
-    """Return the entries of prefect.yaml that deploy the flow m2det; none if the file does not exist."""
+    """Return the entries of prefect.yaml; none if the file does not exist."""
     from ruamel.yaml import YAML
 
-    entries = YAML(typ="safe").load(path)["deployments"] if path.exists() else []
-    return [entry for entry in entries if entry["entrypoint"].endswith(f":{FLOW}")]
+    entries: list[dict[str, Any]] = YAML(typ="safe").load(path)["deployments"] if path.exists() else []
+    return entries
+
+
+def full_names(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return FLOW/DEPLOYMENT by deployment; a flow here has the name of its function, as in flows/demo.py:demo."""
+    return {entry["name"]: f"{entry['entrypoint'].rpartition(':')[2]}/{entry['name']}" for entry in entries}
 
 
 def is_command(argv: list[str]) -> bool:
@@ -34,13 +38,13 @@ def is_command(argv: list[str]) -> bool:
     return any(a in ("deployment", "deployments") and b in ("run", "inspect") for a, b in pairwise(argv))
 
 
-def expand(argv: list[str], names: Collection[str]) -> list[str]:
-    """Return argv with m2det/ before its first word that is one of `names`."""
+def expand(argv: list[str], names: Mapping[str, str]) -> list[str]:
+    """Return argv with the full name instead of its first word that is the bare name of a deployment."""
     for i, word in enumerate(argv):
         before = argv[i - 1]
         option = before.startswith("-") and "=" not in before and before not in BEFORE_A_NAME
         if word in names and not option:
-            return [*argv[:i], f"{FLOW}/{word}", *argv[i + 1 :]]
+            return [*argv[:i], names[word], *argv[i + 1 :]]
     return argv
 
 
@@ -69,8 +73,10 @@ def check_server(pool: str) -> None:
 def setup_environment(*, ctx: Any) -> None:  # noqa: ARG001
     if Path(sys.argv[0]).name not in ("prefect", "-m") or not is_command(sys.argv):
         return
-    entries = {entry["name"]: entry for entry in deployments()}
-    sys.argv[:] = expand(sys.argv, entries)
-    names = [name for name in entries if f"{FLOW}/{name}" in sys.argv]
-    if names and "run" in sys.argv:
-        check_server(entries[names[0]]["work_pool"]["name"])
+    entries = deployments()
+    names = full_names(entries)
+    sys.argv[:] = expand(sys.argv, names)
+    pools = {names[entry["name"]]: entry["work_pool"]["name"] for entry in entries}
+    if "run" in sys.argv:
+        for pool in {pools[word] for word in sys.argv if word in pools}:
+            check_server(pool)

@@ -30,7 +30,7 @@ def apply(copy: RunCopy) -> None:
         raise InputError(f"DVC runs a stage here, process {process}")
     if not _is_kept(copy):
         copy.save(copy.start, f"before-{copy.name}")
-    write_settings(copy.folder / PARAMS, None, {f"run.{key}": value for key, value in read_yaml(PARAMS)["run"].items()})
+    write_settings(copy.folder / PARAMS, None, {"run": read_yaml(PARAMS)["run"]})
     before, after = _outcome(Path()), _outcome(copy.folder)
     try:
         _put({**dict.fromkeys(before), **after})

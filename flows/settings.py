@@ -10,7 +10,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from m2det.config import check_params, dotted, parameter_keys
+from flows.parameters import flat
+from m2det.config import check_params, dotted
 from m2det.config.recipes import read_recipe, use_recipe
 from m2det.errors import InputError, explain_missing_cann
 from m2det.files.whole import write_whole
@@ -23,16 +24,15 @@ def checked_settings(recipe: str | None, overrides: Mapping[str, Any]) -> dict[s
 
     Args:
         recipe: a name that `m2det recipes` lists, or None to take params.yaml as it is.
-        overrides: values by keys such as train.lr.
+        overrides: values, nested as in params.yaml.
 
     Raises:
         InputError: a recipe or key does not exist, or the settings as a whole are not valid.
     """
-    for key in overrides:
-        _check_key(key)
-    changes = (dotted(read_recipe(recipe)[1]) if recipe is not None else {}) | dict(overrides)
+    given = flat(overrides)
+    changes = (dotted(read_recipe(recipe)[1]) if recipe is not None else {}) | given
     settings = _with(read_yaml(PARAMS), changes)
-    said = ["recipe"] * (recipe is not None) + ["overrides"] * bool(overrides)
+    said = ["recipe"] * (recipe is not None) + ["overrides"] * bool(given)
     where = f"{PARAMS} with this run's {' and '.join(said)}" if said else str(PARAMS)
     params = check_params(settings, where)
     if any(key.startswith("model.") for key in changes):
@@ -51,7 +51,7 @@ def write_settings(path: Path, recipe: str | None, overrides: Mapping[str, Any])
         use_recipe(recipe, path)
     yaml = YAML()
     content = yaml.load(path)
-    for key, value in overrides.items():
+    for key, value in flat(overrides).items():
         section, _, name = key.rpartition(".")
         inner = content[section] if section else content
         if isinstance(inner.get(name), list | dict):
@@ -60,18 +60,6 @@ def write_settings(path: Path, recipe: str | None, overrides: Mapping[str, Any])
     out = io.StringIO()
     yaml.dump(content, out)
     write_whole(path, out.getvalue())
-
-
-def _check_key(key: str) -> None:
-    keys = parameter_keys()
-    if key in keys:
-        return
-    section = [name for name in keys if name.startswith(f"{key}.")]
-    if section:
-        raise InputError(f"overrides: {key} is a section of {PARAMS}; give single keys of it, such as {section[0]}")
-    if whole := [name for name in keys if key.startswith(f"{name}.")]:
-        raise InputError(f"overrides: {whole[0]} is given as a whole; put the new value of it under that key")
-    raise InputError(f"overrides: no key of {PARAMS} is called {key[:80]!a}; keys are such as epochs and train.lr")
 
 
 def _with(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from m2det.errors import InputError, explain_disk_errors
 log = logging.getLogger(__name__)
 
 TIMEOUT = 30.0  # seconds without a byte
+SHORT_TIMEOUT = 10.0  # seconds, where an answer is all that is asked for
 MAX_FAILURES = 5  # attempts in a row that gain no byte
 PAUSE = 1.0  # seconds before the next attempt; doubled after each failure
 BLOCK = 1 << 20  # bytes
@@ -49,6 +50,23 @@ def fetch_files(files: Sequence[tuple[str, Path]], advice: str, sizes: Mapping[P
                 future.result()
         finally:
             stop.set()  # before the pool waits for its threads
+
+
+def require_reachable(url: str, advice: str) -> None:
+    """Ask the server for the file's headers alone.
+
+    Args:
+        url: of the file.
+        advice: What to do instead; the end of the error's sentence.
+
+    Raises:
+        InputError: No server answers within `SHORT_TIMEOUT`, or the server has no such file.
+    """
+    try:
+        urlopen(Request(url, headers={"User-Agent": "m2det"}, method="HEAD"), timeout=SHORT_TIMEOUT).close()
+    except (OSError, http.client.HTTPException) as error:
+        if not (isinstance(error, HTTPError) and error.code in (405, 501)):  # a server that knows no HEAD
+            raise InputError(f"{url} cannot be fetched ({error or type(error).__name__}); {advice}") from error
 
 
 def partial_paths(path: Path) -> tuple[Path, Path]:

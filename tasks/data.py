@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from m2det.data.sources.coco2014 import ADVICE, SPLITS, derive_minival, download_coco2014
 from m2det.data.sources.manifest import RAW, may_lie_outside, roots_of, write_manifest
+from m2det.data.sources.presence import WHERE_YOURS_IS, missing_files
 from m2det.errors import InputError, explain_disk_errors
 from tasks.common import main_root, params
-
-WHERE_YOURS_IS = "check data.root, data.train and data.val in params.yaml"
 
 
 def data() -> None:
@@ -17,8 +16,8 @@ def data() -> None:
     root, advice = roots[1], WHERE_YOURS_IS
     with explain_disk_errors(RAW):
         RAW.mkdir(parents=True, exist_ok=True)
-        if source.source != "coco2014-download" and not root.is_dir():
-            raise InputError(f"data.root: {root} is no folder; give the one with your annotations and images")
+        for fault in missing_files(source, main_root()):
+            raise InputError(fault)
         if source.source == "digits":
             from m2det.data.sources.digits import make_digits
 

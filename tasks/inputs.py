@@ -29,8 +29,8 @@ def inputs_of(stage: str) -> Inputs:
     if stage not in stages:
         return Inputs()
     params = stages[stage].get("params", [])
-    deps = [*stages[stage]["deps"], *(_name(file) for file in params if not isinstance(file, str))]
-    made = {_name(out): (maker, out) for maker, entry in stages.items() for out in outs_of(entry)}
+    deps = [*stages[stage]["deps"], *(path_of(file) for file in params if not isinstance(file, str))]
+    made = {path_of(out): (maker, out) for maker, entry in stages.items() for out in outs_of(entry)}
     md5 = {out["path"]: out.get("md5", "") for entry in read_stages("dvc.lock").values() for out in outs_of(entry)}
     return Inputs.record(
         str(PARAMS),
@@ -96,6 +96,6 @@ def _restore(dep: str, maker: str, out: str | dict[str, Any]) -> str:
     return shlex.join(command)
 
 
-def _name(out: str | dict[str, Any]) -> str:
-    """An output in dvc.yaml is its path, or a mapping from its path to options."""
+def path_of(out: str | dict[str, Any]) -> str:
+    """Return the path of an output, given as in dvc.yaml: its path, or a mapping from its path to options."""
     return out if isinstance(out, str) else next(iter(out))

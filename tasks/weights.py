@@ -15,6 +15,8 @@ from tasks.common import BACKBONE, main_root, params
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+CORRECT = "take that file, or correct weights.sha256"
+
 
 def weights() -> None:
     """Write models/backbone.safetensors from weights.source: a backbone, or a whole model."""
@@ -45,21 +47,38 @@ def _local_file(name: str) -> Path:
     """Return the user's file, its sha256 printed, and compared with weights.sha256 if that is set."""
     from m2det.model.pretrained import check_sha256
 
+    path = local_path(name)
+    sha256 = check_sha256(path, params().weights.sha256, str(path), CORRECT)
+    print(f"training starts from {path.name}, sha256 {sha256}")
+    return path
+
+
+def local_path(name: str) -> Path:
+    """Return the path of the user's file. Raises InputError if there is none."""
     path = main_root() / os.path.expanduser(name)  # noqa: PTH111 - Path's raises for a user that does not exist
     if not path.is_file():
         raise InputError(f"weights: {path}: no such file")
-    sha256 = check_sha256(path, params().weights.sha256, str(path), "take that file, or correct weights.sha256")
-    print(f"training starts from {path.name}, sha256 {sha256}")
     return path
 
 
 def download(url: str) -> Path:
     """Return the file at the URL, in models/downloads of the main working copy, where DVC deletes nothing."""
-    from m2det.model.pretrained import VGG16_REDUCEDFC, fetch
+    from m2det.model.pretrained import fetch
 
-    sha256 = params().weights.sha256
-    if not sha256 and url != VGG16_REDUCEDFC:
-        raise InputError("weights.sha256 is empty: a file from the network is used only when its sha256 is known")
-    path = main_root() / "models" / "downloads" / file_of_address(url)
-    print(f"training starts from {path.name}, sha256 {fetch(url, sha256, path)}")
+    require_sha256(url)
+    path = downloaded_path(url)
+    print(f"training starts from {path.name}, sha256 {fetch(url, params().weights.sha256, path)}")
     return path
+
+
+def require_sha256(url: str) -> None:
+    """Raise InputError for a URL of the user's without weights.sha256."""
+    from m2det.model.pretrained import VGG16_REDUCEDFC
+
+    if not params().weights.sha256 and url != VGG16_REDUCEDFC:
+        raise InputError("weights.sha256 is empty: a file from the network is used only when its sha256 is known")
+
+
+def downloaded_path(url: str) -> Path:
+    """Return where the file at the URL is kept."""
+    return main_root() / "models" / "downloads" / file_of_address(url)

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from flows.pipeline import STAGES, check_stages
+from flows.demo import demo
+from flows.parameters import STAGES, check_stages
+from flows.pipeline import m2det
 from flows.settings import checked_settings
 from m2det.config.recipes import use_recipe
-from m2det_prefect import deployments, expand, is_command
+from m2det_prefect import deployments, expand, full_names, is_command
 from tasks.common import main_root
 from tasks.train import FINGERPRINT_SECTIONS
 from tests.conftest import ROOT
@@ -37,7 +39,7 @@ def test_the_fingerprint_of_a_run_covers_the_parameters_of_its_stage():
 
 def test_deployments_are_read_from_prefect_yaml():
     assert [entry["name"] for entry in deployments(ROOT / "prefect.yaml")] == [
-        *("digits", "train-8p", "train-1p", "finetune-1p", "eval-8p", "performance-1p", "performance-8p")
+        *("digits", "train-1p", "train-8p", "eval-8p", "performance-1p", "performance-8p", "finetune-1p", "demo")
     ]
     assert deployments(Path("no-such-file.yaml")) == []
 
@@ -50,6 +52,7 @@ def test_deployments_are_read_from_prefect_yaml():
         ("prefect deployment run --watch digits", "prefect deployment run --watch m2det/digits"),
         ("prefect deployment run -p epochs=3 digits", "prefect deployment run -p epochs=3 m2det/digits"),
         ("prefect deployment inspect digits", "prefect deployment inspect m2det/digits"),
+        ("prefect deployment run demo -p folder=digits", "prefect deployment run demo/demo -p folder=digits"),
         ("prefect deployment run m2det/digits", "prefect deployment run m2det/digits"),
         ("prefect deployment run other", "prefect deployment run other"),
         ("prefect deployment run --tag digits other", "prefect deployment run --tag digits other"),
@@ -57,7 +60,12 @@ def test_deployments_are_read_from_prefect_yaml():
 )
 def test_bare_names_are_expanded(typed, meant):
     assert is_command(typed.split())
-    assert " ".join(expand(typed.split(), ["digits"])) == meant
+    assert " ".join(expand(typed.split(), full_names(deployments(ROOT / "prefect.yaml")))) == meant
+
+
+def test_flows_are_named_like_their_functions():
+    """By which the plugin knows their names without importing them."""
+    assert m2det.name == "m2det" and demo.name == "demo"
 
 
 def test_every_deployment_has_settings_of_its_own(tmp_path, monkeypatch):
@@ -67,12 +75,13 @@ def test_every_deployment_has_settings_of_its_own(tmp_path, monkeypatch):
     path = tmp_path / "params.yaml"
     path.write_text(path.read_text().replace("  root: ''", "  root: /data/coco"))
     names = {"digits": "m2det-tiny", "finetune-1p": "m2det512-vgg16", "train-8p": "m2det512-vgg16"}
-    for entry in deployments(ROOT / "prefect.yaml"):
+    for entry in deployments(ROOT / "prefect.yaml")[:-1]:
         parameters = entry["parameters"]
+        assert f"Recipe {parameters.get('recipe', '')}".strip() in entry["description"].replace("No recipe", "Recipe")
         settings = checked_settings(parameters.get("recipe"), parameters.get("overrides", {}))
-        assert settings["run"]["processes"] == {"8": 8, "1": 1}.get(entry["name"].rsplit("-", 1)[-1][0], 1)
+        assert settings["run"]["processes"] == {"8p": 8, "1p": 1}.get(entry["name"].rpartition("-")[2], "auto")
         assert settings["model"]["name"] == names.get(entry["name"], settings["model"]["name"])
-        check_stages(parameters.get("only", []))
+        check_stages(parameters.get("stages", []))
         # the evaluation is of the model that is there, by the settings that belong to it
         assert ("recipe" in parameters) == (entry["name"] != "eval-8p")
 

@@ -101,21 +101,21 @@ def test_a_failing_stage_ends_the_run_with_its_name_and_reason(service, toy):
 
 
 def test_results_come_into_the_working_copy_and_those_before_are_kept(service, toy):
-    only = {"only": ["data", "pack"]}
+    stages = {"stages": ["data", "pack"]}
     before = toy.state()
-    run = service.run(toy.folder, overrides={"epochs": 3}, apply=False, **only)
+    run = service.run(toy.folder, overrides={"epochs": 3}, apply=False, **stages)
     state, message = service.ended(run)
     assert state == "COMPLETED" and f"experiment digits-{run[:8]}; to put it into" in message
     assert toy.state() == before
     params = toy.folder / "params.yaml"
     params.write_text(re.sub("(?m)^  log_every: .*", "  log_every: 7   # mine", params.read_text()))
     for epochs in (4, 5):
-        assert service.ended(service.run(toy.folder, overrides={"epochs": epochs}, **only))[0] == "COMPLETED"
+        assert service.ended(service.run(toy.folder, overrides={"epochs": epochs}, **stages))[0] == "COMPLETED"
         assert (toy.folder / "pack.txt").read_text() == f"{epochs}\n"
         assert "  log_every: 7   # mine\n" in params.read_text() and f"\nepochs: {epochs} " in params.read_text()
     # results that no experiment has
     service.command(toy.folder, sys.executable, "-m", "dvc", "repro", "--single-item", "ops")
-    assert service.ended(service.run(toy.folder, overrides={"epochs": 6}, **only))[0] == "COMPLETED"
+    assert service.ended(service.run(toy.folder, overrides={"epochs": 6}, **stages))[0] == "COMPLETED"
     names = service.command(toy.folder, "git", "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
     assert len(names) == 5 and sum(name.startswith("before-digits-") for name in names) == 1
     shown = service.command(toy.folder, sys.executable, "-m", "dvc", "exp", "show", "--csv", "--hide-workspace")
@@ -124,7 +124,7 @@ def test_results_come_into_the_working_copy_and_those_before_are_kept(service, t
 
 def test_what_others_do_beside_a_run_reaches_neither(service, toy):
     toy.set(wait="pack")
-    run = service.run(toy.folder, only=["data", "pack"])
+    run = service.run(toy.folder, stages=["data", "pack"])
     service.wait_until((toy.folder / "waiting").exists, 90)
     dvc = (sys.executable, "-m", "dvc")
     service.command(toy.folder, *dvc, "exp", "run", "--single-item", "-S", "epochs=7", "data")
@@ -141,9 +141,9 @@ def test_what_others_do_beside_a_run_reaches_neither(service, toy):
 
 def test_only_some_stages_and_the_last_one_in_any_case(service, toy):
     """A measurement is repeated though nothing has changed; no other stage runs that was not asked for."""
-    only = {"only": ["data", "pack"]}
+    stages = {"stages": ["data", "pack"]}
     for counts in ((1, 1), (0, 1)):
-        run = service.run(toy.folder, **only)
+        run = service.run(toy.folder, **stages)
         assert service.ended(run)[0] == "COMPLETED"
         log = service.whole_log(run)
         assert (log.count("data prints"), log.count("pack prints")) == counts

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.pipeline import check_stages, m2det
+from flows.parameters import check_stages
+from flows.pipeline import m2det
 from flows.settings import checked_settings, write_settings
 from m2det.errors import InputError
 from m2det.files.yaml_file import read_yaml
 from m2det.text import printable
 from tests.conftest import ROOT
 
-COCO = {"data.source": "coco", "data.root": "/d"}
+COCO = {"source": "coco", "root": "/d"}
 
 
 @pytest.fixture
@@ -27,6 +28,11 @@ def folder(tmp_path, monkeypatch):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def nested(key: str, value: object) -> dict:
+    section, _, name = key.rpartition(".")
+    return {section: {name: value}} if section else {name: value}
 
 
 def outcome(folder: Path, overrides: dict, recipe: str | None = None) -> str:
@@ -77,15 +83,16 @@ VALUES = [
 
 def test_a_key_that_params_yaml_lacks_is_refused(folder):
     keys = [*KEYS.split("|"), "", " ", "epochs\n", "\x00", "epochs\ud800", "\uff45pochs", "x" * 10**6]
-    assert {outcome(folder, {key: "exec touch X"}) for key in keys} == {"refused"}
+    for key in [*keys, "train.lr"]:
+        assert outcome(folder, {key: "exec touch X"}) == outcome(folder, {"train": {key: 1}}) == "refused"
 
 
 @pytest.mark.slow
 def test_hostile_values_come_out_as_they_went_in_or_are_refused(folder):
     for text in HOSTILE_TEXTS:  # a folder may have any name that can be seen
         plain = printable(text) == text and len(text) <= 1000 and all(len(part) <= 255 for part in text.split("/"))
-        assert (outcome(folder, {"data.root": text}) == "kept") == plain, text[:80]
-    ends = [outcome(folder, {key: value}) for key, value in VALUES]
+        assert (outcome(folder, {"data": {"root": text}}) == "kept") == plain, text[:80]
+    ends = [outcome(folder, nested(key, value)) for key, value in VALUES if value is not None]
     assert min(ends.count("kept"), ends.count("refused")) > 15
 
 
@@ -96,16 +103,16 @@ def test_hostile_values_come_out_as_they_went_in_or_are_refused(folder):
 )
 def test_any_text_comes_out_as_it_went_in_or_is_refused(folder, text, other):
     sources = [{"annotations": other, "images": text}, {"annotations": text, "images": other}]
-    outcome(folder, {**COCO, "data.root": f"/{text}", "data.val": sources, "data.train": sources})
-    outcome(folder, {"model.overrides": {"name": text, other: text}})
+    outcome(folder, {"data": {**COCO, "root": f"/{text}", "val": sources, "train": sources}})
+    outcome(folder, {"model": {"overrides": {"name": text, other: text}}})
 
 
 @pytest.mark.parametrize("new", [{}, {"scales": 3}, {"levels": 2}])
 def test_a_mapping_replaces_the_one_that_was_there(folder, new):
     path = folder / "params.yaml"
     path.write_text(path.read_text().replace("overrides: {}", "overrides: {levels: 4, sizes: [], smooth: false}"))
-    assert outcome(folder, {"model.overrides": new}) == ("refused" if "scales" in new else "kept")
-    assert outcome(folder, {"model.overrides": new | {"sizes": []}}) == "kept"
+    assert outcome(folder, {"model": {"overrides": new}}) == ("refused" if "scales" in new else "kept")
+    assert outcome(folder, {"model": {"overrides": new | {"sizes": []}}}) == "kept"
 
 
 def test_comments_stay_and_those_inside_a_replaced_list_go(folder):
@@ -117,7 +124,7 @@ def test_comments_stay_and_those_inside_a_replaced_list_go(folder):
     assert outcome(folder, {"epochs": 2}) == "kept"
     changed = [line for line in (folder / "copy.yaml").read_text().splitlines() if line not in path.read_text()]
     assert changed == ["epochs: 2                     # passes over the training images; 1 to 100,000"]
-    assert outcome(folder, {"data.train": [{"annotations": "b.json", "images": "i"}]}) == "kept"
+    assert outcome(folder, {"data": {"train": [{"annotations": "b.json", "images": "i"}]}}) == "kept"
     assert "# the first" not in (folder / "copy.yaml").read_text()
     assert outcome(folder, {"epochs": 2}, recipe="coco512-8p") == "kept"
 
@@ -127,14 +134,14 @@ def test_comments_stay_and_those_inside_a_replaced_list_go(folder):
     [
         ({"overrides": {"dvc.yaml:stages.data.cmd": "exec touch X"}}, "overrides: no key of params.yaml is called"),
         ({"overrides": {"epochs": "3"}}, "params.yaml with this run's overrides: epochs: input should be a valid"),
-        ({"overrides": {"train": {"lr": 1}}}, "overrides: train is a section of params.yaml; give single keys of it"),
-        ({"overrides": {"model.overrides.levels": 3}}, "overrides: model.overrides is given as a whole"),
+        ({"overrides": {"train": 1}}, "overrides: train is a section of params.yaml; give keys of it"),
+        ({"overrides": {"train.lr": 1}}, "overrides: no key of params.yaml is called 'train.lr'; keys are given as in"),
         (
-            {"overrides": {"train.lr": 0.01, "train.milestones": []}},
+            {"overrides": {"train": {"lr": 0.01, "milestones": []}}},
             "params.yaml with this run's overrides: train: train.gammas needs one entry more",
         ),
         (
-            {"overrides": {"model.name": "m2det-huge"}},
+            {"overrides": {"model": {"name": "m2det-huge"}}},
             "params.yaml with this run's overrides: model: no model is called 'm2det-huge'",
         ),
         ({"recipe": "coco"}, "no recipe is called 'coco'"),
@@ -142,9 +149,9 @@ def test_comments_stay_and_those_inside_a_replaced_list_go(folder):
         ({"recipe": ""}, "no recipe is called ''"),
         ({"recipe": "coco512-8p"}, "params.yaml with this run's recipe: data: source 'coco2014' needs data.root"),
         ({"recipe": "digits"}, "{folder} is no git repository, but a run works in a clone"),
-        ({"only": ["--foo"]}, "only: no stage is called '--foo'; there are data, pack, "),
-        ({"only": ["train", "other/dvc.yaml:stage"]}, "only: no stage is called 'other/dvc.yaml:stage'"),
-        ({"only": ["train", "evaluate", "train"]}, "only: train is named twice"),
+        ({"stages": ["--foo"]}, "stages: no stage is called '--foo'; there are data, pack, "),
+        ({"stages": ["train", "other/dvc.yaml:stage"]}, "stages: no stage is called 'other/dvc.yaml:stage'"),
+        ({"stages": ["train", "evaluate", "train"]}, "stages: train is named twice"),
     ],
 )
 def test_the_flow_fails_with_the_sentence_before_any_task(folder, parameters, message):

@@ -66,6 +66,7 @@ class Toy:
             dvc_yaml += f"    params: [epochs, toy.yaml: [wrong, crash, sleep, wait]]\n    outs: [{name}.txt]\n"
         (folder / "dvc.yaml").write_text(dvc_yaml)
         (folder / "tasks/step.py").write_text(STEP)
+        (folder / "tasks/preflight.py").write_text('print(\'{"findings": [], "device": null, "processes": 0}\')\n')
         (folder / "tasks/__init__.py").touch()
         shipped = (ROOT / "params.yaml").read_text()
         (folder / "params.yaml").write_text(re.sub(r"^epochs: \d+", "epochs: 1", shipped, flags=re.MULTILINE))

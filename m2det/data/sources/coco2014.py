@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from stat import S_IFMT, S_IFREG
 from typing import Any, NamedTuple
@@ -123,11 +124,7 @@ def download_coco2014(root: Path, mirror: str) -> None:
     to_fetch = [archive for archive in missing if not (root / archive.name).exists()]
     names = ", ".join(archive.name for archive in to_fetch)
     if to_fetch:
-        parts = [partial_paths(root / archive.name)[0] for archive in to_fetch]
-        downloaded = sum(part.stat().st_size for part in parts if part.exists())
-        need = sum(2 * archive.size for archive in to_fetch) - downloaded  # as zips, and unpacked
-        if (free := shutil.disk_usage(root).free) < need:
-            raise InputError(f"{root} has {free / 1e9:.1f} GB free, but {names} take {need / 1e9:.1f} GB; make room")
+        require_room(root, to_fetch)
         advice = f"or get {names} elsewhere (https://cocodataset.org/#download), put them into {root}, and run it again"
         files = [(f"{mirror.rstrip('/')}/{archive.path}", root / archive.name) for archive in to_fetch]
         fetch_files(files, advice, {root / archive.name: archive.size for archive in to_fetch})
@@ -137,6 +134,30 @@ def download_coco2014(root: Path, mirror: str) -> None:
         # a partial download too, of a zip that the user added by hand
         for path in (root / archive.name, *partial_paths(root / archive.name)):
             path.unlink(missing_ok=True)
+
+
+def require_room(root: Path, archives: Sequence[Archive]) -> None:
+    """Raise InputError if the disk of the root, which exists, has no room for zips and what is unpacked from them."""
+    parts = [partial_paths(root / archive.name)[0] for archive in archives]
+    downloaded = sum(part.stat().st_size for part in parts if part.exists())
+    need = sum(2 * archive.size for archive in archives) - downloaded  # as zips, and unpacked
+    if (free := shutil.disk_usage(root).free) < need:
+        names = ", ".join(archive.name for archive in archives)
+        raise InputError(f"{root} has {free / 1e9:.1f} GB free, but {names} take {need / 1e9:.1f} GB; make room")
+
+
+def absent_archives(root: Path) -> list[Archive]:
+    """Return the archives of which neither the zip nor the folder of its files is there; no file is looked at."""
+    folders = {archive: root / archive.folder / archive.pattern.partition("/")[0] for archive in ARCHIVES}
+    return [archive for archive, folder in folders.items() if not (folder.exists() or (root / archive.name).exists())]
+
+
+def usable_splits(root: Path) -> list[tuple[str, str]]:
+    """Return the pairs of `SPLITS`; those that `derive_minival` can make are named by the file they are made of."""
+    can_derive = _instances(root, "val2014").exists() and _instances(root, "val2017").exists()
+    source = {f"annotations/instances_{name}.json": "annotations/instances_val2014.json" for name in DERIVED}
+    pairs = [pair for split in SPLITS.values() for pair in split]
+    return [(source.get(name, name), images) for name, images in pairs] if can_derive else pairs
 
 
 def _read_record(root: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from m2det.config import DataParams
@@ -83,12 +83,20 @@ def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, l
     return sources
 
 
+def missing_paths(roots: Roots, pairs: Sequence[tuple[str, str]], advice: str) -> Iterator[str]:
+    """Yield a sentence for each annotation file and each image folder that is not there."""
+    for file in dict.fromkeys(roots[0] / name for name, _ in pairs):
+        if not file.exists():
+            yield f"annotation file {file} is missing; {advice}"
+    for folder in dict.fromkeys(roots[1] / name for _, name in pairs):
+        if not folder.is_dir():
+            yield f"image folder {folder} is missing; {advice}"
+
+
 def _describe(roots: Roots, annotations: str, images: str, advice: str, outside: bool) -> dict[str, object]:
+    for fault in missing_paths(roots, [(annotations, images)], advice):
+        raise InputError(fault)
     file, folder = roots[0] / annotations, roots[1] / images
-    if not file.exists():
-        raise InputError(f"annotation file {file} is missing; {advice}")
-    if not folder.is_dir():
-        raise InputError(f"image folder {folder} is missing; {advice}")
     names = sorted({image["file_name"] for image in read_annotations(file, outside)["images"]})
     sizes = ImageFolder(folder, outside).sizes(names)
     missing = [name for name in names if name not in sizes]

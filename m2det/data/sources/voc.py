@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -43,22 +44,33 @@ def convert_voc(root: Path, target: Path, outside: bool = False) -> dict[str, li
     Raises:
         InputError: a split has no year, or a file is no VOC annotation.
     """
+    for fault in missing_splits(root):
+        raise InputError(fault)
     splits: dict[str, list[tuple[str, str]]] = {}
     (target / "annotations").mkdir(parents=True, exist_ok=True)
     for split, sets in SETS.items():
         splits[split] = []
         for year, name in sets:
-            listing = root / year / "ImageSets" / "Main" / f"{name}.txt"
+            listing = _listing(root, year, name)
             if not listing.exists():
                 log.warning("%s is missing: %s is made without it", listing, split)
                 continue
             content = _read(root / year, _names(listing, outside), outside)
             (target / "annotations" / f"{year}_{name}.json").write_text(json.dumps(content))
             splits[split].append((f"annotations/{year}_{name}.json", f"{year}/JPEGImages"))
-        if not splits[split]:
-            listings = " or ".join(f"{year}/ImageSets/Main/{name}.txt" for year, name in sets)
-            raise InputError(f"{root} has no {listings}; data.root must be VOCdevkit, where VOC2007 and VOC2012 are")
     return splits
+
+
+def missing_splits(root: Path) -> Iterator[str]:
+    """Yield a sentence for each split that the folder VOCdevkit has no year of."""
+    for sets in SETS.values():
+        if not any(_listing(root, year, name).exists() for year, name in sets):
+            listings = " or ".join(str(_listing(Path(), year, name)) for year, name in sets)
+            yield f"{root} has no {listings}; data.root must be VOCdevkit, where VOC2007 and VOC2012 are"
+
+
+def _listing(root: Path, year: str, name: str) -> Path:
+    return root / year / "ImageSets" / "Main" / f"{name}.txt"
 
 
 def _names(listing: Path, outside: bool) -> list[str]:

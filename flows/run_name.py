@@ -1,0 +1,30 @@
+"""The name of a run in Prefect: what it does, with which recipe, of which commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect import get_client
+from prefect.runtime import flow_run
+
+
+def run_name(recipe: str | None, settings: Mapping[str, Any], stages: Sequence[str], commit: str) -> str:
+    """Return a name such as `coco512-8p 160 epochs, 3f2a1c`.
+
+    Args:
+        recipe: of the run, None for params.yaml as it is.
+        settings: of the run.
+        stages: that the run was asked for; empty for all.
+        commit: of the working copy.
+    """
+    length = f"{settings['train']['max_steps']} steps" if settings["train"]["max_steps"] else ""
+    training = length or f"{settings['epochs']} epoch{'s'[: settings['epochs'] > 1]}"
+    what = training if "train" in (stages or ["train"]) else stages[-1]
+    return f"{recipe or 'params.yaml'} {what}, {commit[:6]}"
+
+
+def rename_run(name: str) -> None:
+    """Give the run of this process a name."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, name=name)
