@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shlex
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def show_end(run: RunEnd) -> None:
     """
     if run.has("evaluate"):
         metrics_artifact(run.folder, run.deployment)
-        pictures_artifact(run.folder)
+        pictures_artifact(run.folder, run.deployment)
     summary_artifact(run)
 
 
@@ -103,22 +104,23 @@ def metrics_artifact(folder: Path, deployment: str) -> None:
 def _row(name: str, value: float, before: Mapping[str, float | str]) -> dict[str, Any]:
     if value == -1:  # pycocotools' mark
         return {"metric": name, "value": "no such objects", "last run": before.get(name, ""), "change": ""}
-    last = before.get(name, "")
-    change = f"{value - last:+.4f}" if isinstance(last, float) else ""
-    return {"metric": name, "value": round(value, 4), "last run": last, "change": change}
+    value, last = round(value, 4), before.get(name, "")
+    change = f"{value - last:+.4f}" if isinstance(last, float) and value != last else ""
+    return {"metric": name, "value": value, "last run": last, "change": change}
 
 
-def pictures_artifact(folder: Path) -> None:
-    """Show the sheet of detections and the curves of results/pictures, small, in the artifact `pictures`.
+def pictures_artifact(folder: Path, deployment: str) -> None:
+    """Show the sheet of detections and the curves of results/pictures, small, in the artifact DEPLOYMENT-pictures.
 
-    A page of Prefect shows pictures that are in the text, and no files.
+    Prefect's pages show no files of this machine, but pictures that are in the text of an artifact.
     """
+    key = f"{_slug(deployment)}-pictures"
     parts = ["The files in their full size: `results/pictures`"]
     for name in PICTURES:
         data = base64.b64encode(small_jpeg(folder / RESULTS / "pictures" / f"{name}.png")).decode()
         parts.append(f"## {name.replace('_', ' ').capitalize()}\n\n![{name}](data:image/jpeg;base64,{data})")
-    with _api_errors_told("pictures"):
-        create_markdown_artifact("\n\n".join(parts), "pictures", "detections and curves")
+    with _api_errors_told(key):
+        create_markdown_artifact("\n\n".join(parts), key, "detections and curves")
 
 
 def small_jpeg(path: Path) -> bytes:
@@ -138,39 +140,47 @@ def small_jpeg(path: Path) -> bytes:
 
 
 def summary_artifact(run: RunEnd) -> None:
-    """Show what the run was, how long its stages took, what came out, and the commands to look further."""
-    with _api_errors_told("summary"):
-        create_markdown_artifact(summary(run), "summary", run.outcome)
+    """Show `summary` in the artifact DEPLOYMENT-summary."""
+    key = f"{_slug(run.deployment)}-summary"
+    with _api_errors_told(key):
+        create_markdown_artifact(summary(run), key, run.outcome)
 
 
 def summary(run: RunEnd) -> str:
-    """Return the text of the artifact `summary`."""
-    facts = {
-        "recipe": f"`{run.recipe}`" if run.recipe else "params.yaml as it was",
-        "overrides": f"`{json.dumps(dict(run.overrides))}`" if run.overrides else "none",
-        "commit": f"`{run.commit}`",
-        "outcome": run.outcome,
-        "model": f"`{run.place.absolute() / MODEL}`",
-        "results": f"`{run.place.absolute() / RESULTS}`",
-    }
+    """Return as Markdown what a run was, what came out, how long its stages took, and the commands to look further."""
+    place = run.place.absolute()
+    facts: dict[str, str] = {}
     if run.has("evaluate"):
         metrics = _read(run.folder, "metrics.json")
         facts |= {"AP": f"{metrics['AP']:.4f}", "AP50": f"{metrics['AP50']:.4f}"}
     if run.has("train"):
         facts["trained on"] = _device(run.folder / RESULTS / "log.txt")
     if run.has("benchmark"):
-        facts |= {
-            f"{name} alone": f"{rate:g} img/s" for name, rate in _read(run.folder, "perf.json")["img_per_s"].items()
-        }
+        rates = _read(run.folder, "perf.json")["img_per_s"]
+        facts |= {f"{name} alone": f"{rate:g} img/s" for name, rate in rates.items()}
+    facts |= {
+        "recipe": f"`{run.recipe}`" if run.recipe else "none: params.yaml as it was",
+        "overrides": f"`{json.dumps(dict(run.overrides))}`" if run.overrides else "none",
+        "outcome": run.outcome,
+        "commit": f"`{run.commit}`",
+        "model": f"`{place / MODEL}`",
+        "results": f"`{place / RESULTS}`",
+    }
+    table = "".join(f"| {name} | {_cell(fact)} |\n" for name, fact in facts.items())
     stages = "".join(f"| {stage.name} | {stage.state} | {minutes(stage.seconds)} |\n" for stage in run.stages)
-    speed = f"## Speed of training\n\n```\n{_speed(run.folder)}\n```\n\n" if run.has("performance") else ""
+    speed = "".join(f"- {line}\n" for line in _speed(run.folder)) if run.has("performance") else ""
     return (
-        f"# {run.name}\n\n|  |  |\n|---|---|\n"
-        + "".join(f"| {name} | {fact.replace('|', chr(92) + '|')} |\n" for name, fact in facts.items())
-        + f"\n## Stages\n\n| stage | state | minutes |\n|---|---|---|\n{stages}\n{speed}"
-        + f"## Look further\n\n```sh\ncd {run.place.absolute()}\ndvc exp show\ndvc metrics show\n"
+        f"# {run.name}\n\n|  |  |\n|---|---|\n{table}\n"
+        + f"## Speed of training\n\n{speed}\n" * bool(speed)
+        + f"## Stages\n\n| stage | state | minutes:seconds |\n|---|---|---|\n{stages}\n"
+        + f"## Look further\n\n```sh\ncd {shlex.quote(str(place))}\ndvc exp show\ndvc metrics diff\n"
         + f"m2det info {MODEL}\nm2det detect IMAGE --weights {MODEL} --out drawn\n```\n"
     )
+
+
+def _cell(text: str) -> str:
+    """Return text for a table's cell, where a bar would begin another."""
+    return text.replace("|", r"\|")
 
 
 def _device(log: Path) -> str:
@@ -178,10 +188,10 @@ def _device(log: Path) -> str:
     return re.findall(r"^device (.+?), processes", log.read_text(), re.MULTILINE)[-1]
 
 
-def _speed(folder: Path) -> str:
+def _speed(folder: Path) -> list[str]:
     from m2det.bench.throughput import compare  # imports torch
 
-    return compare(_read(folder, "performance.json"))
+    return compare(_read(folder, "performance.json")).splitlines()
 
 
 def _read(folder: Path, name: str) -> Any:
