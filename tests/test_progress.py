@@ -2,10 +2,13 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
+from m2det.data.packed.lmdb_writer import write_images
 from m2det.progress import FILE_SECONDS, FIRST_LINE, NEXT_LINE, VARIABLE, ImageProgress
 
 
@@ -94,6 +97,49 @@ def test_a_disk_that_takes_no_file_is_told_once_and_ends_nothing(clock, tmp_path
     [message] = caplog.messages
     assert re.match(rf"warning: {folder}/progress.json cannot be written .*No such file", message)
     assert read(folder)["done"] == 100, "once there is room it goes on"
+
+
+def test_a_reader_always_finds_a_whole_file(tmp_path, monkeypatch):
+    """While it is replaced as often as the disk can."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "progress.json"))
+    monkeypatch.setattr("m2det.progress.FILE_SECONDS", 0.0)
+    ended, read_ones = Event(), []
+
+    def look() -> None:
+        while not ended.is_set():
+            read_ones.append(read(tmp_path)["done"])
+
+    with ImageProgress("packing train", 300, stage="pack") as progress, ThreadPoolExecutor(1) as pool:
+        progress.advance()
+        reader = pool.submit(look)
+        for _ in range(299):
+            progress.advance()
+        ended.set()
+        reader.result()
+    assert len(read_ones) > 10 and read_ones == sorted(read_ones)
+
+
+def test_packing_reports_each_image_and_goes_on_from_those_of_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "progress.json"))
+    for name in ("FIRST_LINE", "NEXT_LINE", "FILE_SECONDS"):
+        monkeypatch.setattr(f"m2det.progress.{name}", 0.0)
+    monkeypatch.setattr("m2det.data.packed.lmdb_writer.RECORDS_PER_COMMIT", 2)
+
+    def encode(index: int) -> bytes:
+        if index == 3 and not interrupted:
+            interrupted.append(index)
+            raise KeyboardInterrupt
+        return b"image"
+
+    interrupted: list[int] = []
+    monkeypatch.setattr("m2det.data.packed.lmdb_writer.RECORDS_PER_CHUNK", 1)
+    with pytest.raises(KeyboardInterrupt):
+        write_images(tmp_path / "train.lmdb", [5] * 5, encode, 1)
+    write_images(tmp_path / "train.lmdb", [5] * 5, encode, 1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "eta" in line]
+    shares = [re.match(r"packing train: (\d)/5 images (\d+)% [\d.]+ img/s eta 0:00", line).groups() for line in lines]
+    assert shares[-3:] == [("3", "60"), ("4", "80"), ("5", "100")]
+    assert (read(tmp_path)["stage"], read(tmp_path)["done"]) == ("pack", 5)
 
 
 def read(folder: Path) -> dict[str, object]:

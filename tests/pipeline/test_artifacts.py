@@ -14,7 +14,6 @@ import pytest
 from prefect import flow, get_client, task
 from prefect.artifacts import Artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import artifacts, progress
 from flows.artifacts import RunEnd, StageEnd, show_end, small_jpeg, summary
@@ -106,6 +105,8 @@ def test_pictures_are_small_whatever_they_show(tmp_path):
 @pytest.mark.slow
 def test_a_page_shows_the_progress_and_the_end_of_a_run(tmp_path, monkeypatch):
     """On a server; a second run shows the change."""
+    from prefect.testing.utilities import prefect_test_harness  # importing it takes seconds
+
     monkeypatch.setattr(progress, "SECONDS", 0.2)
     seen = []
 
