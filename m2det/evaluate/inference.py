@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from m2det.config import EvaluateParams
 from m2det.data.batch import collate
@@ -20,6 +19,7 @@ from m2det.distributed.group import Group
 from m2det.evaluate.coco_results import coco_results
 from m2det.evaluate.postprocess import postprocess
 from m2det.model.preprocess import subtract_mean
+from m2det.progress import NO_PROGRESS, Progress
 
 Network = Callable[[Tensor], dict[str, Tensor]]  # images float32 [B,3,S,S] -> loc and conf, as M2Det.forward
 
@@ -90,21 +90,18 @@ def coco_results_distributed(
     device: torch.device,
     settings: EvaluateParams,
     group: Group,
-    title: str = "",
+    progress: Progress = NO_PROGRESS,
 ) -> list[list[dict[str, Any]]]:
     """Run coco_results_of_split in all processes of the group, each on its shard, and gather the results.
 
     Args:
         model, priors, split, size, device, settings: As for coco_results_of_split.
         group: The process group; every process of it calls this function.
-        title: Title of rank 0's progress bar; empty for none.
+        progress: Of this process: an image that it has done stands for one in each process.
 
     Returns:
         The entries of each image of the split, in order, in every process.
     """
-    images = len(range(group.rank, len(split), group.size))
     entries = coco_results_of_split(model, priors, split, size, device, settings, (group.rank, group.size))
-    shards = group.all_gather(
-        list(tqdm(entries, title, images, unit="image", disable=not (title and group.is_main_process)))
-    )
+    shards = group.all_gather(list(progress.track(entries, group.size)))
     return [shards[index % group.size][index // group.size] for index in range(len(split))]

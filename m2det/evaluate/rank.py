@@ -16,6 +16,7 @@ from m2det.evaluate.inference import coco_results_distributed
 from m2det.files.whole import write_whole
 from m2det.model import prior_boxes
 from m2det.model.model_file import load_trained
+from m2det.progress import NO_PROGRESS, ImageProgress
 
 
 def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: Group) -> None:
@@ -33,9 +34,10 @@ def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: 
     model, _ = load_trained(model_file)
     to_device(model, device)
     split, priors = PackedSplit(cache, "val"), prior_boxes(model.config)
-    images = coco_results_distributed(
-        model, priors, split, model.config.size, device, params.evaluate, group, title="detecting"
-    )
+    with ImageProgress("detecting", len(split), stage="evaluate") if group.is_main_process else NO_PROGRESS as progress:
+        images = coco_results_distributed(
+            model, priors, split, model.config.size, device, params.evaluate, group, progress
+        )
     results: list[dict[str, Any]] = [entry for image in images for entry in image]
     if group.is_main_process:
         write_whole(out, json.dumps(results, separators=(",", ":")) + "\n")

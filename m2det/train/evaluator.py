@@ -16,8 +16,10 @@ from m2det.evaluate.inference import coco_results_distributed
 from m2det.evaluate.metrics import coco_metrics
 from m2det.files.whole import temporary_folder, write_whole
 from m2det.model import M2Det
+from m2det.progress import NO_PROGRESS, Progress
 from m2det.train.amp import Precision
 from m2det.train.best_weights import best_file
+from m2det.train.logger import TrainingLog
 from m2det.train.optim import train_mode
 from m2det.train.state import Callbacks, TrainingState
 
@@ -28,13 +30,14 @@ POSTPROCESSING = EvaluateParams(
 )
 
 
-def end_epoch(state: TrainingState, val: PackedSplit, callbacks: Callbacks) -> str:
+def end_epoch(state: TrainingState, val: PackedSplit, callbacks: Callbacks, log: TrainingLog) -> str:
     """Record the epoch, evaluate it if that is due, and save.
 
     Args:
         state: after the epoch's last step.
         val: the split to evaluate on.
         callbacks: on_evaluated is called.
+        log: takes the progress of the evaluation.
 
     Returns:
         A line for the log.
@@ -54,12 +57,15 @@ def end_epoch(state: TrainingState, val: PackedSplit, callbacks: Callbacks) -> s
     if not state.pending_evaluation:
         state.pending_evaluation = True
         state.save()  # an evaluation takes minutes: interrupting it loses no step
-    evaluate(state, row, val, callbacks)
+    evaluate(state, row, val, callbacks, log)
+    log.evaluated(row["AP"])
     state.finish_writing()
     return f"epoch {state.epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
 
 
-def evaluate(state: TrainingState, row: dict[str, Any], val: PackedSplit, callbacks: Callbacks) -> None:
+def evaluate(
+    state: TrainingState, row: dict[str, Any], val: PackedSplit, callbacks: Callbacks, log: TrainingLog
+) -> None:
     """End the epoch with the metrics of the averaged weights, and keep these where AP is the highest so far.
 
     Args:
@@ -67,11 +73,14 @@ def evaluate(state: TrainingState, row: dict[str, Any], val: PackedSplit, callba
         row: the epoch's; takes AP and AP50.
         val: the split to evaluate on.
         callbacks: on_evaluated is called.
+        log: takes the progress.
     """
     parts, best, weights = state.parts, state.best, dict[str, Tensor]()
     with parts.ema.applied():
         parts.group.broadcast_buffers(parts.model)
-        metrics = validate(parts.model, parts.priors.cpu(), val, parts.device, parts.group, parts.precision)
+        with log.evaluation(len(val)) as progress:
+            priors = parts.priors.cpu()
+            metrics = validate(parts.model, priors, val, parts.device, parts.group, parts.precision, progress)
         callbacks.on_evaluated(state, metrics)
         row |= {"AP": round(metrics["AP"], 4), "AP50": round(metrics["AP50"], 4)}
         if metrics["AP"] > best["AP"]:
@@ -84,7 +93,13 @@ def evaluate(state: TrainingState, row: dict[str, Any], val: PackedSplit, callba
 
 
 def validate(
-    model: M2Det, priors: Tensor, val: PackedSplit, device: torch.device, group: Group, precision: Precision
+    model: M2Det,
+    priors: Tensor,
+    val: PackedSplit,
+    device: torch.device,
+    group: Group,
+    precision: Precision,
+    progress: Progress = NO_PROGRESS,
 ) -> dict[str, float]:
     """Return COCO's metrics of the model on the split, every image counted once.
 
@@ -98,6 +113,7 @@ def validate(
         device: of the model.
         group: each process takes its share of the images; all get the same metrics.
         precision: of the training.
+        progress: of this process.
     """
     model.eval()
 
@@ -106,7 +122,7 @@ def validate(
             outputs: dict[str, Tensor] = model(images)
         return outputs
 
-    results = coco_results_distributed(network, priors, val, model.config.size, device, POSTPROCESSING, group)
+    results = coco_results_distributed(network, priors, val, model.config.size, device, POSTPROCESSING, group, progress)
     with temporary_folder() as folder:
         path = folder / "results.json"
         write_whole(path, json.dumps([entry for image in results for entry in image]))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import sys
-import time
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
@@ -23,12 +21,22 @@ from m2det.distributed.threads import describe_load
 from m2det.errors import explain_disk_errors
 from m2det.files.whole import write_whole
 from m2det.model.flops import Cost
+from m2det.progress import (
+    NO_PROGRESS,
+    ImageProgress,
+    Pace,
+    Progress,
+    ProgressFile,
+    describe_rate,
+    minutes,
+    percent,
+    print_line,
+)
 
 if TYPE_CHECKING:
     from m2det.train.build import TrainingData, TrainingParts
 
 
-ETA_LINES = 10  # progress lines whose rate the remaining time follows: a machine may become busy, or quiet again
 SLOW = 0.6  # of the highest rate so far: the line then names the machine's load
 
 
@@ -50,16 +58,15 @@ class TrainingLog:
         with explain_disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8")
-        self._steps, self._images, self._cost = steps, images, cost
+        self._step, self._steps, self._cost = start, steps, cost
+        self._pace = Pace(start, steps, images)
+        self._progress_file = ProgressFile("" if self._silent else "train", "steps", steps)
+        self._known: dict[str, float] = {}  # the file's values beside the speed
         self._bar = tqdm(
             total=steps, initial=start, unit="step", dynamic_ncols=True, disable=self._silent or not sys.stderr.isatty()
         )
-        self._last_step = start  # of the last progress line
-        self._recent: deque[tuple[int, float]] = deque(maxlen=ETA_LINES)  # steps and seconds of progress lines
-        self._time = self._data_time = 0.0  # seconds since the last progress line
-        self._new_steps = 0
+        self._new_steps, self._data_time = 0, 0.0  # since the last progress line
         self._highest_rate = 0.0
-        self._clock = time.perf_counter()
 
     def write(self, text: str) -> None:
         """Write and print lines. Raises InputError for a full disk."""
@@ -69,66 +76,84 @@ class TrainingLog:
         if self._silent:
             return
         if self._bar.disable:
-            print(text, flush=True)
+            print_line(text)
         else:
             self._bar.write(text)
 
     def data_ready(self) -> None:
         """Count the time since the end of the last step as waiting for data."""
-        self._data_time += self._lap()
+        self._data_time += self._pace.lap()
 
     def step_done(self) -> None:
         """Count one step and its time."""
-        self._lap()
+        self._pace.lap()
+        self._step += 1
         self._new_steps += 1
         self._bar.update()
+        if self._progress_file.is_due:
+            self._progress_file.write("training", self._step, self._pace.speed(self._step), **self._known)
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> AbstractContextManager[None]:
         """Leave the time inside, which is no training, out of all rates."""
-        self._lap()
-        yield
-        self._clock = time.perf_counter()
-
-    def _lap(self) -> float:
-        now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now
-        self._time += seconds
-        return seconds
+        return self._pace.paused()
 
     @property
     def step_seconds(self) -> float:
         """Mean seconds per step since the last progress line, waiting for data included."""
-        return self._time / max(self._new_steps, 1)
+        return self._pace.seconds / max(self._new_steps, 1)
 
-    def progress(
-        self, step: int, epoch: float, epochs: int, losses: dict[str, float], lr: float, loss_scale: float
-    ) -> None:
+    @property
+    def is_line_due(self) -> bool:
+        """Whether the last progress line is so old that the clock wants another; in silent processes never.
+
+        The processes need not agree, so what follows from this must not wait for the others.
+        """
+        return not self._silent and self._pace.is_line_due
+
+    def progress(self, epoch: float, epochs: int, losses: dict[str, float], lr: float, loss_scale: float) -> None:
         """Write a line on the steps since the last one.
 
         Args:
-            step: steps done.
             epoch: epochs done.
             epochs: of the whole training.
             losses: by name, means since the epoch's start.
             lr: of the last step.
             loss_scale: of the next step.
         """
-        self._lap()
-        self._recent.append((step - self._last_step, self._time))
-        per_second = (step - self._last_step) * self._images / self._time
-        recent_steps, recent_time = map(sum, zip(*self._recent, strict=True))
-        minutes, seconds = divmod(round((self._steps - step) * recent_time / recent_steps), 60)
+        self._write_progress(epoch, epochs, losses, f"(epoch mean) lr {lr:.2e} loss_scale {loss_scale:g}")
+
+    def progress_by_clock(self, epoch: float, epochs: int, own_losses: dict[str, float], lr: float) -> None:
+        """Write such a line between those, with what this process knows without waiting for others or the device.
+
+        Args:
+            epoch, epochs, lr: as for `progress`.
+            own_losses: this process's; empty on an accelerator.
+        """
+        self._write_progress(epoch, epochs, own_losses, f"{'(epoch mean of process 0) ' * bool(own_losses)}lr {lr:.2e}")
+
+    def _write_progress(self, epoch: float, epochs: int, losses: dict[str, float], columns: str) -> None:
+        self._pace.lap()
+        seconds = self._pace.seconds
+        per_second, remaining = self._pace.end_line(self._step)
         self._highest_rate = max(self._highest_rate, per_second)
         slow = f"; slower than before: {describe_load()}" if per_second < SLOW * self._highest_rate else ""
+        if losses and math.isfinite(loss := sum(losses.values())):
+            self._known["loss"] = round(loss, 4)
         self.write(
-            f"step {step}/{self._steps} epoch {epoch:.2f}/{epochs} "
-            + " ".join(f"loss_{name} {value:.3f}" for name, value in losses.items())
-            + f" (epoch mean) lr {lr:.2e} loss_scale {loss_scale:g} "
-            + f"{per_second:.{0 if per_second >= 10 else 2}f} img/s data_wait {self._data_time / self._time:.0%} "
-            + f"{self._cost.achieved(per_second)} eta {minutes}:{seconds:02d}{slow}"
+            f"step {self._step}/{self._steps} {percent(self._step, self._steps)} epoch {epoch:.2f}/{epochs} "
+            + "".join(f"loss_{name} {value:.3f} " for name, value in losses.items())
+            + f"{columns} {describe_rate(per_second)} data_wait {self._data_time / seconds:.0%} "
+            + f"{self._cost.achieved(per_second)} eta {minutes(remaining)}{slow}"
         )
-        self._last_step, self._new_steps, self._time, self._data_time = step, 0, 0.0, 0.0
+        self._new_steps, self._data_time = 0, 0.0
+
+    def evaluation(self, images: int) -> Progress:
+        """Return the progress of an evaluation of so many images, whose lines this log takes."""
+        return NO_PROGRESS if self._silent else ImageProgress("evaluating", images, write=self.write)
+
+    def evaluated(self, ap: float) -> None:
+        """Take the AP of an evaluation for those who look on."""
+        self._known["AP"] = ap
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -150,7 +175,7 @@ def describe_run(params: Params, parts: TrainingParts, data: TrainingData, step:
         f"graph {run.graph}\n"
         f"precision {parts.precision}; optimizer {parts.settings.optimizer} {kernels}; torch {torch.__version__}\n"
         "loss_loc, loss_conf: means since the epoch's start, over all processes; img/s (all processes), data_wait: "
-        "since the last line; mem: peak of one process; eta: minutes:seconds\n"
+        "since the last line; mem: peak of one process; eta: minutes:seconds, evaluations not counted\n"
         f"machine: {describe_load()}"
     )
 

@@ -64,6 +64,13 @@ class LossMonitor:
         loc, conf = (self._group.all_reduce_sum(self._sum / self._steps) / self._group.size).tolist()
         return {"loc": loc, "conf": conf}
 
+    def own_mean(self) -> dict[str, float]:
+        """Return `mean` of this process alone, finite or not, without the others; {} rather than wait for a device."""
+        if self._device.type != "cpu" or not self._steps:
+            return {}
+        loc, conf = (self._sum / self._steps).tolist()
+        return {"loc": loc, "conf": conf}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of all processes, which call this together, after `mean` has found the losses finite."""
         return {"sums": self._group.all_gather(self._sum.tolist()), "steps": self._steps}

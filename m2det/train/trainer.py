@@ -81,7 +81,7 @@ def fit(
     parts, monitor, run = state.parts, state.monitor, params.run
     if state.pending_evaluation:
         with log.paused():
-            log.write(end_epoch(state, data.val, callbacks))
+            log.write(end_epoch(state, data.val, callbacks, log))
     for batches in step_batches(data, run.workers, parts.device):
         log.data_ready()
         callbacks.on_step_begin(state)
@@ -96,10 +96,12 @@ def fit(
             state.writer.patience = run.stop_grace / 2  # the rest is for the checkpoint of this step
         if state.step % run.log_every == 0 or state.epoch_ended or stopping:
             losses, loss_scale = monitor.mean(), parts.precision.loss_scale()
-            log.progress(state.step, state.epochs_done, params.epochs, losses, state.lr, loss_scale)
+            log.progress(state.epochs_done, params.epochs, losses, state.lr, loss_scale)
+        elif log.is_line_due:
+            log.progress_by_clock(state.epochs_done, params.epochs, monitor.own_mean(), state.lr)
         with log.paused():
             if state.epoch_ended:
-                log.write(end_epoch(state, data.val, callbacks))
+                log.write(end_epoch(state, data.val, callbacks, log))
                 gc.collect()
             elif state.step % run.save_every == 0 or stopping:
                 state.save()

@@ -78,6 +78,20 @@ def undisturbed(material, tmp_path_factory):
     return together(material, folder, write_params(folder))
 
 
+def test_lines_by_the_clock_of_one_process_keep_the_others_waiting_for_nothing(
+    material, tmp_path, undisturbed, monkeypatch
+):
+    monkeypatch.setenv("M2DET_PROGRESS", str(tmp_path / "progress.json"))
+    file = write_params(tmp_path, log_every=10**9)
+    result = train_distributed(load_params(file), file, *material, tmp_path / "state", 2, run_case("by_clock"))
+    lines = [line for line in (tmp_path / "state/log.txt").read_text().splitlines() if line.startswith("step ")]
+    assert len(lines) == 9 and sum("epoch mean of process 0" in line for line in lines) == 6
+    assert json.loads((tmp_path / "progress.json").read_text())["done"] == 9
+    assert result.rows == undisturbed.rows
+    for name, tensor in undisturbed.model.state_dict().items():
+        assert torch.equal(tensor, result.model.state_dict()[name]), name
+
+
 def gradients(material, folder: Path, processes: int, **changes):
     params_file = write_params(folder, processes=processes, opt_level="O0", max_grad_norm=0.0, **changes)
     process = torchrun("gradients", params_file, *material, folder, processes=processes)

@@ -282,8 +282,8 @@ def test_a_log_line_says_what_a_step_cost(material, tmp_path):
     [line] = [line for line in (tmp_path / "log.txt").read_text().splitlines() if line.startswith("step")]
     number = r"[\d.e+-]+"
     assert re.fullmatch(
-        rf"step 3/3 epoch 1.00/1 loss_loc {number} loss_conf {number} \(epoch mean\) lr {number} loss_scale {number} "
-        rf"{number} img/s data_wait \d+% {number} TFLOP/s mem {number} GB eta \d+:\d\d",
+        rf"step 3/3 100% epoch 1.00/1 loss_loc {number} loss_conf {number} \(epoch mean\) lr {number} "
+        rf"loss_scale {number} {number} img/s data_wait \d+% {number} TFLOP/s mem {number} GB eta \d+:\d\d",
         line,
     ), line
     rate, achieved = (float(re.search(rf"({number}) {unit}", line)[1]) for unit in ("img/s", "TFLOP/s"))

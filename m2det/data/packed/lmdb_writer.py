@@ -15,11 +15,11 @@ from typing import IO, Any
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from m2det.data.ordered_map import ordered_map
 from m2det.data.packed.reader import key_of
 from m2det.errors import InputError
+from m2det.progress import ImageProgress
 
 RECORDS_PER_COMMIT = 1000  # fixed, like the map size: the same input must give the same bytes
 BYTES_PER_COMMIT = 16 << 20  # or sooner: LMDB holds them in memory until then, copied faster while caches hold them too
@@ -28,7 +28,7 @@ MAX_BYTES_IN_FLIGHT = 64 << 20  # of chunks that are prepared, or are to be, and
 
 
 def write_images(path: Path, max_sizes: list[int], encode: Callable[[int], bytes], threads: int) -> NDArray[np.uint32]:
-    """Write the records that the file does not hold yet, with a progress bar.
+    """Write the records that the file does not hold yet, and report progress.
 
     Args:
         path: of the LMDB file; PATH.sums beside it holds CRC32 and length of each committed record.
@@ -71,18 +71,16 @@ def _write_missing(
         print(f"{title}: continues after {done} of {len(max_sizes)} images", flush=True)
     with (
         sums_path.open("ab") as sums,
-        tqdm(total=len(max_sizes), initial=done, desc=title, unit="image") as bar,
+        ImageProgress(title, len(max_sizes), done, stage="pack") as progress,
         closing(ordered_map(_chunks(max_sizes, done), prepare, threads, cost, MAX_BYTES_IN_FLIGHT)) as chunks,
     ):
         sums.truncate(done * 8)  # those of a commit that was not reached
-        records = (record for chunk in chunks for record in chunk)
+        records = progress.track(record for chunk in chunks for record in chunk)
         while done < len(max_sizes):
             # opened anew for each transaction: pages that LMDB recycles in memory keep, behind their contents, bytes
             # of older pages; so a commit depends on the file alone, and an interrupted pack ends with the same bytes
             with _environment(path, map_size) as env:
-                written = _write_transaction(env, done, records, sums)
-            done += written
-            bar.update(written)
+                done += _write_transaction(env, done, records, sums)
     return np.fromfile(sums_path, np.uint32).reshape(-1, 2)
 
 

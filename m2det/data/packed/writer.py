@@ -34,7 +34,7 @@ MEANING = {
 def write_split(
     folder: Path, name: str, split: Split, verify: str = "auto", encoding: ImageEncoding = ORIGINAL, threads: int = 1
 ) -> dict[str, Any]:
-    """Write one split, with a progress bar; an interrupted call is continued.
+    """Write one split, and report progress; an interrupted call is continued.
 
     Args:
         folder: of the cache; it exists.

@@ -1,0 +1,211 @@
+"""What a run's page shows at its end: a summary, the metrics beside those of the run before, and pictures."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
+
+from flows.progress import API_ERRORS
+from m2det.progress import minutes
+from tasks.common import MODEL, RESULTS
+
+NAMES = {"APs": "AP small", "APm": "AP medium", "APl": "AP large"}  # of metrics.json; the others are their own
+SHOWN = ("AP", "AP50", "AP75", *NAMES)
+RESULT_OF = {
+    "train": "log.txt",
+    "evaluate": "metrics.json",
+    "benchmark": "perf.json",
+    "performance": "performance.json",
+}
+PICTURES = ("detections", "learning_curve", "precision_recall")  # of results/pictures
+WIDTH, MAX_BYTES, QUALITY = 1000, 200_000, 80  # of a picture in the server's database, as JPEG
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """How a stage of a run has ended: its name, its state such as Completed, and how many seconds it took."""
+
+    name: str
+    state: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """What a run was, and where its results are.
+
+    Attributes:
+        name: of its experiment.
+        deployment: its name.
+        recipe: None for params.yaml as it was.
+        overrides: by key.
+        commit: with the results.
+        stages: that ended well.
+        folder: has the results now.
+        place: where the user finds them: the working copy, or a folder to put them into by `outcome`'s command.
+        outcome: the run's message.
+    """
+
+    name: str
+    deployment: str
+    recipe: str | None
+    overrides: Mapping[str, Any]
+    commit: str
+    stages: Sequence[StageEnd]
+    folder: Path
+    place: Path
+    outcome: str
+
+    def has(self, stage: str) -> bool:
+        """Whether the results have what this stage of the run has made."""
+        ran = any(end.name == stage for end in self.stages)
+        return ran and (self.folder / RESULTS / RESULT_OF[stage]).exists()
+
+
+def show_end(run: RunEnd) -> None:
+    """Create the artifacts of a run that has ended well, of what its stages have made.
+
+    An API that does not answer is told in the log, and takes no result from the run.
+    """
+    if run.has("evaluate"):
+        metrics_artifact(run.folder, run.deployment)
+        pictures_artifact(run.folder, run.deployment)
+    summary_artifact(run)
+
+
+def metrics_artifact(folder: Path, deployment: str) -> None:
+    """Show results/metrics.json as a table with the change against the last table of the deployment.
+
+    Args:
+        folder: with the results.
+        deployment: its name; the artifact is DEPLOYMENT-metrics, whose page has those of all its runs.
+    """
+    metrics = _read(folder, "metrics.json")
+    key = f"{_slug(deployment)}-metrics"
+    with _api_errors_told(key):
+        last = Artifact.get(key)
+        assert not isinstance(last, Coroutine)  # one only in an event loop
+        before = {row["metric"]: row["value"] for row in json.loads(str(last.data))} if last else {}
+        shown = [name for name in metrics if name in SHOWN or name.startswith("AP/")]
+        table = [_row(NAMES.get(name, name), metrics[name], before) for name in shown]
+        create_table_artifact(table, key, f"AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
+
+
+def _row(name: str, value: float, before: Mapping[str, float | str]) -> dict[str, Any]:
+    if value == -1:  # pycocotools' mark
+        return {"metric": name, "value": "no such objects", "last run": before.get(name, ""), "change": ""}
+    value, last = round(value, 4), before.get(name, "")
+    change = f"{value - last:+.4f}" if isinstance(last, float) and value != last else ""
+    return {"metric": name, "value": value, "last run": last, "change": change}
+
+
+def pictures_artifact(folder: Path, deployment: str) -> None:
+    """Show the sheet of detections and the curves of results/pictures, small, in the artifact DEPLOYMENT-pictures.
+
+    Prefect's pages show no files of this machine, but pictures that are in the text of an artifact.
+    """
+    key = f"{_slug(deployment)}-pictures"
+    parts = ["The files in their full size: `results/pictures`"]
+    for name in PICTURES:
+        data = base64.b64encode(small_jpeg(folder / RESULTS / "pictures" / f"{name}.png")).decode()
+        parts.append(f"## {name.replace('_', ' ').capitalize()}\n\n![{name}](data:image/jpeg;base64,{data})")
+    with _api_errors_told(key):
+        create_markdown_artifact("\n\n".join(parts), key, "detections and curves")
+
+
+def small_jpeg(path: Path) -> bytes:
+    """Return a picture as a JPEG of at most WIDTH pixels in width and MAX_BYTES."""
+    import cv2
+
+    picture = cv2.imread(str(path))
+    assert picture is not None, path
+    width = min(WIDTH, picture.shape[1])
+    while True:
+        size = (width, max(1, round(picture.shape[0] * width / picture.shape[1])))
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        data: bytes = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+        if len(data) <= MAX_BYTES:
+            return data
+        width = width * 4 // 5
+
+
+def summary_artifact(run: RunEnd) -> None:
+    """Show `summary` in the artifact DEPLOYMENT-summary."""
+    key = f"{_slug(run.deployment)}-summary"
+    with _api_errors_told(key):
+        create_markdown_artifact(summary(run), key, run.outcome)
+
+
+def summary(run: RunEnd) -> str:
+    """Return as Markdown what a run was, what came out, how long its stages took, and the commands to look further."""
+    place = run.place.absolute()
+    facts: dict[str, str] = {}
+    if run.has("evaluate"):
+        metrics = _read(run.folder, "metrics.json")
+        facts |= {"AP": f"{metrics['AP']:.4f}", "AP50": f"{metrics['AP50']:.4f}"}
+    if run.has("train"):
+        facts["trained on"] = _device(run.folder / RESULTS / "log.txt")
+    if run.has("benchmark"):
+        rates = _read(run.folder, "perf.json")["img_per_s"]
+        facts |= {f"{name} alone": f"{rate:g} img/s" for name, rate in rates.items()}
+    facts |= {
+        "recipe": f"`{run.recipe}`" if run.recipe else "none: params.yaml as it was",
+        "overrides": f"`{json.dumps(dict(run.overrides))}`" if run.overrides else "none",
+        "outcome": run.outcome,
+        "commit": f"`{run.commit}`",
+        "model": f"`{place / MODEL}`",
+        "results": f"`{place / RESULTS}`",
+    }
+    table = "".join(f"| {name} | {_cell(fact)} |\n" for name, fact in facts.items())
+    stages = "".join(f"| {stage.name} | {stage.state} | {minutes(stage.seconds)} |\n" for stage in run.stages)
+    speed = "".join(f"- {line}\n" for line in _speed(run.folder)) if run.has("performance") else ""
+    return (
+        f"# {run.name}\n\n|  |  |\n|---|---|\n{table}\n"
+        + f"## Speed of training\n\n{speed}\n" * bool(speed)
+        + f"## Stages\n\n| stage | state | minutes:seconds |\n|---|---|---|\n{stages}\n"
+        + f"## Look further\n\n```sh\ncd {shlex.quote(str(place))}\ndvc exp show\ndvc metrics diff\n"
+        + f"m2det info {MODEL}\nm2det detect IMAGE --weights {MODEL} --out drawn\n```\n"
+    )
+
+
+def _cell(text: str) -> str:
+    """Return text for a table's cell, where a bar would begin another."""
+    return text.replace("|", r"\|")
+
+
+def _device(log: Path) -> str:
+    """Return what the last start of a training wrote on its device into its log."""
+    return re.findall(r"^device (.+?), processes", log.read_text(), re.MULTILINE)[-1]
+
+
+def _speed(folder: Path) -> list[str]:
+    from m2det.bench.throughput import compare  # imports torch
+
+    return compare(_read(folder, "performance.json")).splitlines()
+
+
+def _read(folder: Path, name: str) -> Any:
+    return json.loads((folder / RESULTS / name).read_text())
+
+
+def _slug(name: str) -> str:
+    """Return a name as Prefect wants a key."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+@contextmanager
+def _api_errors_told(key: str) -> Iterator[None]:
+    try:
+        yield
+    except API_ERRORS as error:
+        get_run_logger().warning("the artifact %s is not shown, since the API fails: %s", key, error)
