@@ -8,8 +8,10 @@ copy becomes an experiment, which flows.apply puts into the working copy.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +21,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed, State
 
 from flows.apply import apply as apply_outcome
+from flows.artifacts import RunEnd, StageEnd, show_end
 from flows.commit import describe_commit
 from flows.devices import hold_devices
 from flows.ending import SIGNALS, stopped
@@ -69,8 +72,9 @@ def m2det(
             write_settings(copy.folder / PARAMS, recipe, overrides)
             rename_run(run_name(recipe, settings, stages, copy.baseline))
             _show(copy, recipe, overrides)
-            ended = _run_stages(copy, stages or STAGES, forced=bool(stages))
-            return ended or Completed(message=_conclude(copy, apply))
+            ended: list[StageEnd] = []
+            early = _run_stages(copy, stages or STAGES, forced=bool(stages), ended=ended)
+            return early or Completed(message=_conclude(copy, recipe, overrides, ended, apply))
     except InputError as error:
         get_run_logger().error(str(error))
         return Failed(message=str(error))
@@ -78,9 +82,15 @@ def m2det(
         return stopped(signal)
 
 
-def _run_stages(copy: RunCopy, stages: Sequence[str], forced: bool) -> State[Any] | None:
-    """Run the preflight and the stages; return the state of the task that ends the run early, if one does."""
-    log = get_run_logger()
+def _run_stages(copy: RunCopy, stages: Sequence[str], forced: bool, ended: list[StageEnd]) -> State[Any] | None:
+    """Run the preflight and the stages; return the state of the task that ends the run early, if one does.
+
+    Args:
+        copy: to run in.
+        stages: in this order.
+        forced: run the last one even if it is up to date.
+        ended: gets the stages that have ended well.
+    """
     folder = str(copy.folder)
     checked = preflight(folder, stages, return_state=True)
     if not checked.is_completed():
@@ -91,12 +101,14 @@ def _run_stages(copy: RunCopy, stages: Sequence[str], forced: bool) -> State[Any
         for stage in stages:
             if stage in ON_DEVICES and machine.device:
                 # from here on to the last stage
-                held.enter_context(hold_devices(machine.device, machine.processes, copy.name, log))
+                held.enter_context(hold_devices(machine.device, machine.processes, copy.name, get_run_logger()))
                 machine = Machine(None, 0)
+            begun = time.monotonic()
             named = reproduce.with_options(name=stage, task_run_name=stage)
             state = named(folder, stage, forced and stage == stages[-1], return_state=True)
             if not state.is_completed():
                 return _early_end(state, copy)
+            ended.append(StageEnd(stage, str(state.name), time.monotonic() - begun))
     return None
 
 
@@ -114,7 +126,9 @@ def _show(copy: RunCopy, recipe: str | None, overrides: dict[str, Any]) -> None:
     create_markdown_artifact(f"```yaml\n{settings}```", key="settings", description=f"params.yaml of {copy.name}")
 
 
-def _conclude(copy: RunCopy, apply: bool) -> str:
+def _conclude(
+    copy: RunCopy, recipe: str | None, overrides: Mapping[str, Any], ended: Sequence[StageEnd], apply: bool
+) -> str:
     """Make the copy an experiment, put its outcome into the working copy if asked to, and say what was done."""
     commit = copy.commit()
     copy.save(commit, copy.name)
@@ -127,6 +141,8 @@ def _conclude(copy: RunCopy, apply: bool) -> str:
             said = f"experiment {copy.name}, put into the working copy"
         except InputError as error:
             said = f"not put into the working copy: {error}; {said}"
-    remove(RUNS / copy.name)
     get_run_logger().info(said)
+    name = deployment.name or "m2det"
+    show_end(RunEnd(copy.name, name, recipe, overrides, commit, ended, copy.folder, Path(), said))
+    remove(RUNS / copy.name)
     return said

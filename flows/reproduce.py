@@ -16,18 +16,18 @@ from prefect.states import Failed, State
 
 from flows.ending import SIGNALS, stopped
 from flows.log import is_advice, task_log
+from flows.progress import progress_artifact
 from flows.stage import PLAIN
 from m2det.distributed.children import relay_child
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def reproduce(folder: str, stage: str, forced: bool) -> State[None] | None:
-    """Bring one stage's outputs in the run's copy up to date; forced, run it in any case."""
-    return _dvc("--cd", folder, "repro", "--single-item", *["--force"] * forced, stage)
+    """Bring one stage's outputs in the run's copy up to date; forced, run it in any case.
 
-
-def _dvc(*arguments: str) -> State[None] | None:
-    """Run DVC with its output in this task's log; return a failed state with the stage's error."""
+    Returns:
+        A failed state with the stage's error, or the state of a stage that a signal has ended.
+    """
     log = task_log()
     lines: deque[str] = deque(maxlen=20)
 
@@ -36,14 +36,17 @@ def _dvc(*arguments: str) -> State[None] | None:
             log.info("%s", line)
             lines.append(line)
 
-    environment = os.environ | {
+    command = [sys.executable, "-m", "dvc", "--cd", folder, "repro", "--single-item", *["--force"] * forced, stage]
+    environment = {
+        **os.environ,
         PLAIN: "1",
         # the stages' commands say `python`: this one
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
     }
     try:
-        relay_child([sys.executable, "-m", "dvc", *arguments], write, env=environment)
+        with progress_artifact(stage, Path(folder).parent / "progress.json") as reports:
+            relay_child(command, write, env={**environment, **reports})
     except subprocess.CalledProcessError:
         return Failed(message=failure(lines))
     except SIGNALS as signal:

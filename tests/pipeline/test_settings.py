@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prefect.logging import disable_run_logger
 
 from flows.parameters import check_stages
 from flows.pipeline import m2det
@@ -156,7 +157,8 @@ def test_comments_stay_and_those_inside_a_replaced_list_go(folder):
 )
 def test_the_flow_fails_with_the_sentence_before_any_task(folder, parameters, message):
     before = (folder / "params.yaml").read_bytes()
-    state = m2det.fn(**parameters)
+    with disable_run_logger():
+        state = m2det.fn(**parameters)
     assert state.is_failed() and state.message.startswith(message.format(folder=folder)) and "\n" not in state.message
     assert (folder / "params.yaml").read_bytes() == before and [path.name for path in folder.iterdir()] == [
         "params.yaml"
