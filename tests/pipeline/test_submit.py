@@ -1,7 +1,7 @@
 """On a real server: mistakes are refused when a run is submitted, and a run says what it is."""
 
-import json
 import subprocess
+from urllib.error import HTTPError
 
 import pytest
 
@@ -24,18 +24,13 @@ def test_a_mistake_is_refused_when_the_run_is_submitted(service, tmp_path):
     service.command(tmp_path, "prefect", "--no-prompt", "deploy", "--all")
     right = {"stages": ["data"], "overrides": {"epochs": 3, "train": {"lr": 1}}, "apply": False}
     run = service.run(tmp_path, **right)
-    for wrong, sentence in (
-        ({"overrides": {"epoch": 3}}, "Additional properties are not allowed ('epoch' was unexpected)"),
-        ({"overrides": {"train": {"lr": "0.1"}}}, "Validation failed for field 'overrides.train.lr'"),
-        ({"overrides": {"epochs": 0}}, "0 is less than the minimum of 1"),
-        ({"recipe": "coco"}, "Validation failed for field 'recipe'"),
-        ({"only": ["data"]}, "parameters are available on the deployment: recipe, stages, overrides, apply"),
-    ):
-        command = ["prefect", "deployment", "run", "m2det/digits", "--params", json.dumps(wrong)]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=service.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 1 and sentence in " ".join((done.stdout + done.stderr).split()), done
+    command = ["prefect", "deployment", "run", "m2det/digits", "-p", 'overrides={"epoch": 3}']
+    done = subprocess.run(command, cwd=tmp_path, env=service.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "not allowed ('epoch' was unexpected)" in " ".join(done.stdout.split()), done
+    deployment = service.get("deployments/name/m2det/digits")["id"]
+    for wrong in ({"overrides": {"train": {"lr": "0.1"}}}, {"overrides": {"epochs": 0}}, {"recipe": "coco"}):
+        with pytest.raises(HTTPError, match="409"):
+            service.get(f"deployments/{deployment}/create_flow_run", {"parameters": wrong})
     assert service.ended(run)[0] == "COMPLETED"
     shown = service.get(f"flow_runs/{run}")
     commit = service.command(tmp_path, "git", "rev-parse", "HEAD")[:6]
