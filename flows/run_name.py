@@ -18,8 +18,9 @@ def run_name(recipe: str | None, settings: Mapping[str, Any], stages: Sequence[s
         stages: that the run was asked for; empty for all.
         commit: of the working copy.
     """
-    length = f"{settings['train']['max_steps']} steps" if settings["train"]["max_steps"] else ""
-    training = length or f"{settings['epochs']} epoch{'s'[: settings['epochs'] > 1]}"
+    steps = settings["train"]["max_steps"]
+    count, unit = (steps, "step") if steps else (settings["epochs"], "epoch")
+    training = f"{count} {unit}{'s'[: count > 1]}"
     what = training if "train" in (stages or ["train"]) else stages[-1]
     return f"{recipe or 'params.yaml'} {what}, {commit[:6]}"
 

@@ -60,7 +60,10 @@ def preflight(params: Params, stages: Sequence[str]) -> Preflight:
     if "weights" in running:
         check(lambda: check_weights(params))
     if running & {"train", "evaluate", "benchmark", "performance"}:
-        check(lambda: check_machine(params, running, found))
+        check(lambda: choose_machine(params, found))
+    if found.processes:
+        for look in machine_checks(params, running, found.processes):
+            check(look)
     check(lambda: check_room(params, running - {"pack"} if missing else running))
     return found
 
@@ -130,36 +133,44 @@ def check_weights(params: Params) -> None:
         check_sha256(path, settings.sha256, str(path), CORRECT)
 
 
-def check_machine(params: Params, stages: Collection[str], found: Preflight) -> None:
-    """Fill in device and processes. Raise InputError if the machine cannot run the stages as the parameters say."""
+def choose_machine(params: Params, found: Preflight) -> None:
+    """Fill in device and processes. Raise InputError if the machine does not have them."""
+    from m2det.device import choose_device
+    from m2det.distributed.launch import count_processes
+
+    found.device = choose_device(params.run.device).type
+    found.processes = count_processes(params)
+
+
+def machine_checks(params: Params, stages: Collection[str], processes: int) -> list[Callable[[], Any]]:
+    """Return functions that raise InputError if the device cannot compute as the parameters say."""
     from torch import nn
 
     from m2det.device import choose_device, compile_model, convert_sync_bn
     from m2det.distributed.cores import check_workers
-    from m2det.distributed.launch import count_processes
     from m2det.model import get_config
     from m2det.train.build import make_precision
     from m2det.train.graph import check_graph
     from m2det.train.optim import check_training_batch
 
-    device = choose_device(params.run.device)
-    found.device = device.type
-    found.processes = count_processes(params)
-    if "benchmark" in stages:
-        check_workers(params, 1)
+    device, run, train = choose_device(params.run.device), params.run, params.train
     if not {"train", "performance"} & {*stages}:
-        return
-    check_workers(params, found.processes)
-    params.train.accumulation(found.processes)
-    config = get_config(params.model.name, **params.model.all_overrides)
-    check_training_batch(config, params.train.microbatch, "train.microbatch")
-    make_precision(params.precision, device)
-    if params.run.graph:
-        check_graph(params.train, params.precision, params.run.compile, device, found.processes)
-    if params.run.compile:
-        compile_model(nn.Identity(), device)
-    if params.train.sync_bn:
-        convert_sync_bn(nn.Identity(), device)
+        return [lambda: check_workers(params, 1)] if "benchmark" in stages else []
+
+    def check_microbatch() -> None:
+        check_training_batch(
+            get_config(params.model.name, **params.model.all_overrides), train.microbatch, "train.microbatch"
+        )
+
+    return [
+        lambda: check_workers(params, processes),
+        lambda: train.accumulation(processes),
+        check_microbatch,
+        lambda: make_precision(params.precision, device),
+        *[lambda: check_graph(train, params.precision, run.compile, device, processes)] * run.graph,
+        *[lambda: compile_model(nn.Identity(), device)] * run.compile,
+        *[lambda: convert_sync_bn(nn.Identity(), device)] * train.sync_bn,
+    ]
 
 
 def check_room(params: Params, stages: Collection[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from m2det.cli.main import main
 from m2det.config import parameter_keys
 from m2det.config.recipes import recipe_names
-from m2det_prefect import deployments
+from m2det_prefect import deployments, full_names
 
 ROOT = Path(__file__).parents[1]
 SITE = sorted((ROOT / "docs").rglob("*.md"))  # two of them are links to files of the root folder
@@ -48,7 +48,7 @@ def broken_links(page: Path) -> list[str]:
 def missing_paths(text: str) -> list[str]:
     """Return the paths in backticks under the project's folders that do not exist."""
     named = [span for span in code_spans(text) if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./-]*", span)]
-    flows = [f"m2det/{entry['name']}" for entry in deployments(ROOT / "prefect.yaml")]
+    flows = full_names(deployments(ROOT / "prefect.yaml")).values()
     return [span for span in named if span not in flows and not (ROOT / span).exists()]
 
 
