@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from m2det.errors import InputError
 
@@ -47,6 +46,8 @@ def refuse_another_server(url: str) -> None:
                 f"{where} sets the Prefect server {other}, but `make prefect` starts one at {url}: remove that setting "
                 f"(a profile: export PREFECT_PROFILE=ephemeral), or use that server, as docs/pipeline.md says"
             )
+    from urllib.request import getproxies, proxy_bypass  # 0.1 s, which stages save
+
     host = urlsplit(url).hostname or ""
     if "http" in getproxies() and not proxy_bypass(host):
         raise InputError(f"http_proxy is set, and Prefect would ask the proxy for {url}: export no_proxy={host}")
