@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from m2det.errors import InputError
 
 URL = "PREFECT_API_URL"
 TOML = Path("prefect.toml")
@@ -33,6 +36,21 @@ def api_sources() -> Iterator[tuple[str, str]]:
     name = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
     found.append((f"profile {name} of {path}", _table(profiles, "profiles", str(name)).get(URL)))
     yield from ((where, url) for where, url in found if url is not None)
+
+
+def refuse_another_server(url: str) -> None:
+    """Raise InputError if a setting names another server than that at `url`, or a proxy stands before that one."""
+    for where, other in api_sources():
+        if other not in ("", url):
+            raise InputError(
+                f"{where} sets the Prefect server {other}, but `make prefect` starts one at {url}: remove that setting "
+                f"(a profile: export PREFECT_PROFILE=ephemeral), or use that server, as docs/pipeline.md says"
+            )
+    from urllib.request import getproxies, proxy_bypass  # 0.1 s, which stages save
+
+    host = urlsplit(url).hostname or ""
+    if "http" in getproxies() and not proxy_bypass(host):
+        raise InputError(f"http_proxy is set, and Prefect would ask the proxy for {url}: export no_proxy={host}")
 
 
 def _profiles_path(pyproject: dict[str, Any]) -> Path:

@@ -42,20 +42,20 @@ class Server:
         beats = [worker["last_heartbeat_time"] for worker in workers]
         return any(datetime.fromisoformat(beat) >= since for beat in beats if beat)
 
-    def active_runs(self) -> list[dict[str, Any]]:
-        """Return the flow runs that a worker has, and the runs below them; at most 200, Prefect's limit."""
-        return self._runs({"state": {"type": {"any_": ACTIVE}}})
+    def active_runs(self, deployed: bool = False) -> list[dict[str, Any]]:
+        """Return the flow runs that are at work, or those of deployments alone; at most 200, Prefect's limit."""
+        deployments = {"deployment_id": {"is_null_": False}} if deployed else {}
+        runs = self._send(
+            "POST", "flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ACTIVE}}, **deployments}}
+        )
+        assert isinstance(runs, list)
+        return runs
 
     def set_state(self, runs: Sequence[dict[str, Any]], state: str, message: str) -> None:
         """Set the state of flow runs, by the type of the state."""
         for run in runs:
             body = {"state": {"type": state, "message": message}, "force": state == "CRASHED"}
             self._send("POST", f"flow_runs/{run['id']}/set_state", body)
-
-    def _runs(self, conditions: dict[str, Any]) -> list[dict[str, Any]]:
-        runs = self._send("POST", "flow_runs/filter", {"flow_runs": conditions})
-        assert isinstance(runs, list)
-        return runs
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()

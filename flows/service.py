@@ -12,14 +12,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from flows.api import TOML, api_sources
+from flows.api import TOML, refuse_another_server
 from flows.rest import Server
 from m2det.distributed.children import stage_process
 from m2det.distributed.lifetime import die_with_parent
@@ -56,13 +55,14 @@ def serve(port: int) -> None:
         start = partial(_child, environment=environment)
         processes = {"server": ending.enter_context(start("server", "start", "--host", HOST, "--port", str(port)))}
         _wait(server.is_healthy, processes)
-        server.set_state(server.active_runs(), "CRASHED", "`make prefect` was killed while this run was at work")
+        _crash_runs(server)
+        ending.callback(_crash_runs, server)
         if not server.has_pool(POOL):
             _call(environment, "work-pool", "create", POOL, "--type", "process")
         since = datetime.now(UTC)
         worker = ("worker", "start", "--pool", POOL, "--name", POOL, "--limit", str(MAX_RUNS))
         processes["worker"] = ending.enter_context(start(*worker, terminal=True))
-        ending.callback(_cancel_runs, server)
+        ending.callback(_cancel_runs, server, processes["worker"])
         _call(environment, "--no-prompt", "deploy", "--all")
         _wait(lambda: server.has_worker(POOL, since), processes)
         ending.callback(TOML.unlink)
@@ -70,18 +70,6 @@ def serve(port: int) -> None:
         print(f"ready: http://{HOST}:{port} shows deployments and runs. In another terminal, in this folder:")
         print("  prefect deployment run digits\nCtrl-C here cancels what runs and ends all.", flush=True)
         _wait(lambda: False, processes)
-
-
-def refuse_another_server(url: str) -> None:
-    """Raise InputError if a setting of Prefect's names a server, and another one than `url`."""
-    for where, other in api_sources():
-        if other not in ("", url):
-            raise InputError(
-                f"{where} sets the Prefect server {other}, but `make prefect` starts one at {url}: remove that setting "
-                f"(a profile: export PREFECT_PROFILE=ephemeral), or use that server, as docs/pipeline.md says"
-            )
-    if "http" in urllib.request.getproxies() and not urllib.request.proxy_bypass(HOST):
-        raise InputError(f"http_proxy is set, and Prefect would ask the proxy for {url}: export no_proxy={HOST}")
 
 
 def refuse_used_port(port: int) -> None:
@@ -173,17 +161,23 @@ def _has_terminal() -> bool:
     return True
 
 
-def _cancel_runs(server: Server) -> None:
+def _cancel_runs(server: Server, worker: subprocess.Popen[bytes]) -> None:
     """Cancel what the worker runs and wait for it: a worker that ends would kill its runs, which stay RUNNING."""
-    print(f"stopping; runs have {RUN_GRACE:g} s to save their work (Ctrl-C again: none)", flush=True)
     deadline = time.monotonic() + RUN_GRACE
     try:
-        runs = [run for run in server.active_runs() if run["deployment_id"]]
+        runs = server.active_runs(deployed=True)
+        print(f"stopping; {len(runs)} runs have {RUN_GRACE:g} s to save their work (Ctrl-C again: none)", flush=True)
         server.set_state(runs, "CANCELLING", "`make prefect` was stopped")
-        while server.active_runs() and time.monotonic() < deadline:
+        while server.active_runs(deployed=True) and worker.poll() is None and time.monotonic() < deadline:
             time.sleep(0.3)
     except OSError as error:
-        print(f"the server does not record how runs end: {error}", flush=True)
+        print(f"the server has not recorded how runs end: {error}", flush=True)
+
+
+def _crash_runs(server: Server) -> None:
+    """Set the state of runs whose worker has ended."""
+    if server.is_healthy():
+        server.set_state(server.active_runs(), "CRASHED", "`make prefect` was stopped while this run was at work")
 
 
 if __name__ == "__main__":

@@ -117,8 +117,8 @@ def _run_tracked(name: str, steps: tuple[Step, ...]) -> None:
     with get_client(sync_client=True) as client:
         if client.api_healthcheck() is not None:
             raise InputError(
-                f"the Prefect API at {client.api_url} does not answer: start it (`prefect server start`) or go "
-                "without it (`unset PREFECT_API_URL`; if a profile sets it, `export PREFECT_PROFILE=ephemeral`)"
+                f"the Prefect API at {client.api_url} does not answer: start it (`make prefect` in another terminal), "
+                "or go without it (`export PREFECT_API_URL=`)"
             )
     final = run_flow_sync(stage, return_type="state")
     if errors:

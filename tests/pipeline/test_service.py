@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.service import port_number, refuse_another_server, refuse_used_port
+from flows.api import refuse_another_server
+from flows.service import port_number, refuse_used_port
 from m2det.errors import InputError
 from m2det_prefect import check_server
+from tests.conftest import ROOT
 from tests.pipeline.toy import Toy
 from tests.processes import gone
 
@@ -77,6 +79,24 @@ def test_a_run_without_a_server_is_refused_in_one_sentence(url, said):
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit, match=said) as ended:
         check_server("m2det")
     assert "`make prefect`" in str(ended.value)
+
+
+@pytest.mark.slow
+def test_a_stage_without_its_server_says_how_to_go_on():
+    """As after `kill -9` of `make prefect`, which leaves its prefect.toml."""
+    code = "from flows.stage import run_stage; run_stage('trial', lambda: print('works'))"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    for url, code_of_exit, said in (("http://127.0.0.1:1/api", 1, "export PREFECT_API_URL="), ("", 0, "works")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environment | {"PREFECT_API_URL": url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code_of_exit and said in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
 
 
 class Service:
@@ -159,6 +179,7 @@ def test_one_command_starts_all_and_its_end_ends_all(tmp_path, number):
         service.process.wait(ENDED)
     assert left.exists() == (number == signal.SIGKILL)
     with sqlite3.connect(toy.folder / ".prefect/prefect.db") as database:
-        states = database.execute("SELECT id, state_type FROM flow_run WHERE deployment_id IS NOT NULL").fetchall()
-    assert states == [(run, "CANCELLED" if number == signal.SIGINT else "RUNNING")], service.log.read_text()
+        states = dict(database.execute("SELECT id, state_type FROM flow_run"))
+    assert states.pop(run) == ("CANCELLED" if number == signal.SIGINT else "RUNNING"), service.log.read_text()
+    assert number == signal.SIGKILL or set(states.values()) == {"CRASHED"}, "the run below it, of the stage"
     assert not (home / ".prefect/prefect.db").exists()
