@@ -164,10 +164,11 @@ def test_a_page_shows_the_progress_and_the_end_of_a_run(tmp_path, monkeypatch):
 
 def test_an_api_that_is_away_is_told_once_and_ends_no_stage(tmp_path, monkeypatch):
     """When it is back, the progress ends where the stage has ended, though the next one runs."""
-    said, shown, back, done = [], [], Event(), Event()
+    said, refused, shown, back, done = [], [], [], Event(), Event()
 
     def create(percent: float, key: str, text: str) -> UUID:
         if not back.is_set():
+            refused.append(percent)
             raise httpx.ConnectError("refused")
         shown.append((percent, key, text))
         done.set()
@@ -188,6 +189,8 @@ def test_an_api_that_is_away_is_told_once_and_ends_no_stage(tmp_path, monkeypatc
         while not said:
             time.sleep(0.01)
     with progress.progress_artifact("evaluate", tmp_path):
+        while 100.0 not in refused:
+            time.sleep(0.01)
         back.set()
         assert done.wait(10)
     assert said == ["the progress of train is not shown while the API fails: refused"]
