@@ -184,8 +184,9 @@ def _cell(text: str) -> str:
 
 
 def _device(log: Path) -> str:
-    """Return what the last start of a training wrote on its device into its log."""
-    return re.findall(r"^device (.+?), processes", log.read_text(), re.MULTILINE)[-1]
+    """Return what the last start of a training wrote on its device and processes into its log."""
+    device, processes = re.findall(r"^device (.+?), processes \(world size\) (\d+)", log.read_text(), re.MULTILINE)[-1]
+    return f"{device}, {processes} {'process' if processes == '1' else 'processes'}"
 
 
 def _speed(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -24,7 +25,7 @@ LAST_UPDATE_SECONDS = 15.0  # at most, when a stage has ended: the run waits for
 
 
 @contextmanager
-def progress_artifact(stage: str, file: Path) -> Iterator[Mapping[str, str]]:
+def progress_artifact(stage: str, folder: Path) -> Iterator[dict[str, str]]:
     """Show the progress of a stage while the block runs, as the artifact STAGE-progress of this task run.
 
     The artifact appears with the stage's first report, which not every stage makes, and ends at 100 unless the block
@@ -32,18 +33,20 @@ def progress_artifact(stage: str, file: Path) -> Iterator[Mapping[str, str]]:
 
     Args:
         stage: its name.
-        file: where the stage's process is to write its progress; an old one is removed.
+        folder: where the stage's process is to write its progress, into STAGE-progress.json; an old one is removed.
 
     Yields:
         The environment variable that the stage's process needs.
     """
+    # a file of its own: after an outage of the API the artifact may read it while the next stage runs
+    file = folder.absolute() / f"{stage}-progress.json"
     file.unlink(missing_ok=True)
     artifact = _Artifact(stage, file)
     context = copy_context()  # of this task run, to which the artifact belongs
     thread = Thread(target=context.run, args=(artifact.follow,), name=f"progress of {stage}", daemon=True)
     thread.start()
     try:
-        yield {VARIABLE: str(file.absolute())}
+        yield {VARIABLE: str(file)}
         artifact.succeeded = True
     finally:
         artifact.ended.set()
@@ -82,15 +85,18 @@ class _Artifact:
         self._told = False
 
     def follow(self) -> None:
-        """Show what the file holds, every few seconds, until the stage has ended."""
+        """Show what the file holds, every few seconds, until the stage has ended; then its end."""
         while not self.ended.wait(SECONDS):
             if self._file.exists():
                 content = json.loads(self._file.read_text())
                 self._show(100 * content["done"] / content["total"], describe(content))
         if self.succeeded and self._file.exists():
-            self._show(100.0, describe_end(json.loads(self._file.read_text())))
+            text = describe_end(json.loads(self._file.read_text()))
+            while not self._show(100.0, text):
+                time.sleep(SECONDS)
 
-    def _show(self, percent: float, text: str) -> None:
+    def _show(self, percent: float, text: str) -> bool:
+        """Return whether the API has taken it."""
         try:
             if self._id is None:
                 made = create_progress_artifact(round(percent, 1), f"{self._stage}-progress", text)
@@ -102,3 +108,5 @@ class _Artifact:
             if not self._told:
                 self._log.warning("the progress of %s is not shown while the API fails: %s", self._stage, error)
             self._told = True
+            return False
+        return True

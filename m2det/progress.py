@@ -118,13 +118,13 @@ class ProgressFile:
         """Choose what is the same in all contents; `stage` is "" for a job that must not write."""
         self._path = os.environ.get(VARIABLE, "") if stage else ""
         self._same = {"stage": stage, "unit": unit, "total": total}
+        self._total = total
         self._next = 0.0
         self._failed = False
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the content is old enough to be replaced."""
-        return bool(self._path) and time.perf_counter() >= self._next
+    def is_due(self, done: int) -> bool:
+        """Return whether the content is old enough to be replaced, or all is done."""
+        return bool(self._path) and (time.perf_counter() >= self._next or done == self._total)
 
     def write(self, doing: str, done: int, speed: tuple[float, float], **values: float) -> None:
         """Replace the content; a reader sees the old one or the new one.
@@ -191,7 +191,7 @@ class ImageProgress(Progress):
         self._done += images
         self._pace.lap()
         self._bar.update(images)
-        if self._file.is_due:
+        if self._file.is_due(self._done):
             self._file.write(self._title, self._done, self._pace.speed(self._done))
         if self._pace.is_line_due and self._bar.disable:
             rate, remaining = self._pace.end_line(self._done)

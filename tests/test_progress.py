@@ -73,15 +73,17 @@ def test_the_file_has_what_a_page_shows(clock, tmp_path, monkeypatch):
         for _ in range(40):
             clock.now += 0.5
             progress.advance()
-    assert read(tmp_path) == {
-        "stage": "pack",
-        "doing": "packing train",
-        "done": 31,  # of second 15.5: the file is not written with every image
-        "total": 100,
-        "unit": "images",
-        "img_s": 2.0,
-        "eta_s": 34,
-    }
+        assert read(tmp_path) == {
+            "stage": "pack",
+            "doing": "packing train",
+            "done": 31,  # of second 15.5: the file is not written with every image
+            "total": 100,
+            "unit": "images",
+            "img_s": 2.0,
+            "eta_s": 34,
+        }
+        progress.advance(60)
+    assert read(tmp_path)["done"] == 100, "the end, however soon it comes"
     assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
 
 

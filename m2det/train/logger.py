@@ -90,7 +90,7 @@ class TrainingLog:
         self._step += 1
         self._new_steps += 1
         self._bar.update()
-        if self._progress_file.is_due:
+        if self._progress_file.is_due(self._step):
             self._progress_file.write("training", self._step, self._pace.speed(self._step), **self._known)
 
     def paused(self) -> AbstractContextManager[None]:

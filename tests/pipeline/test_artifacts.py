@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
+from uuid import UUID, uuid4
 
 import cv2
 import httpx
@@ -17,6 +19,8 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts, progress
 from flows.artifacts import RunEnd, StageEnd, show_end, small_jpeg, summary
+from m2det.files.whole import write_whole
+from m2det.progress import VARIABLE
 from tests.conftest import ROOT
 
 METRICS = {"AP": 0.5, "AP50": 0.75, "AP75": 0.6, "APs": -1.0, "APm": 0.4, "APl": 0.6, "AR1": 0.3, "AP/cat": 0.5}
@@ -78,7 +82,7 @@ def test_a_summary_says_what_came_out_and_how_to_go_on(tmp_path):
     text = summary(run_end(results(tmp_path)))
     for line in (
         "| AP | 0.5000 |",
-        "| trained on | npu (Ascend910B2) |",
+        "| trained on | npu (Ascend910B2), 8 processes |",
         "| loader alone | 900 img/s |",
         '| overrides | `{"train.lr": 0.1}` |',
         "| model | `/where my/project/models/m2det.safetensors` |",
@@ -112,7 +116,7 @@ def test_a_page_shows_the_progress_and_the_end_of_a_run(tmp_path, monkeypatch):
 
     @task(cache_policy=NO_CACHE)
     def pack(folder: Path) -> None:
-        with progress.progress_artifact("pack", folder / "progress.json") as variable:
+        with progress.progress_artifact("pack", folder) as variable:
             command = [sys.executable, "-c", JOB, str(folder / "go")]
             process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variable)
             deadline = time.monotonic() + 60
@@ -158,22 +162,36 @@ def test_a_page_shows_the_progress_and_the_end_of_a_run(tmp_path, monkeypatch):
     assert by_key["train-8p-summary"][0].data.startswith("# Train-8p-1a2b3c4d\n")
 
 
-def test_an_api_that_fails_is_told_once_and_ends_no_stage(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise httpx.ConnectError("refused")
+def test_an_api_that_is_away_is_told_once_and_ends_no_stage(tmp_path, monkeypatch):
+    """When it is back, the progress ends where the stage has ended, though the next one runs."""
+    said, refused, shown, back, done = [], [], [], Event(), Event()
 
-    said = []
+    def create(percent: float, key: str, text: str) -> UUID:
+        if not back.is_set():
+            refused.append(percent)
+            raise httpx.ConnectError("refused")
+        shown.append((percent, key, text))
+        done.set()
+        return uuid4()
 
     class Log:
         def warning(self, text, *values):
             said.append(text % values)
 
-    monkeypatch.setattr(progress, "SECONDS", 0.01)
-    monkeypatch.setattr(progress, "create_progress_artifact", refuse)
+    monkeypatch.setattr(progress, "SECONDS", 0.02)
+    monkeypatch.setattr(progress, "LAST_UPDATE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "create_progress_artifact", create)
     monkeypatch.setattr(progress, "get_run_logger", Log)
     content = {"doing": "training", "done": 1, "total": 4, "unit": "steps", "img_s": 5.0, "eta_s": 61, "loss": 3.25}
     assert progress.describe(content) == "training: 1 of 4 steps, 5.00 img/s, eta 1:01, loss 3.250"
-    with progress.progress_artifact("train", tmp_path / "progress.json"):
-        (tmp_path / "progress.json").write_text(json.dumps(content))
-        time.sleep(0.5)
+    with progress.progress_artifact("train", tmp_path) as variable:
+        write_whole(Path(variable[VARIABLE]), json.dumps(content))
+        while not said:
+            time.sleep(0.01)
+    with progress.progress_artifact("evaluate", tmp_path):
+        while 100.0 not in refused:
+            time.sleep(0.01)
+        back.set()
+        assert done.wait(10)
     assert said == ["the progress of train is not shown while the API fails: refused"]
+    assert shown == [(100.0, "train-progress", "finished; training: 4 steps, 5.00 img/s at last, loss 3.250")]
