@@ -61,7 +61,7 @@ class Bench:
     def start(self, work: str) -> str:
         """Start a run of a stage alone, wait until it is at work, and return the run."""
         stage, _, processes = work.partition(" ")
-        parameters = {"only": [stage], "overrides": {"run.processes": int(processes or 1)}, "apply": False}
+        parameters = {"stages": [stage], "overrides": {"run": {"processes": int(processes or 1)}}, "apply": False}
         run = self.service.run(self.clone.folder, "m2det/digits", recipe=None, **parameters)
         before = self.step()
         at_work = (lambda: self.step() > before) if stage == "train" else (lambda: self.pids(f"flows.{stage}"))
