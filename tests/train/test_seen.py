@@ -6,7 +6,9 @@ import re
 import pytest
 import torch
 
+from m2det.distributed.group import ALONE
 from m2det.progress import VARIABLE
+from m2det.train.loss_monitor import LossMonitor
 from m2det.train.state import Callbacks
 from tests.training import run, settings
 
@@ -73,3 +75,11 @@ def test_an_evaluation_within_a_training_is_no_silence(material, tmp_path, monke
     run(material, tmp_path, settings(epochs=1, log_every=10**9))
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert any(re.fullmatch(r"evaluating: 1/\d+ images \d+% .* img/s eta \d+:\d\d", line) for line in lines), lines
+
+
+def test_a_line_by_the_clock_reads_nothing_from_an_accelerator():
+    """As torch's device meta, whose values cannot be read."""
+    monitor = LossMonitor(ALONE, torch.device("meta"), str)
+    monitor.update(0, {name: torch.zeros((), device="meta") for name in ("loc", "conf")})
+    monitor.end_step()
+    assert monitor.own_mean() == {}
