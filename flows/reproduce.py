@@ -45,7 +45,7 @@ def reproduce(folder: str, stage: str, forced: bool) -> State[None] | None:
         "PYTHONUNBUFFERED": "1",
     }
     try:
-        with progress_artifact(stage, Path(folder).parent / "progress.json") as reports:
+        with progress_artifact(stage, Path(folder).parent) as reports:
             relay_child(command, write, env={**environment, **reports})
     except subprocess.CalledProcessError:
         return Failed(message=failure(lines))

@@ -64,11 +64,13 @@ def test_a_fresh_clone_runs_digits_whatever_was_tried_before(service, toy):
     assert service.ended(run)[0] == "COMPLETED"
     log = service.whole_log(run)
     assert log.count("train prints") == log.count("train logs") == 1
-    assert service.task_states(run) == {stage: ["PENDING", "RUNNING", "COMPLETED"] for stage in STAGES}
+    assert service.task_states(run) == {name: ["PENDING", "RUNNING", "COMPLETED"] for name in ("preflight", *STAGES)}
     assert not any(line in service.log(run) for line in ("train prints", "train logs")), "the outline is here"
     assert (toy.folder / "benchmark.txt").read_text() == "24\n", "epochs of the recipe"
-    (artifact,) = service.get("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
-    assert "\nepochs: 24 " in artifact["data"]
+    artifacts = {
+        a["key"]: a["data"] for a in service.get("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+    }
+    assert "\nepochs: 24 " in artifacts["settings"] and "| benchmark | Completed |" in artifacts["digits-summary"]
     assert toy.copies() == []
 
     before = toy.state()
