@@ -33,7 +33,8 @@ POOL = "m2det"
 MAX_RUNS = 8  # at the same time
 HOME, LOG = Path(".prefect"), Path(".prefect/log.txt")
 WRITTEN = "# by `make prefect`, which removes this file at its end\n"
-RUN_GRACE, PROCESS_GRACE = 45.0, 15.0  # seconds to end: of all runs, and then of each process
+RUN_GRACE = 45.0  # seconds: Prefect kills a run 30 s after it was cancelled, and then reports that
+PROCESS_GRACE = 15.0  # seconds that the server has to end, and before it the worker
 
 
 def serve(port: int) -> None:
@@ -166,7 +167,7 @@ def _cancel_runs(server: Server, worker: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + RUN_GRACE
     try:
         runs = server.active_runs(deployed=True)
-        print(f"stopping; {len(runs)} runs have {RUN_GRACE:g} s to save their work (Ctrl-C again: none)", flush=True)
+        print(f"stopping; runs at work, which have 30 s to save: {len(runs)} (Ctrl-C again: at once)", flush=True)
         server.set_state(runs, "CANCELLING", "`make prefect` was stopped")
         while server.active_runs(deployed=True) and worker.poll() is None and time.monotonic() < deadline:
             time.sleep(0.3)

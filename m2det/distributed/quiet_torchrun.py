@@ -6,8 +6,10 @@ in the folder. When torchrun or its processes are stopped by a signal, it exits 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from signal import SIGABRT, SIGTERM
 from typing import TYPE_CHECKING
@@ -68,4 +70,16 @@ def report_failure(folder: Path, failures: dict[int, ProcessFailure]) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    code = 0
+    try:
+        main(Path(sys.argv[1]), *sys.argv[2:])
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    # no ordinary exit: signals in quick succession keep torchrun from stopping threads, which that would wait for
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
