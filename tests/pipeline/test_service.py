@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from ruamel.yaml import YAML
 
 from flows.api import refuse_another_server
-from flows.service import port_number, refuse_used_port
+from flows.service import _environment, port_number, refuse_used_port
 from m2det.errors import InputError
 from m2det_prefect import check_server
 from tests.conftest import ROOT
@@ -79,6 +81,14 @@ def test_a_run_without_a_server_is_refused_in_one_sentence(url, said):
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit, match=said) as ended:
         check_server("m2det")
     assert "`make prefect`" in str(ended.value)
+
+
+def test_the_automation_waits_for_more_than_two_heartbeats_of_a_run():
+    for entry in YAML(typ="safe").load(ROOT / "prefect-automations.yaml")["automations"]:
+        trigger = AutomationCore.model_validate(entry).trigger
+        assert isinstance(trigger, EventTrigger)
+        assert trigger.within.total_seconds() > 2 * int(_environment(URL)["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+        assert trigger.after < trigger.expect, "another heartbeat, or the end of the run"
 
 
 @pytest.mark.slow
