@@ -103,6 +103,8 @@ def _environment(url: str) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "PREFECT_API_URL": url,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # for the automation that finds killed runs
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # instead of 10: on one machine it costs nothing, and runs begin at once
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # the same for cancelling
         "PREFECT_PLUGINS_ENABLED": "false",  # ours is for commands that are typed
         "PWD": str(Path.cwd()),  # prefect.yaml names the folder by it
     }

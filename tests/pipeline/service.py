@@ -28,6 +28,9 @@ class Service:
             "PREFECT_API_URL": self.url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
+            "DVC_NO_ANALYTICS": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",  # instead of 10: tests wait less
+            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         self.environment.pop("PYTHONPATH", None)

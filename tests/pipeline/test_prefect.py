@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from flows.pipeline import STAGES
-from tests.pipeline.conftest import SHORT
 from tests.pipeline.service import Service
 from tests.pipeline.toy import Toy
 from tests.processes import gone
@@ -34,25 +33,29 @@ def toy(service, tmp_path):
     return toy
 
 
-def test_the_pipeline_runs_by_the_bare_name_of_its_deployment_and_resumes(service, clone):
-    """A run that is cancelled while it trains leaves nothing but its checkpoints; the next one goes on from there."""
+def test_train_8p_by_its_bare_name_trains_in_eight_processes(service, clone):
+    """As on a server with eight NPUs, by gloo and with a small network on a small data set."""
     if not [e for e in entry_points(group="prefect.plugins") if e.value == "m2det_prefect"]:
         pytest.skip("m2det is not installed, so Prefect does not find its plugin: pip install -e .")
-    clone.edit(SHORT | {"  max_steps: ": "  max_steps: 40", "  save_every: ": "  save_every: 1"})
     service.command(clone.folder, "prefect", "--no-prompt", "deploy", "--all")
-    before = service.command(clone.folder, "git", "status", "--short")
-    run = service.run(clone.folder, "digits", recipe=None)
-    service.wait_until(lambda: any((clone.folder / "models/unfinished").glob("*/step-*.pt")), 200)
-    service.command(clone.folder, "prefect", "flow-run", "cancel", run)
-    assert service.ended(run)[0] == "CANCELLED"
-    assert service.command(clone.folder, "git", "status", "--short") == before
-    run = service.run(clone.folder, "digits", recipe=None)
-    state, message = service.ended(run, 400)
+    tiny = {
+        "epochs": 1,
+        "run": {"device": "cpu", "workers": 0},
+        "data": {"source": "digits"},
+        "weights": {"source": "random"},
+        "model": {"name": "m2det-tiny"},
+        "train": {"batch_size": 16, "microbatch": 2, "max_steps": 2},
+        "benchmark": {"batch_size": 2, "warmup": 1, "steps": 2},
+    }
+    run = service.run(clone.folder, "train-8p", overrides=tiny)
+    state, message = service.ended(run, 500)
     assert state == "COMPLETED" and message.endswith(", put into the working copy"), message
-    assert service.tasks(run)["train"] == "COMPLETED"
-    assert any("resuming at step" in line for line in service.whole_log(run))
+    assert service.task_states(run) == {name: ["PENDING", "RUNNING", "COMPLETED"] for name in ("preflight", *STAGES)}
+    assert any("processes (world size) 8, " in line for line in service.whole_log(run))
+    assert json.loads((clone.folder / "results/performance.json").read_text())["processes"] == 8
     assert "AP50" in json.loads((clone.folder / "results/metrics.json").read_text())
     assert "up to date" in clone.run("dvc", "repro").stdout
+    assert re.search(r"^  processes: auto ", (clone.folder / "params.yaml").read_text(), re.M), "the section run stays"
 
 
 def test_a_fresh_clone_runs_digits_whatever_was_tried_before(service, toy):
