@@ -38,10 +38,11 @@ lint: .venv/installed
 docs: .venv/installed  ## the pages of docs/ as a site in site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
 
-stress: .venv/installed  ## kill trainings and packs at random moments, continue them, compare the bytes; about an hour
+stress: .venv/installed  ## kill trainings, packs and runs of Prefect at random moments, and continue them; about two hours
 	python setup.py -q build_ext --inplace
 	python -m tests.train.disturb
 	python -m tests.data.disturb_pack
+	python -m tests.pipeline.stop_matrix
 
 PORT := 4200
 prefect: .venv/installed  ## Prefect's server, deployments and a worker, until Ctrl-C; another port: make prefect PORT=4201

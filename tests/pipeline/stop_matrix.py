@@ -18,8 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -29,23 +29,16 @@ from tests.pipeline.service import ENDED, Service
 
 WORK = ("pack", "train 1", "train 2", "evaluate")  # the number: of processes
 IMAGES = 3000  # hard links: pack and evaluation take long enough to be stopped
+REPORT_SECONDS = 8  # for a worker or guard that reports late: the state must stay
 GRACE = 40  # seconds: of the stage 10, of DVC's group 20, and what a poll takes
 MARK = "M2DET_STOP_MATRIX"
 
 
-@dataclass(frozen=True)
-class Cause:
-    """A way to stop a run.
-
-    Attributes:
-        act: does it.
-        state: of the run in the end.
-        answered: whether a signal reaches the training, so that it stops with a checkpoint of its last step.
-    """
+class Cause(NamedTuple):
+    """A way to stop a run, and the state that the run has in the end."""
 
     act: Callable[[Bench, str], None]
     state: str
-    answered: bool = True
 
 
 class Bench:
@@ -63,9 +56,11 @@ class Bench:
         stage, _, processes = work.partition(" ")
         parameters = {"stages": [stage], "overrides": {"run": {"processes": int(processes or 1)}}, "apply": False}
         run = self.service.run(self.clone.folder, "m2det/digits", recipe=None, **parameters)
-        before = self.step()
+        before, checkpoints = self.step(), self.checkpoints()
         at_work = (lambda: self.step() > before) if stage == "train" else (lambda: self.pids(f"flows.{stage}"))
         self.service.wait_until(at_work, 120)
+        if stage == "train":
+            assert self.starts()[-1] == max(checkpoints, default=0), "it does not go on from the step of the last stop"
         return run
 
     def step(self) -> int:
@@ -78,6 +73,11 @@ class Bench:
         """The steps from which the unfinished training has started or gone on."""
         logs = list((self.clone.folder / "models/unfinished").glob("*/log.txt"))
         return [int(s) for s in re.findall(r"from step (\d+) of", logs[0].read_text())] if logs else []
+
+    def checkpoints(self) -> list[int]:
+        """The steps of the unfinished training's checkpoints."""
+        files = (self.clone.folder / "models/unfinished").glob("*/step-*.pt")
+        return [int(file.stem.removeprefix("step-")) for file in files]
 
     def pids(self, *words: str) -> list[int]:
         """The processes of runs, of which the command line has one of the words."""
@@ -180,33 +180,25 @@ CAUSES = {
 
 def run_cell(bench: Bench, cause: str, work: str, delay: float) -> str:
     """Stop the work by the cause so many seconds after it has begun; return a line on it, or fail."""
-    expected = CAUSES[cause]
-    before = bench.starts()
+    act, expected = CAUSES[cause]
     run = bench.start(work)
     time.sleep(delay)
     step, begun = bench.step(), time.monotonic()
-    expected.act(bench, run)
+    act(bench, run)
     bench.service.wait_until(lambda: not bench.pids(), GRACE, lambda: f"left: {list(_processes(bench.mark))}")
     gone = time.monotonic() - begun
     bench.service.wait_until(lambda: bench.service.state(run) in ENDED, 60)
     told = time.monotonic() - begun
-    time.sleep(12)  # for those who report late: the state must stay
+    time.sleep(REPORT_SECONDS)
     state, tasks = bench.service.state(run), bench.service.tasks(run)
-    assert state == expected.state, (state, tasks)
-    assert all(task in ENDED for task in tasks.values()), tasks
-    line = f"{cause}, {work}: no process after {gone:.0f} s, {state} after {told:.0f} s, tasks {tasks}"
-    if work.startswith("train"):
-        stops = _checkpoints(bench.clone.folder)
-        assert not expected.answered or stops[-1] >= step, f"stopped at step {step}, checkpoints of {stops}"
-        if before:
-            line += f", went on from step {bench.starts()[-1]}"
-        line += f", stopped at step {step}, checkpoint of {stops[-1] if stops else 'none'}"
-    return line
-
-
-def _checkpoints(folder: Path) -> list[int]:
-    files = (folder / "models/unfinished").glob("*/step-*.pt")
-    return sorted(int(file.stem.removeprefix("step-")) for file in files)
+    assert state == expected, (state, tasks)
+    assert tasks.popitem()[1] == expected and set(tasks.values()) <= {"COMPLETED"}, tasks
+    line = f"| {cause} | {work} | {gone:.0f} s | {state} after {told:.0f} s |"
+    if not work.startswith("train"):
+        return f"{line} | |"
+    checkpoint = max(bench.checkpoints(), default=0)
+    assert checkpoint >= step, f"stopped at step {step}, its last checkpoint has step {checkpoint}"
+    return f"{line} {bench.starts()[-1]} to {checkpoint} | {step} |"
 
 
 def main(seed: int, cells: int | None) -> None:
@@ -215,9 +207,11 @@ def main(seed: int, cells: int | None) -> None:
     rng.shuffle(chosen)
     folder = Path(tempfile.mkdtemp(prefix="m2det-stops-"))
     bench = Bench(folder)
+    print("| cause | stage, processes | no process after | state | from step to checkpoint | step in the log |")
     try:
         for cause, work in chosen[:cells]:
             print(run_cell(bench, cause, work, rng.uniform(0, 3)), flush=True)
+        print(run_cell(bench, "CLI cancel", "train 1", 0), flush=True)  # goes on from the last stop
     finally:
         bench.close()
     shutil.rmtree(folder)

@@ -1,0 +1,25 @@
+"""Runs that are stopped in six ways, drawn by a seed; `python -m tests.pipeline.stop_matrix` tries all of them."""
+
+import random
+
+import pytest
+
+from tests.pipeline.stop_matrix import CAUSES, WORK, Bench, run_cell
+
+pytestmark = pytest.mark.slow
+
+LONG = ("server away 60 s, cancel",)
+SEED = 7  # another one draws other cells
+CELLS = random.Random(SEED).sample([(cause, work) for cause in CAUSES if cause not in LONG for work in WORK], 6)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    bench = Bench(tmp_path_factory.mktemp("stops"))
+    yield bench
+    bench.close()
+
+
+@pytest.mark.parametrize(("cause", "work"), CELLS, ids=str)
+def test_a_run_that_is_stopped_leaves_no_process_a_true_state_and_goes_on(bench, cause, work):
+    print(run_cell(bench, cause, work, delay=1))
