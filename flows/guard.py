@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from prefect.states import State
 
 POLL_SECONDS = 5
-PATIENCE_SECONDS = 10  # for the worker, who does the same where it can, and is told more
-GIVE_UP_SECONDS = 600  # after the end of the process, where the server stays away
+PATIENCE_SECONDS = 10  # for the worker and the run itself, who know more where they can do the same
+GIVE_UP_SECONDS = 120  # after the end of the process, where the server stays away
 
 
 @contextmanager
@@ -52,10 +52,11 @@ def guard(run: UUID, process: int) -> None:
             elif time.monotonic() - cancelled_since > PATIENCE_SECONDS:
                 signal.pidfd_send_signal(handle, signal.SIGTERM)
                 cancelled_since = float("inf")  # one signal is enough: the run's grace has begun
-        time.sleep(POLL_SECONDS)  # the worker may report the same end
-        give_up = time.monotonic() + GIVE_UP_SECONDS
-        while not _conclude(client, run) and time.monotonic() < give_up:
-            time.sleep(POLL_SECONDS)
+        ended = time.monotonic()
+        while not _is_concluded(client, run, by_force=time.monotonic() > ended + PATIENCE_SECONDS):
+            if time.monotonic() > ended + GIVE_UP_SECONDS:
+                return
+            time.sleep(1)
 
 
 def _read(client: SyncPrefectClient, run: UUID) -> FlowRun | None:
@@ -69,8 +70,11 @@ def _read(client: SyncPrefectClient, run: UUID) -> FlowRun | None:
         return None
 
 
-def _conclude(client: SyncPrefectClient, run: UUID) -> bool:
-    """Give a run without a process, and its tasks, a final state; return False while the server does not answer."""
+def _is_concluded(client: SyncPrefectClient, run: UUID, by_force: bool) -> bool:
+    """Return whether a run without a process, and each of its tasks, has a final state; by force, give them one.
+
+    While the server does not answer, the run is not concluded.
+    """
     from httpx import HTTPError
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.exceptions import ObjectNotFound
@@ -79,15 +83,19 @@ def _conclude(client: SyncPrefectClient, run: UUID) -> bool:
     try:
         state = client.read_flow_run(run).state
         assert state is not None, "a process had it"
-        new: State[None] = state
         if not state.is_final():
+            if not by_force:
+                return False
             lost = "the process of this run has ended without a report; the next run goes on from the last checkpoint"
-            new = Cancelled() if state.is_cancelling() else Crashed(message=lost)
-            client.set_flow_run_state(run, new, force=True)
-        for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run]))):
-            if task.state is None or not task.state.is_final():
-                ended: State[None] = Cancelled() if new.is_cancelled() else Crashed(message=new.message)
-                client.set_task_run_state(task.id, ended, force=True)
+            state = Cancelled() if state.is_cancelling() else Crashed(message=lost)
+            client.set_flow_run_state(run, state, force=True)
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
+        open_tasks = [task for task in tasks if task.state is None or not task.state.is_final()]
+        if open_tasks and not by_force:
+            return False
+        for task in open_tasks:
+            ended: State[None] = Cancelled() if state.is_cancelled() else Crashed(message=state.message)
+            client.set_task_run_state(task.id, ended, force=True)
     except ObjectNotFound:  # somebody has deleted the run
         return True
     except HTTPError:
