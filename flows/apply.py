@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from flows.run_copy import OUTCOME, RunCopy, built, dvc, files, git, shaping
+from ruamel.yaml import YAML
+
+from flows.run_copy import OUTCOME, RunCopy, built, dvc, files, git, shaping, working_copy_in_use
 from flows.settings import write_settings
 from m2det.errors import InputError
-from m2det.files.hashing import digest
 from m2det.files.whole import write_whole
 from m2det.files.yaml_file import read_yaml
 from tasks.common import PARAMS
@@ -18,34 +21,52 @@ from tasks.common import PARAMS
 def apply(copy: RunCopy) -> None:
     """Make the working copy hold the outcome of a run; the section `run` of its params.yaml stays.
 
-    Results that are in no commit and no experiment become an experiment first.
+    Settings and results that are in no commit and no experiment become an experiment first.
 
     Raises:
         InputError: the working copy is another than at the start, or in use; all is as before.
     """
-    now = {path: digest(path.read_bytes()) for path in shaping()}
-    if changed := sorted(path for path in now.keys() | copy.hashes if now.get(path) != copy.hashes.get(path)):
-        raise InputError(f"{changed[0]} has changed since the run started")
-    if process := _process_of_dvc():
-        raise InputError(f"DVC runs a stage here, process {process}")
-    if not _is_kept(copy):
-        copy.save(copy.start, f"before-{copy.name}")
-    write_settings(copy.folder / PARAMS, None, {"run": read_yaml(PARAMS)["run"]})
-    before, after = _outcome(Path()), _outcome(copy.folder)
-    try:
-        _put({**dict.fromkeys(before), **after})
-        dvc(Path(), "checkout", "--allow-missing")
-    except BaseException:
-        _put({**dict.fromkeys(after), **before})
-        raise
+    with working_copy_in_use():
+        now = shaping(Path())
+        if changed := sorted(path for path in now.keys() | copy.hashes if now.get(path) != copy.hashes.get(path)):
+            raise InputError(f"{changed[0]} has changed since the run started")
+        if process := _process_of_dvc():
+            raise InputError(f"DVC runs a stage here, process {process}")
+        if not _is_kept(copy):
+            copy.save(copy.start, f"before-{copy.name}")
+        mine = {"run": read_yaml(PARAMS)["run"]}
+        write_settings(copy.folder / PARAMS, None, mine)
+        before, after = _outcome(Path()), _outcome(copy.folder)
+        made = [str(out) for out in _outputs(copy.folder) if (copy.folder / out).exists()]
+        try:
+            _put({**dict.fromkeys(before), **after})
+            dvc(Path(), "checkout", "--allow-missing")  # what this run did not make may be missing
+            dvc(Path(), "checkout", *made)  # and what it made may not
+        except BaseException:
+            _put({**dict.fromkeys(after), **before})
+            with suppress(InputError):  # the first one is told
+                dvc(Path(), "checkout", "--allow-missing")
+            raise
 
 
 def _is_kept(copy: RunCopy) -> bool:
-    """Return whether a commit or an experiment has the working copy's results."""
+    """Return whether a commit or an experiment has the working copy's settings, but for `run`, and its results."""
     commits = [copy.baseline, *git(Path(), "for-each-ref", "--format=%(objectname)", "refs/exps").split()]
-    results = OUTCOME[1:]
-    wanted = git(copy.folder, "ls-tree", "-r", copy.start, "--", *results)
-    return any(git(Path(), "ls-tree", "-r", commit, "--", *results) == wanted for commit in commits)
+    wanted = _kept_by(copy, copy.start)
+    return any(_kept_by(copy, commit) == wanted for commit in commits)
+
+
+def _kept_by(copy: RunCopy, commit: str) -> tuple[str, dict[str, Any]]:
+    results = git(copy.folder, "ls-tree", "-r", commit, "--", *OUTCOME[1:])
+    settings = YAML(typ="safe").load(git(copy.folder, "show", f"{commit}:{PARAMS}"))
+    return results, {key: value for key, value in settings.items() if key != "run"}
+
+
+def _outputs(folder: Path) -> list[Path]:
+    """Return what DVC's cache holds of the stages in dvc.yaml."""
+    stages = read_yaml(folder / "dvc.yaml")["stages"].values()
+    outs = [out for stage in stages for out in stage.get("outs", [])]
+    return [Path(out) for out in outs if isinstance(out, str)]  # one with options is a mapping: cache: false
 
 
 def _process_of_dvc() -> str:

@@ -1,4 +1,4 @@
-"""`python -m flows.guard RUN PID`: see to it that a run ends in Prefect as its process ends here.
+"""`python -m flows.guard RUN PIDFD`: see to it that a run ends in Prefect as its process ends here.
 
 Prefect's worker reports the end of a run and carries out its cancellation, except where the worker is killed, or the
 server is away at that moment: then a run without a process is Running for ever, and a cancelled one goes on. This
@@ -13,61 +13,69 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import FlowRun
     from prefect.states import State
 
 POLL_SECONDS = 5
-PATIENCE_SECONDS = 10  # for the worker and the run itself, who know more where they can do the same
+STOP_PATIENCE_SECONDS = 45  # for the worker: it signals, and kills after 30 s
+REPORT_PATIENCE_SECONDS = 10  # for the worker and the run itself, who know more where they can report the same
 GIVE_UP_SECONDS = 120  # after the end of the process, where the server stays away
 
 
-@contextmanager
-def guarded(run: UUID) -> Iterator[None]:
+def start_guard(run: UUID) -> None:
     """Guard the run, whose process is this one, until this process has ended."""
-    command = [sys.executable, "-m", "flows.guard", str(run), str(os.getpid())]
-    subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    yield
+    handle = os.pidfd_open(os.getpid())  # opened here: a process that has ended has none
+    subprocess.Popen(
+        [sys.executable, "-m", "flows.guard", str(run), str(handle)],
+        pass_fds=[handle],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # a worker waits until all have closed its pipes
+    )
+    os.close(handle)
 
 
-def guard(run: UUID, process: int) -> None:
-    """Stop the process if the run is to be cancelled; give the run a final state when the process has ended."""
+def guard(run: UUID, handle: int) -> None:
+    """Stop the process if the run is to be cancelled; give the run a final state when the process has ended.
+
+    Args:
+        run: its id.
+        handle: pidfd of its process.
+    """
     from prefect import get_client
 
-    handle = os.pidfd_open(process)
-    cancelled_since = None
+    stop_at = None
     with get_client(sync_client=True) as client:
         while not select.select([handle], [], [], POLL_SECONDS)[0]:
-            read = _read(client, run)
-            if read is None or read.state is None or not (read.state.is_cancelling() or read.state.is_final()):
-                cancelled_since = None
-            elif cancelled_since is None:
-                cancelled_since = time.monotonic()
-            elif time.monotonic() - cancelled_since > PATIENCE_SECONDS:
+            if stop_at is None and _is_to_end(client, run):
+                stop_at = time.monotonic() + STOP_PATIENCE_SECONDS
+            elif stop_at is not None and time.monotonic() > stop_at:
                 signal.pidfd_send_signal(handle, signal.SIGTERM)
-                cancelled_since = float("inf")  # one signal is enough: the run's grace has begun
+                stop_at = float("inf")  # a second signal would cut short what the first one has begun
         ended = time.monotonic()
-        while not _is_concluded(client, run, by_force=time.monotonic() > ended + PATIENCE_SECONDS):
+        while not _is_concluded(client, run, by_force=time.monotonic() > ended + REPORT_PATIENCE_SECONDS):
             if time.monotonic() > ended + GIVE_UP_SECONDS:
                 return
             time.sleep(1)
 
 
-def _read(client: SyncPrefectClient, run: UUID) -> FlowRun | None:
-    """Return the run, or None while the server does not answer."""
+def _is_to_end(client: SyncPrefectClient, run: UUID) -> bool:
+    """Return whether somebody has cancelled, ended or deleted the run; False while the server does not answer."""
     from httpx import HTTPError
-    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.exceptions import ObjectNotFound
 
     try:
-        return client.read_flow_run(run)
-    except (HTTPError, PrefectHTTPStatusError):
-        return None
+        state = client.read_flow_run(run).state
+    except ObjectNotFound:
+        return True
+    except HTTPError:
+        return False
+    return state is not None and (state.is_cancelling() or state.is_final())
 
 
 def _is_concluded(client: SyncPrefectClient, run: UUID, by_force: bool) -> bool:

@@ -25,12 +25,12 @@ from flows.artifacts import RunEnd, StageEnd, show_end
 from flows.commit import describe_commit
 from flows.devices import hold_devices
 from flows.ending import SIGNALS, stopped
-from flows.guard import guarded
+from flows.guard import start_guard
 from flows.log import leave_out_repetitions
 from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
 from flows.preflight import Machine, preflight
 from flows.reproduce import reproduce
-from flows.run_copy import OUTCOME, RUNS, RunCopy, git, remove, require_repository, run_copy
+from flows.run_copy import OUTCOME, RunCopy, git, remove, require_repository, run_copy
 from flows.run_name import rename_run, run_name
 from flows.settings import checked_settings, write_settings
 from m2det.errors import InputError
@@ -68,7 +68,8 @@ def m2det(
         require_repository()
         # a name that git takes for an experiment
         name = re.sub(r"[^\w-]+", "-", f"{deployment.name or 'm2det'}-{flow_run.id[:8]}")
-        with guarded(UUID(flow_run.id)), run_copy(name) as copy:
+        start_guard(UUID(flow_run.id))
+        with run_copy(name) as copy:
             write_settings(copy.folder / PARAMS, recipe, overrides)
             rename_run(run_name(recipe, settings, stages, copy.baseline))
             _show(copy, recipe, overrides)
@@ -143,6 +144,9 @@ def _conclude(
             said = f"not put into the working copy: {error}; {said}"
     get_run_logger().info(said)
     name = deployment.name or "m2det"
-    show_end(RunEnd(copy.name, name, recipe, overrides, commit, ended, copy.folder, Path(), said))
-    remove(RUNS / copy.name)
+    try:
+        show_end(RunEnd(copy.name, name, recipe, overrides, commit, ended, copy.folder, Path(), said))
+    except Exception:
+        get_run_logger().exception("the run has ended well, but its page lacks what shows it")
+    remove(copy)
     return said

@@ -50,7 +50,8 @@ def preflight(folder: str, stages: Sequence[str]) -> Machine | State[Any]:
     log = get_run_logger()
     if done.returncode:
         log.error("%s", done.stderr)
-        return Failed(message=f"preflight failed: {done.stderr.strip().splitlines()[-1]}")
+        last = done.stderr.strip().splitlines()[-1:] or [f"its process has ended with {done.returncode}"]
+        return Failed(message=f"preflight failed: {last[0]}")
     result = json.loads(done.stdout.splitlines()[-1])
     if findings := result["findings"]:
         for finding in findings:

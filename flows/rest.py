@@ -36,6 +36,10 @@ class Server:
                 raise
             return False
 
+    def pause_pool(self, pool: str, paused: bool) -> None:
+        """Have the workers of a pool take no runs, or take them again."""
+        self._send("PATCH", f"work_pools/{pool}", {"is_paused": paused})
+
     def has_worker(self, pool: str, since: datetime) -> bool:
         """Return whether a worker of the pool has reported since a time of this machine, in UTC."""
         workers = self._send("POST", f"work_pools/{pool}/workers/filter", {})
@@ -61,4 +65,5 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method)
         with _open(request, timeout=30) as answer:
-            return json.load(answer)
+            content = answer.read()
+        return json.loads(content) if content else None

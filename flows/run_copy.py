@@ -7,17 +7,18 @@ tasks.common.main_root finds the working copy, where unfinished trainings and th
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from m2det.errors import InputError, explain_disk_errors
 from m2det.files.hashing import digest
-from m2det.files.locks import locked
+from m2det.files.locks import exclusive_writer_lock, locked
 
 RUNS = Path(".dvc/tmp/runs")
 OUTCOME = ("params.yaml", "dvc.lock", "results")  # what a run hands back, besides what DVC's cache holds
@@ -35,7 +36,7 @@ class RunCopy:
         folder: the copy.
         baseline: the working copy's commit.
         start: a commit in the copy, on top of the baseline: the working copy's files when the run started.
-        hashes: of the files in `OUTCOME` and `CODE` when the run started.
+        hashes: of the files in `OUTCOME` and `CODE`, and of what the stage ops has built, when the run started.
     """
 
     name: str
@@ -75,16 +76,27 @@ def run_copy(name: str) -> Iterator[RunCopy]:
     Raises:
         InputError: git or DVC refuses, or the disk is full.
     """
-    for left in RUNS.glob(f"{name.rpartition('-')[0]}-*"):
-        with suppress(InputError), locked(left):  # else its run is at work
-            remove(left)
-    with locked(RUNS / name), explain_disk_errors(RUNS):
-        yield _copy(name, RUNS / name / "project")
+    of_name = re.compile(re.escape(name.rpartition("-")[0]) + "-[0-9a-f]{8}")
+    with ExitStack() as held, explain_disk_errors(RUNS):
+        with working_copy_in_use():
+            for left in RUNS.iterdir():
+                if of_name.fullmatch(left.name):
+                    with suppress(InputError), locked(left):  # else its run is at work
+                        shutil.rmtree(left)
+            held.enter_context(locked(RUNS / name))
+            copy = _copy(name, RUNS / name / "project")
+        yield copy
 
 
-def remove(folder: Path) -> None:
-    """Remove the copy in the folder of a run, or that of a run."""
-    shutil.rmtree(folder)
+def working_copy_in_use() -> AbstractContextManager[None]:
+    """Return the lock of runs that read or write the working copy, or add or remove a copy; others wait for it."""
+    return exclusive_writer_lock(RUNS)
+
+
+def remove(copy: RunCopy) -> None:
+    """Remove the copy of a run."""
+    with working_copy_in_use():
+        shutil.rmtree(copy.folder.parent)
 
 
 def _copy(name: str, folder: Path) -> RunCopy:
@@ -103,12 +115,13 @@ def _copy(name: str, folder: Path) -> RunCopy:
     dvc(folder, "config", "--local", "cache.dir", dvc(Path(), "cache", "dir"))
     if (folder / "dvc.lock").exists():
         dvc(folder, "checkout", "--allow-missing")
-    return RunCopy(name, folder, baseline, start, {path: digest((folder / path).read_bytes()) for path in shaping()})
+    return RunCopy(name, folder, baseline, start, shaping(folder))
 
 
-def shaping() -> list[Path]:
-    """Return the working copy's files in `OUTCOME` and `CODE`, except those that git ignores."""
-    return files(Path(), "--cached", "--others", "--exclude-standard", "--", *OUTCOME, *CODE)
+def shaping(folder: Path) -> dict[Path, str]:
+    """Return hashes of the files in `OUTCOME` and `CODE`, except those that git ignores, and of what ops has built."""
+    listed = files(folder, "--cached", "--others", "--exclude-standard", "--", *OUTCOME, *CODE)
+    return {path: digest((folder / path).read_bytes()) for path in (*listed, *built(folder))}
 
 
 def files(folder: Path, *options: str) -> list[Path]:

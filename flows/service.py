@@ -48,9 +48,11 @@ def serve(port: int) -> None:
     with locked(HOME), ExitStack() as ending:
         if _is_ours():
             TOML.unlink()  # its writer was killed, or it would hold the lock
+        if TOML.exists():
+            raise InputError(f"{TOML} is yours, and `make prefect` writes a file of that name: move it away")
         refuse_another_server(url)
         refuse_used_port(port)
-        print("Prefect starts, in about half a minute", flush=True)
+        print("Prefect starts; half a minute at most, on a machine that is not busy", flush=True)
         LOG.unlink(missing_ok=True)
         environment = _environment(url)
         start = partial(_child, environment=environment)
@@ -61,12 +63,13 @@ def serve(port: int) -> None:
         if not server.has_pool(POOL):
             _call(environment, "work-pool", "create", POOL, "--type", "process")
         since = datetime.now(UTC)
+        server.pause_pool(POOL, False)  # as the last end has left it
         worker = ("worker", "start", "--pool", POOL, "--name", POOL, "--limit", str(MAX_RUNS))
         processes["worker"] = ending.enter_context(start(*worker, terminal=True))
         ending.callback(_cancel_runs, server, processes["worker"])
         _call(environment, "--no-prompt", "deploy", "--all")
         _wait(lambda: server.has_worker(POOL, since), processes)
-        ending.callback(TOML.unlink)
+        ending.callback(TOML.unlink, missing_ok=True)
         write_whole(TOML, f'{WRITTEN}[api]\nurl = "{url}"\n')
         print(f"ready: http://{HOST}:{port} shows deployments and runs. In another terminal, in this folder:")
         print("  prefect deployment run digits\nCtrl-C here cancels what runs and ends all.", flush=True)
@@ -168,6 +171,7 @@ def _cancel_runs(server: Server, worker: subprocess.Popen[bytes]) -> None:
     """Cancel what the worker runs and wait for it: a worker that ends would kill its runs, which stay RUNNING."""
     deadline = time.monotonic() + RUN_GRACE
     try:
+        server.pause_pool(POOL, True)  # or the worker would take waiting runs for those that end
         runs = server.active_runs(deployed=True)
         print(f"stopping; runs at work, which have 30 s to save: {len(runs)} (Ctrl-C again: at once)", flush=True)
         server.set_state(runs, "CANCELLING", "`make prefect` was stopped")

@@ -30,7 +30,7 @@ from tests.pipeline.service import ENDED, Service
 WORK = ("pack", "train 1", "train 2", "evaluate")  # the number: of processes
 IMAGES = 3000  # hard links: pack and evaluation take long enough to be stopped
 REPORT_SECONDS = 8  # for a worker or guard that reports late: the state must stay
-GRACE = 40  # seconds: of the stage 10, of DVC's group 20, and what a poll takes
+GRACE = 80  # seconds: a guard waits 45 for a worker to carry out a cancellation, the stage has 10, DVC's group 20
 MARK = "M2DET_STOP_MATRIX"
 
 

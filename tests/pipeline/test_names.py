@@ -74,13 +74,13 @@ def test_every_deployment_has_settings_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "params.yaml"
     path.write_text(path.read_text().replace("  root: ''", "  root: /data/coco"))
-    names = {"digits": "m2det-tiny", "finetune-1p": "m2det512-vgg16", "train-8p": "m2det512-vgg16"}
+    names = {"digits": "m2det-tiny", "eval-8p": "m2det800-vgg16"}
     for entry in deployments(ROOT / "prefect.yaml")[:-1]:
         parameters = entry["parameters"]
         assert f"Recipe {parameters.get('recipe', '')}".strip() in entry["description"].replace("No recipe", "Recipe")
         settings = checked_settings(parameters.get("recipe"), parameters.get("overrides", {}))
         assert settings["run"]["processes"] == {"8p": 8, "1p": 1}.get(entry["name"].rpartition("-")[2], "auto")
-        assert settings["model"]["name"] == names.get(entry["name"], settings["model"]["name"])
+        assert settings["model"]["name"] == names.get(entry["name"], "m2det512-vgg16")
         check_stages(parameters.get("stages", []))
         # the evaluation is of the model that is there, by the settings that belong to it
         assert ("recipe" in parameters) == (entry["name"] != "eval-8p")

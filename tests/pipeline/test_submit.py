@@ -5,7 +5,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from tests.pipeline.test_prefect import Service
+from tests.pipeline.service import Service
 from tests.pipeline.toy import Toy
 
 pytestmark = pytest.mark.slow
