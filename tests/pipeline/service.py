@@ -74,6 +74,11 @@ class Service:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def deploy(self, folder: Path, *names: str) -> None:
+        """Register deployments of the project in the folder."""
+        words = [word for name in names for word in ("--name", name)]
+        self.command(folder, "prefect", "--no-prompt", "deploy", *words)
+
     def run(self, folder: Path, name: str = "m2det/digits", **parameters: object) -> str:
         """The id of a new run of the deployment."""
         words = ["prefect", "deployment", "run", name, *(["--params", json.dumps(parameters)] if parameters else [])]

@@ -49,7 +49,7 @@ class Bench:
         self.clone = make_clone(folder / "clone")
         _prepare(self.clone)
         self.mark = str(folder)
-        self.service.command(self.clone.folder, "prefect", "--no-prompt", "deploy", "--all")
+        self.service.deploy(self.clone.folder, "digits")
 
     def start(self, work: str) -> str:
         """Start a run of a stage alone, wait until it is at work, and return the run."""

@@ -29,7 +29,7 @@ def service(tmp_path_factory):
 @pytest.fixture
 def toy(service, tmp_path):
     toy = Toy(tmp_path)
-    service.command(tmp_path, "prefect", "--no-prompt", "deploy", "--all")
+    service.deploy(tmp_path, "digits")
     return toy
 
 
@@ -37,7 +37,7 @@ def test_train_8p_by_its_bare_name_trains_in_eight_processes(service, clone):
     """As on a server with eight NPUs, by gloo and with a small network on a small data set."""
     if not [e for e in entry_points(group="prefect.plugins") if e.value == "m2det_prefect"]:
         pytest.skip("m2det is not installed, so Prefect does not find its plugin: pip install -e .")
-    service.command(clone.folder, "prefect", "--no-prompt", "deploy", "--all")
+    service.deploy(clone.folder, "train-8p")
     tiny = {
         "epochs": 1,
         "run": {"device": "cpu", "workers": 0},
@@ -61,6 +61,7 @@ def test_train_8p_by_its_bare_name_trains_in_eight_processes(service, clone):
 
 
 def test_a_fresh_clone_runs_digits_whatever_was_tried_before(service, toy):
+    service.deploy(toy.folder, "train-8p", "eval-8p")
     before = toy.state()
     state, message = service.ended(service.run(toy.folder, "m2det/train-8p"))
     assert state == "FAILED" and "source 'coco2014' needs data.root" in message

@@ -21,7 +21,7 @@ def service(tmp_path_factory):
 
 def test_a_mistake_is_refused_when_the_run_is_submitted(service, tmp_path):
     toy = Toy(tmp_path)
-    service.command(tmp_path, "prefect", "--no-prompt", "deploy", "--all")
+    service.deploy(tmp_path, "digits")
     right = {"stages": ["data"], "overrides": {"epochs": 3, "train": {"lr": 1}}, "apply": False}
     run = service.run(tmp_path, **right)
     command = ["prefect", "deployment", "run", "m2det/digits", "-p", 'overrides={"epoch": 3}']
