@@ -1,17 +1,19 @@
-"""How a run ends that a signal ends: cancelled if somebody asked for that, crashed otherwise."""
+"""How a run ends: told to a server that comes back; a signal ends it as cancelled, if that was asked for, or crashed."""
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from uuid import UUID
 
 from httpx import HTTPError
-from prefect import get_client
+from prefect import get_client, get_run_logger
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed, State
 
 SIGNALS = (TerminationSignal, KeyboardInterrupt)
+SERVER_SECONDS = 600
 RESUMES = "the next run goes on from the last checkpoint"
 
 
@@ -23,3 +25,12 @@ def stopped(signal: BaseException) -> State[None]:
             return Cancelled(message=f"cancelled; {RESUMES}")
     by = "Ctrl-C" if isinstance(signal, KeyboardInterrupt) else "SIGTERM, as a worker's end sends it"
     return Crashed(message=f"ended by {by}; {RESUMES}")
+
+
+def wait_for_server() -> None:
+    """Wait some minutes for a server that is away: without it Prefect would lose the state that the run ends with."""
+    deadline = time.monotonic() + SERVER_SECONDS
+    with get_client(sync_client=True) as client:
+        while client.api_healthcheck() is not None and time.monotonic() < deadline:
+            get_run_logger().warning("the run has ended, and waits for the Prefect server to tell it so")
+            time.sleep(10)

@@ -24,7 +24,7 @@ from flows.apply import apply as apply_outcome
 from flows.artifacts import RunEnd, StageEnd, show_end
 from flows.commit import describe_commit
 from flows.devices import hold_devices
-from flows.ending import SIGNALS, stopped
+from flows.ending import SIGNALS, stopped, wait_for_server
 from flows.guard import start_guard
 from flows.log import leave_out_repetitions
 from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
@@ -75,7 +75,9 @@ def m2det(
             _show(copy, recipe, overrides)
             ended: list[StageEnd] = []
             early = _run_stages(copy, stages or STAGES, forced=bool(stages), ended=ended)
-            return early or Completed(message=_conclude(copy, recipe, overrides, ended, apply))
+            state = early or Completed(message=_conclude(copy, recipe, overrides, ended, apply))
+        wait_for_server()
+        return state
     except InputError as error:
         get_run_logger().error(str(error))
         return Failed(message=str(error))

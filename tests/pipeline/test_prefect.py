@@ -203,3 +203,15 @@ def test_killing_prefects_process_ends_those_below(service, toy):
     os.kill(engine, signal.SIGKILL)
     assert all(gone(pid) for pid in pids)
     assert service.ended(run)[0] == "CRASHED"
+
+
+def test_a_run_that_ends_while_the_server_is_away_is_completed_once_it_is_back(service, toy):
+    toy.set(wait="pack")
+    run = service.run(toy.folder, stages=["data", "pack"])
+    service.wait_until((toy.folder / "waiting").exists, 90)
+    service.stop(service.server)
+    (toy.folder / "go").touch()
+    service.wait_until((toy.folder / "pack.txt").exists, 60)
+    service.start_server()
+    state, message = service.ended(run)
+    assert state == "COMPLETED" and message.endswith(", put into the working copy"), message
