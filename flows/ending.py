@@ -1,4 +1,4 @@
-"""How a run ends: told to a server that comes back; a signal ends it as cancelled, if that was asked for, or crashed."""
+"""How a run ends: told to a server that comes back; after a signal cancelled, if that was asked for, or crashed."""
 
 from __future__ import annotations
 
