@@ -10,15 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pty
 import random
 import re
 import shutil
 import signal
+import socket
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import cv2
@@ -32,6 +37,8 @@ IMAGES = 3000  # hard links: pack and evaluation take long enough to be stopped
 REPORT_SECONDS = 8  # for a worker or guard that reports late: the state must stay
 GRACE = 80  # seconds: a guard waits 45 for a worker to carry out a cancellation, the stage has 10, DVC's group 20
 MARK = "M2DET_STOP_MATRIX"
+NOT_OF_RUNS = r"flows\.guard|prefect (worker|server)|uvicorn|resource_tracker"  # a guard looks on for some seconds
+CTRL_C, CLOSED = "Ctrl-C at `make prefect`", "terminal of `make prefect` closed"
 
 
 class Cause(NamedTuple):
@@ -51,14 +58,15 @@ class Bench:
         self.mark = str(folder)
         self.service.deploy(self.clone.folder, "digits")
 
-    def start(self, work: str) -> str:
-        """Start a run of a stage alone, wait until it is at work, and return the run."""
+    def start(self, work: str, service: Service | None = None) -> str:
+        """Start a run of a stage alone, by another service perhaps; wait until it is at work, and return the run."""
+        service = service or self.service
         stage, _, processes = work.partition(" ")
         parameters = {"stages": [stage], "overrides": {"run": {"processes": int(processes or 1)}}, "apply": False}
-        run = self.service.run(self.clone.folder, "m2det/digits", recipe=None, **parameters)
+        run = service.run(self.clone.folder, "m2det/digits", recipe=None, **parameters)
         before, checkpoints = self.step(), self.checkpoints()
         at_work = (lambda: self.step() > before) if stage == "train" else (lambda: self.pids(f"flows.{stage}"))
-        self.service.wait_until(at_work, 120)
+        service.wait_until(at_work, 120)
         if stage == "train":
             assert self.starts()[-1] == max(checkpoints, default=0), "it does not go on from the step of the last stop"
         return run
@@ -82,6 +90,12 @@ class Bench:
     def pids(self, *words: str) -> list[int]:
         """The processes of runs, of which the command line has one of the words."""
         return [pid for pid, line in _processes(self.mark) if not words or any(word in line for word in words)]
+
+    def check_checkpoint(self, step: int) -> str:
+        """Assert that a training stopped after this step has a checkpoint of its last one; return cells on it."""
+        checkpoint = max(self.checkpoints(), default=0)
+        assert checkpoint >= step, f"stopped at step {step}, its last checkpoint has step {checkpoint}"
+        return f"{self.starts()[-1]} to {checkpoint} | {step}"
 
     def close(self) -> None:
         self.service.stop(self.service.worker)
@@ -113,15 +127,15 @@ def _prepare(clone: Clone) -> None:
     clone.edit({"  log_every: ": "  log_every: 1", "  save_every: ": "  save_every: 1000000000"})
 
 
-def _processes(mark: str) -> Iterator[tuple[int, str]]:
-    """Yield id and command line of the processes below the worker with this mark, except the worker and the guards."""
+def _processes(mark: str, but: str = NOT_OF_RUNS) -> Iterator[tuple[int, str]]:
+    """Yield id and command line of the processes with this mark, but for those with some words."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             marked = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
             line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if marked and line and not re.search(r"flows\.guard|prefect (worker|server)|uvicorn|/resource_tracker", line):
+        if marked and line and not re.search(but, line):
             yield int(folder.name), line
 
 
@@ -198,24 +212,70 @@ def run_cell(bench: Bench, cause: str, work: str, delay: float) -> str:
     state, tasks = bench.service.state(run), bench.service.tasks(run)
     assert state == expected, (state, tasks)
     assert tasks.popitem()[1] == expected and set(tasks.values()) <= {"COMPLETED"}, tasks
-    line = f"| {cause} | {work} | {gone:.0f} s | {state} after {told:.0f} s |"
-    if not work.startswith("train"):
-        return f"{line} | |"
-    checkpoint = max(bench.checkpoints(), default=0)
-    assert checkpoint >= step, f"stopped at step {step}, its last checkpoint has step {checkpoint}"
-    return f"{line} {bench.starts()[-1]} to {checkpoint} | {step} |"
+    training = bench.check_checkpoint(step) if work.startswith("train") else " | "
+    return f"| {cause} | {work} | {gone:.0f} s | {state} after {told:.0f} s | {training} |"
+
+
+class Terminal(Service):
+    """`make prefect` at a terminal of its own, in the folder of a project."""
+
+    def __init__(self, folder: Path, mark: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url, self.printed = f"http://127.0.0.1:{port}/api", ""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "DVC_")) and k != "PYTHONPATH"}
+        self.environment = kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", MARK: mark}
+        process, self.screen = pty.fork()
+        if process == 0:
+            os.chdir(folder)
+            os.execve(sys.executable, [sys.executable, "-m", "flows.service", str(port)], self.environment)
+        Thread(target=self._read, daemon=True).start()
+        self.wait_until(lambda: "\nready: " in self.printed.replace("\r", ""), 120, lambda: self.printed)
+
+    def _read(self) -> None:
+        with suppress(OSError):  # the terminal is closed
+            while text := os.read(self.screen, 4096):
+                self.printed += text.decode(errors="replace")
+
+
+def run_at_a_terminal(bench: Bench, cause: str, work: str, delay: float) -> str:
+    """Stop the work by Ctrl-C in the terminal of `make prefect`, or by its end; return a line on it, or fail."""
+    mark, folder = f"{bench.mark}/terminal", bench.clone.folder
+    terminal = Terminal(folder, mark)
+    run = bench.start(work, terminal)
+    time.sleep(delay)
+    step, begun = bench.step(), time.monotonic()
+    if cause == CTRL_C:
+        os.write(terminal.screen, b"\x03")
+    else:
+        os.close(terminal.screen)
+
+    def left() -> list[tuple[int, str]]:
+        return list(_processes(mark, but="resource_tracker"))
+
+    terminal.wait_until(lambda: not left(), GRACE, lambda: f"left: {left()}")
+    gone = time.monotonic() - begun
+    assert not (folder / "prefect.toml").exists()
+    with sqlite3.connect(folder / ".prefect/prefect.db") as database:
+        state = dict(database.execute("SELECT id, state_type FROM flow_run"))[run]
+        tasks = {*database.execute("SELECT state_type FROM task_run WHERE flow_run_id = ?", (run,))}
+    assert state == "CANCELLED" and tasks <= {("COMPLETED",), ("CANCELLED",)}, (state, tasks)
+    training = bench.check_checkpoint(step) if work.startswith("train") else " | "
+    return f"| {cause} | {work} | {gone:.0f} s, server and worker included | {state} | {training} |"
 
 
 def main(seed: int, cells: int | None) -> None:
     rng = random.Random(seed)
-    chosen = cells_of(CAUSES)
+    chosen = cells_of([*CAUSES, CTRL_C, CLOSED])
     rng.shuffle(chosen)
     folder = Path(tempfile.mkdtemp(prefix="m2det-stops-"))
     bench = Bench(folder)
     print("| cause | stage, processes | no process after | state | from step to checkpoint | step in the log |")
     try:
         for cause, work in chosen[:cells]:
-            print(run_cell(bench, cause, work, rng.uniform(0, 3)), flush=True)
+            run = run_cell if cause in CAUSES else run_at_a_terminal
+            print(run(bench, cause, work, rng.uniform(0, 3)), flush=True)
         print(run_cell(bench, "CLI cancel", "train 1", 0), flush=True)  # goes on from the last stop
     finally:
         bench.close()
