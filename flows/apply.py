@@ -41,7 +41,8 @@ def apply(copy: RunCopy) -> None:
         try:
             _put({**dict.fromkeys(before), **after})
             dvc(Path(), "checkout", "--allow-missing")  # what this run did not make may be missing
-            dvc(Path(), "checkout", *made)  # and what it made may not
+            if made:
+                dvc(Path(), "checkout", *made)  # and what it made may not
         except BaseException:
             _put({**dict.fromkeys(after), **before})
             with suppress(InputError):  # the first one is told

@@ -1,0 +1,39 @@
+"""Putting the outcome of a run into the working copy: all of it, or nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.apply import apply
+from flows.run_copy import run_copy
+from flows.settings import write_settings
+from m2det.errors import InputError
+from tests.pipeline.toy import Toy
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
+def test_results_that_dvc_has_lost_leave_the_working_copy_as_it_was(tmp_path, monkeypatch, lost):
+    toy = Toy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    before = toy.state()
+    with run_copy("digits-0123abcd") as copy:
+        write_settings(copy.folder / "params.yaml", None, {"epochs": 5})
+        dvc = [sys.executable, "-m", "dvc", "--cd", str(copy.folder), "repro", "--single-item", "data"]
+        subprocess.run(dvc, check=True, capture_output=True)
+        copy.save(copy.commit(), copy.name)
+        if lost:
+            shutil.rmtree(tmp_path / ".dvc/cache/files")
+            with pytest.raises(InputError, match=r"dvc --cd \. checkout .*failed: "):
+                apply(copy)
+            assert toy.state() == before
+        else:
+            apply(copy)
+            assert (tmp_path / "data.txt").read_text() == "5\n"
