@@ -97,7 +97,7 @@ def test_how_a_training_is_run_makes_no_result_stale(short_run, key):
     file = short_run.folder / "params.yaml"
     before = file.read_text()
     now = load_params(file).run
-    other = {"device": "cpu" if now.device == "auto" else "auto"}.get(key) or json.dumps(
+    other = {"device": "cpu" if now.device == "auto" else "auto", "processes": "2"}.get(key) or json.dumps(
         not getattr(now, key) if isinstance(getattr(now, key), bool) else getattr(now, key) + 1
     )
     short_run.edit({f"  {key}: ": f"  {key}: {other}"})
