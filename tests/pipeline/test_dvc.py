@@ -92,7 +92,13 @@ def test_what_a_change_reruns(short_run, path, old, new, stages):
         file.write_text(before)
 
 
-@pytest.mark.parametrize("key", RunParams.model_fields)
+@pytest.mark.parametrize(
+    "key",
+    [
+        key if key in ("device", "processes", "log_every") else pytest.param(key, marks=pytest.mark.long)
+        for key in RunParams.model_fields
+    ],
+)
 def test_how_a_training_is_run_makes_no_result_stale(short_run, key):
     file = short_run.folder / "params.yaml"
     before = file.read_text()

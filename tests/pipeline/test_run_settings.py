@@ -92,6 +92,7 @@ def test_a_key_that_params_yaml_lacks_is_refused(folder):
 def test_hostile_values_come_out_as_they_went_in_or_are_refused(folder):
     for text in HOSTILE_TEXTS:  # a folder may have any name that can be seen
         plain = printable(text) == text and len(text) <= 1000 and all(len(part) <= 255 for part in text.split("/"))
+        plain = plain and "${" not in text and text != "???"  # for which DVC would write other values
         assert (outcome(folder, {"data": {"root": text}}) == "kept") == plain, text[:80]
     ends = [outcome(folder, nested(key, value)) for key, value in VALUES if value is not None]
     assert min(ends.count("kept"), ends.count("refused")) > 15
