@@ -21,7 +21,7 @@ test-fast: .venv/installed  ## what to run while changing code
 	pytest -q -n 2
 
 test-slow: .venv/installed  ## the rest: every combination of what a slow test shows for one
-	@echo "make test-slow: 24 tests, 6 minutes on 2 cores"
+	@echo "make test-slow: 22 tests, some minutes on 2 cores"
 	python setup.py -q build_ext --inplace
 	pytest -q -m long -n 2 --dist loadfile
 
