@@ -34,7 +34,7 @@ from tests.pipeline.service import ENDED, Service
 
 WORK = ("pack", "train 1", "train 2", "evaluate")  # the number: of processes
 IMAGES = 3000  # hard links: pack and evaluation take long enough to be stopped
-REPORT_SECONDS = 8  # for a worker or guard that reports late: the state must stay
+REPORT_SECONDS = 4  # for a worker or guard that reports late: the state must stay
 GRACE = 80  # seconds: a guard waits 45 for a worker to carry out a cancellation, the stage has 10, DVC's group 20
 MARK = "M2DET_STOP_MATRIX"
 NOT_OF_RUNS = r"flows\.guard|prefect (worker|server)|uvicorn|resource_tracker"  # a guard looks on for some seconds
@@ -208,10 +208,12 @@ def run_cell(bench: Bench, cause: str, work: str, delay: float) -> str:
     gone = time.monotonic() - begun
     bench.service.wait_until(lambda: bench.service.state(run) in ENDED, 60)
     told = time.monotonic() - begun
+    bench.service.wait_until(lambda: set(bench.service.tasks(run).values()) <= ENDED, 30)
     time.sleep(REPORT_SECONDS)
     state, tasks = bench.service.state(run), bench.service.tasks(run)
     assert state == expected, (state, tasks)
-    assert tasks.popitem()[1] == expected and set(tasks.values()) <= {"COMPLETED"}, tasks
+    *before, last = tasks.values()
+    assert last == expected and set(before) <= {"COMPLETED"}, f"{cause}, {work}: {tasks}"
     training = bench.check_checkpoint(step) if work.startswith("train") else " | "
     return f"| {cause} | {work} | {gone:.0f} s | {state} after {told:.0f} s | {training} |"
 
