@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger
+from prefect import get_run_logger, task
 from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 
 from flows.progress import API_ERRORS
 from m2det.progress import minutes
@@ -72,7 +73,8 @@ class RunEnd:
         return ran and (self.folder / RESULTS / RESULT_OF[stage]).exists()
 
 
-def show_end(run: RunEnd) -> None:
+@task(name="show", task_run_name="show", cache_policy=NO_CACHE, persist_result=False)
+def show(run: RunEnd) -> None:
     """Create the artifacts of a run that has ended well, of what its stages have made.
 
     An API that does not answer is told in the log, and takes no result from the run.

@@ -21,7 +21,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed, State
 
 from flows.apply import apply as apply_outcome
-from flows.artifacts import RunEnd, StageEnd, show_end
+from flows.artifacts import RunEnd, StageEnd, show
 from flows.commit import describe_commit
 from flows.devices import hold_devices
 from flows.ending import SIGNALS, stopped, wait_for_server
@@ -146,9 +146,7 @@ def _conclude(
             said = f"not put into the working copy: {error}; {said}"
     get_run_logger().info(said)
     name = deployment.name or "m2det"
-    try:
-        show_end(RunEnd(copy.name, name, recipe, overrides, commit, ended, copy.folder, Path(), said))
-    except Exception:
-        get_run_logger().exception("the run has ended well, but its page lacks what shows it")
+    # a task of its own: if it fails, its state says so, and the run's results are kept all the same
+    show(RunEnd(copy.name, name, recipe, overrides, commit, ended, copy.folder, Path(), said), return_state=True)
     remove(copy)
     return said

@@ -18,7 +18,7 @@ from prefect.artifacts import Artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts, progress
-from flows.artifacts import RunEnd, StageEnd, show_end, small_jpeg, summary
+from flows.artifacts import RunEnd, StageEnd, show, small_jpeg, summary
 from m2det.files.whole import write_whole
 from m2det.progress import VARIABLE
 from tests.conftest import ROOT
@@ -130,7 +130,7 @@ def test_a_page_shows_the_progress_and_the_end_of_a_run(tmp_path, monkeypatch):
     @flow
     def run(folder: Path) -> None:
         pack(folder)
-        show_end(run_end(folder))
+        show(run_end(folder))
 
     with prefect_test_harness(server_startup_timeout=120):
         run(results(tmp_path / "first"))

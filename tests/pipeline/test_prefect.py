@@ -16,6 +16,7 @@ from tests.pipeline.toy import Toy
 from tests.processes import gone
 
 pytestmark = pytest.mark.slow
+TASKS = ("preflight", *STAGES, "show")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,9 @@ def test_train_8p_by_its_bare_name_trains_in_eight_processes(service, clone):
     run = service.run(clone.folder, "train-8p", overrides=tiny)
     state, message = service.ended(run, 500)
     assert state == "COMPLETED" and message.endswith(", put into the working copy"), message
-    assert service.task_states(run) == {name: ["PENDING", "RUNNING", "COMPLETED"] for name in ("preflight", *STAGES)}
+    assert service.task_states(run) == {
+        name: ["PENDING", "RUNNING", "COMPLETED"] for name in ("preflight", *STAGES, "show")
+    }
     assert any("processes (world size) 8, " in line for line in service.whole_log(run))
     assert json.loads((clone.folder / "results/performance.json").read_text())["processes"] == 8
     assert "AP50" in json.loads((clone.folder / "results/metrics.json").read_text())
@@ -70,7 +73,9 @@ def test_a_fresh_clone_runs_digits_whatever_was_tried_before(service, toy):
     assert service.ended(run)[0] == "COMPLETED"
     log = service.whole_log(run)
     assert log.count("train prints") == log.count("train logs") == 1
-    assert service.task_states(run) == {name: ["PENDING", "RUNNING", "COMPLETED"] for name in ("preflight", *STAGES)}
+    assert service.task_states(run) == {
+        name: ["PENDING", "RUNNING", "COMPLETED"] for name in ("preflight", *STAGES, "show")
+    }
     assert not any(line in service.log(run) for line in ("train prints", "train logs")), "the outline is here"
     assert (toy.folder / "benchmark.txt").read_text() == "24\n", "epochs of the recipe"
     artifacts = {
