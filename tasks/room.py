@@ -13,6 +13,7 @@ from m2det.data.packed.encoding import MAX_SAMPLED, ImageEncoding
 from m2det.data.sources.coco2014 import usable_splits
 from m2det.data.sources.coco_json import read_annotations
 from m2det.data.sources.manifest import may_lie_outside, roots_of
+from m2det.data.sources.voc import listed_images
 from m2det.errors import InputError
 from tasks.common import main_root
 
@@ -45,8 +46,12 @@ def cache_room(data: DataParams, pack: PackParams) -> dict[Path, tuple[str, int]
     Images are counted by their folders, and only where that is too much by the annotation files, which takes seconds.
     """
     folder = main_root() / "data" / "unfinished"
-    pairs = _pairs(data)
     encoding = ImageEncoding(pack.images, pack.side, pack.quality)
+    if data.source == "voc":
+        root = roots_of(data, main_root())[1]
+        listed = {root / name: images for name, images in listed_images(root, may_lie_outside(data)).items()}
+        return {folder: ("the packed cache", _bytes(listed, encoding))}
+    pairs = _pairs(data)
     images = {path: _names(path) for path in {path for _, path in pairs}}
     need = {folder: ("the packed cache", _bytes(images, encoding))}
     try:

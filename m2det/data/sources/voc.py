@@ -69,6 +69,16 @@ def missing_splits(root: Path) -> Iterator[str]:
             yield f"{root} has no {listings}; data.root must be VOCdevkit, where VOC2007 and VOC2012 are"
 
 
+def listed_images(root: Path, outside: bool = False) -> dict[str, set[str]]:
+    """Return the names of all splits' images, by their folder relative to VOCdevkit."""
+    named: dict[str, set[str]] = {}
+    for year, name in (pair for sets in SETS.values() for pair in sets):
+        if (listing := _listing(root, year, name)).exists():
+            images = named.setdefault(f"{year}/JPEGImages", set())
+            images.update(f"{image}.jpg" for image in _names(listing, outside))
+    return named
+
+
 def _listing(root: Path, year: str, name: str) -> Path:
     return root / year / "ImageSets" / "Main" / f"{name}.txt"
 
