@@ -8,12 +8,16 @@ import sys
 from collections import deque
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from flows.commit import describe_commit
+from flows.ending import SIGNALS, stopped
+from flows.guard import start_guard
 from m2det.distributed.children import relay_child
 from tasks.common import MODEL
 
@@ -31,6 +35,7 @@ def demo(folder: Name = DIGITS, model: Name = str(MODEL)) -> State[None]:
             data set digits.
         model: a model.safetensors; by default the working copy's.
     """
+    start_guard(UUID(flow_run.id))
     log = get_run_logger()
     last: deque[str] = deque(["no line was printed"], maxlen=1)
 
@@ -44,4 +49,6 @@ def demo(folder: Name = DIGITS, model: Name = str(MODEL)) -> State[None]:
         relay_child(command, write, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     except subprocess.CalledProcessError:
         return Failed(message=last[0].removeprefix("error: "))
+    except SIGNALS as signal:
+        return stopped(signal, f"pictures drawn so far are in {DRAWN.absolute()}")
     return Completed(message=f"drawn into {DRAWN.absolute()}")

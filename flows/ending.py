@@ -17,14 +17,19 @@ SERVER_SECONDS = 600
 RESUMES = "the next run goes on from the last checkpoint"
 
 
-def stopped(signal: BaseException) -> State[None]:
-    """Return the final state of what one of `SIGNALS` has ended; a server that is away leaves it to flows.guard."""
+def stopped(signal: BaseException, kept: str = RESUMES) -> State[None]:
+    """Return the final state of what one of `SIGNALS` has ended; a server that is away leaves it to flows.guard.
+
+    Args:
+        signal: that has ended it.
+        kept: what becomes of the work done so far, for its message.
+    """
     with suppress(HTTPError), get_client(sync_client=True) as client:
         state = client.read_flow_run(UUID(flow_run.id)).state
         if state is not None and (state.is_cancelling() or state.is_cancelled()):
-            return Cancelled(message=f"cancelled; {RESUMES}")
+            return Cancelled(message=f"cancelled; {kept}")
     by = "Ctrl-C" if isinstance(signal, KeyboardInterrupt) else "SIGTERM, as a worker's end sends it"
-    return Crashed(message=f"ended by {by}; {RESUMES}")
+    return Crashed(message=f"ended by {by}; {kept}")
 
 
 def wait_for_server() -> None:

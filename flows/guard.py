@@ -94,7 +94,7 @@ def _is_concluded(client: SyncPrefectClient, run: UUID, by_force: bool) -> bool:
         if not state.is_final():
             if not by_force:
                 return False
-            lost = "the process of this run has ended without a report; the next run goes on from the last checkpoint"
+            lost = "the process of this run has ended without a report; a training goes on from its last checkpoint"
             state = Cancelled() if state.is_cancelling() else Crashed(message=lost)
             client.set_flow_run_state(run, state, force=True)
         tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
