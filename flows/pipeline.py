@@ -31,7 +31,7 @@ from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
 from flows.preflight import Machine, preflight
 from flows.reproduce import reproduce
 from flows.run_copy import OUTCOME, RunCopy, git, remove, require_repository, run_copy
-from flows.run_name import rename_run, run_name
+from flows.run_name import early_name, rename_run, run_name
 from flows.settings import checked_settings, write_settings
 from m2det.errors import InputError
 from tasks.common import PARAMS
@@ -39,7 +39,7 @@ from tasks.common import PARAMS
 ON_DEVICES = ("train", "evaluate", "benchmark", "performance")
 
 
-@flow(name="m2det", version=describe_commit(), persist_result=False)
+@flow(name="m2det", flow_run_name=early_name, version=describe_commit(), persist_result=False)
 def m2det(
     recipe: Recipe = None,
     stages: Stages = [],  # noqa: B006 - Prefect shows it as the default, and nothing changes it

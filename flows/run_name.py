@@ -25,6 +25,12 @@ def run_name(recipe: str | None, settings: Mapping[str, Any], stages: Sequence[s
     return f"{recipe or 'params.yaml'} {what}, {commit[:6]}"
 
 
+def early_name() -> str:
+    """Return the name of a run whose settings are not known yet, or never will be: its recipe and its last stage."""
+    given = flow_run.parameters
+    return " ".join([given.get("recipe") or "params.yaml", *given.get("stages", [])[-1:]])
+
+
 def rename_run(name: str) -> None:
     """Give the run of this process a name."""
     with get_client(sync_client=True) as client:
