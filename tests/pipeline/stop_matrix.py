@@ -2,7 +2,9 @@
 
 Each cell starts a run of one stage of the real project through a real server and worker, disturbs it while it works,
 and checks: no process is left, Prefect has the right state in the end, and the next run goes on from the step where
-this one stopped, wherever a signal could be answered.
+this one stopped, wherever a signal could be answered. A cell that fails is told with what there is to see; the round
+goes on with the others, and exits with 1. A file remembers the cells that have ended well, so that a round that is cut
+goes on with the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import json
 import os
 import pty
 import random
-import re
 import shutil
 import signal
 import socket
@@ -20,24 +21,21 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-
-from tests.pipeline.conftest import SHORT, Clone, make_clone
+from tests.pipeline.conftest import make_clone
 from tests.pipeline.service import ENDED, Service
+from tests.pipeline.stop_bench import MARK, Bench, marked_processes
 
 WORK = ("pack", "train 1", "train 2", "evaluate")  # the number: of processes
-IMAGES = 3000  # hard links: pack and evaluation take long enough to be stopped
 REPORT_SECONDS = 4  # for a worker or guard that reports late: the state must stay
 GRACE = 80  # seconds: a guard waits 45 for a worker to carry out a cancellation, the stage has 10, DVC's group 20
-MARK = "M2DET_STOP_MATRIX"
-NOT_OF_RUNS = r"flows\.guard|prefect (worker|server)|uvicorn|resource_tracker"  # a guard looks on for some seconds
+MOST_FAILURES = 4  # with more, something is wrong with all cells
 CTRL_C, CLOSED = "Ctrl-C at `make prefect`", "terminal of `make prefect` closed"
 
 
@@ -46,97 +44,6 @@ class Cause(NamedTuple):
 
     act: Callable[[Bench, str], None]
     state: str
-
-
-class Bench:
-    """A server, a worker and a clone of the project whose stages take long."""
-
-    def __init__(self, folder: Path) -> None:
-        self.service = Service(folder / "prefect", limit=8, environment={MARK: str(folder)})
-        self.clone = make_clone(folder / "clone")
-        _prepare(self.clone)
-        self.mark = str(folder)
-        self.service.deploy(self.clone.folder, "digits")
-
-    def start(self, work: str, service: Service | None = None) -> str:
-        """Start a run of a stage alone, by another service perhaps; wait until it is at work, and return the run."""
-        service = service or self.service
-        stage, _, processes = work.partition(" ")
-        parameters = {"stages": [stage], "overrides": {"run": {"processes": int(processes or 1)}}, "apply": False}
-        run = service.run(self.clone.folder, "m2det/digits", recipe=None, **parameters)
-        before, checkpoints = self.step(), self.checkpoints()
-        at_work = (lambda: self.step() > before) if stage == "train" else (lambda: self.pids(f"flows.{stage}"))
-        service.wait_until(at_work, 120)
-        if stage == "train":
-            assert self.starts()[-1] == max(checkpoints, default=0), "it does not go on from the step of the last stop"
-        return run
-
-    def step(self) -> int:
-        """The last step in the log of the unfinished training, or 0."""
-        logs = list((self.clone.folder / "models/unfinished").glob("*/log.txt"))
-        steps = re.findall(r"^step (\d+)/", logs[0].read_text(), re.MULTILINE) if logs else []
-        return int(steps[-1]) if steps else 0
-
-    def starts(self) -> list[int]:
-        """The steps from which the unfinished training has started or gone on."""
-        logs = list((self.clone.folder / "models/unfinished").glob("*/log.txt"))
-        return [int(s) for s in re.findall(r"from step (\d+) of", logs[0].read_text())] if logs else []
-
-    def checkpoints(self) -> list[int]:
-        """The steps of the unfinished training's checkpoints."""
-        files = (self.clone.folder / "models/unfinished").glob("*/step-*.pt")
-        return [int(file.stem.removeprefix("step-")) for file in files]
-
-    def pids(self, *words: str) -> list[int]:
-        """The processes of runs, of which the command line has one of the words."""
-        return [pid for pid, line in _processes(self.mark) if not words or any(word in line for word in words)]
-
-    def check_checkpoint(self, step: int) -> str:
-        """Assert that a training stopped after this step has a checkpoint of its last one; return cells on it."""
-        checkpoint = max(self.checkpoints(), default=0)
-        assert checkpoint >= step, f"stopped at step {step}, its last checkpoint has step {checkpoint}"
-        return f"{self.starts()[-1]} to {checkpoint} | {step}"
-
-    def close(self) -> None:
-        self.service.stop(self.service.worker)
-        self.service.stop(self.service.server)
-
-
-def _prepare(clone: Clone) -> None:
-    folder = clone.folder / "mine"
-    folder.mkdir()
-    rng = np.random.default_rng(49)
-    cv2.imwrite(str(folder / "0.jpg"), rng.integers(0, 255, (480, 640, 3), np.uint8))
-    for i in range(1, IMAGES):
-        os.link(folder / "0.jpg", folder / f"{i}.jpg")
-    images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(IMAGES)]
-    box = {"category_id": 1, "bbox": [100, 100, 300, 200], "area": 60000, "iscrowd": 0}
-    boxes = [box | {"id": i, "image_id": i} for i in range(IMAGES)]
-    coco = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
-    (folder / "all.json").write_text(json.dumps(coco))
-    (clone.folder / ".git/info/exclude").write_text("/mine/\n")
-    data = "[{annotations: all.json, images: .}]"
-    clone.edit(
-        SHORT | {"  source: digits": "  source: coco", "  root: ": "  root: mine", "  microbatch: ": "  microbatch: 2"}
-    )
-    clone.edit(
-        {"  train: ": f"  train: {data}", "  val: ": f"  val: {data}", "  evaluate_every: ": "  evaluate_every: 1000"}
-    )
-    clone.run("dvc", "repro", "ops", "train")  # evaluate needs a model
-    clone.edit({"  max_steps: ": "  max_steps: 0", "epochs: ": "epochs: 100000"})
-    clone.edit({"  log_every: ": "  log_every: 1", "  save_every: ": "  save_every: 1000000000"})
-
-
-def _processes(mark: str, but: str = NOT_OF_RUNS) -> Iterator[tuple[int, str]]:
-    """Yield id and command line of the processes with this mark, but for those with some words."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            marked = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if marked and line and not re.search(but, line):
-            yield int(folder.name), line
 
 
 def _cancel(bench: Bench, run: str) -> None:
@@ -204,7 +111,7 @@ def run_cell(bench: Bench, cause: str, work: str, delay: float) -> str:
     time.sleep(delay)
     step, begun = bench.step(), time.monotonic()
     act(bench, run)
-    bench.service.wait_until(lambda: not bench.pids(), GRACE, lambda: f"left: {list(_processes(bench.mark))}")
+    bench.service.wait_until(lambda: not bench.pids(), GRACE, lambda: f"left: {list(marked_processes(bench.mark))}")
     gone = time.monotonic() - begun
     bench.service.wait_until(lambda: bench.service.state(run) in ENDED, 60)
     told = time.monotonic() - begun
@@ -254,7 +161,7 @@ def run_at_a_terminal(bench: Bench, cause: str, work: str, delay: float) -> str:
         os.close(terminal.screen)
 
     def left() -> list[tuple[int, str]]:
-        return list(_processes(mark, but="resource_tracker"))
+        return list(marked_processes(mark, but="resource_tracker"))
 
     terminal.wait_until(lambda: not left(), GRACE, lambda: f"left: {left()}")
     gone = time.monotonic() - begun
@@ -267,21 +174,72 @@ def run_at_a_terminal(bench: Bench, cause: str, work: str, delay: float) -> str:
     return f"| {cause} | {work} | {gone:.0f} s, server and worker included | {state} | {training} |"
 
 
-def main(seed: int, cells: int | None) -> None:
+class Progress:
+    """The lines of a round's cells that have ended well, in a file."""
+
+    def __init__(self, seed: int) -> None:
+        self.file = Path(f"build/stops-{seed}.jsonl")
+        kept = [json.loads(text) for text in self.file.read_text().splitlines()] if self.file.exists() else []
+        self.lines = {(cause, work): line for cause, work, line in kept}
+
+    def add(self, cause: str, work: str, line: str) -> None:
+        self.lines[cause, work] = line
+        self.file.parent.mkdir(exist_ok=True)
+        with self.file.open("a") as file:
+            file.write(json.dumps([cause, work, line]) + "\n")
+
+    def end(self) -> None:
+        """Let the next round begin anew, and keep the lines of this one."""
+        self.file.replace(self.file.with_suffix(".done"))
+
+
+def main(seed: int, cells: int | None) -> int:
+    """Run what is left of a round; return the exit status."""
     rng = random.Random(seed)
     chosen = cells_of([*CAUSES, CTRL_C, CLOSED])
     rng.shuffle(chosen)
-    folder = Path(tempfile.mkdtemp(prefix="m2det-stops-"))
-    bench = Bench(folder)
+    drawn = [(cause, work, rng.uniform(0, 3)) for cause, work in chosen[:cells]]
+    progress = Progress(seed)
+    rest = [cell for cell in drawn if cell[:2] not in progress.lines]
+    print(f"seed {seed}: {len(rest)} of {len(drawn)} cells are left by {progress.file}")
     print("| cause | stage, processes | no process after | state | from step to checkpoint | step in the log |")
+    print("".join(f"{line}\n" for line in progress.lines.values()), end="", flush=True)
+    failed: list[str] = []
+    while rest and len(failed) <= MOST_FAILURES:
+        rest = _run_until_one_fails(rest, progress, failed)
+    if failed:
+        print(f"failed: {'; '.join(failed)}; the same command tries these again, and {len(rest)} that were not tried")
+        return 1
+    progress.end()
+    return 0
+
+
+def _run_until_one_fails(
+    rest: list[tuple[str, str, float]], progress: Progress, failed: list[str]
+) -> list[tuple[str, str, float]]:
+    """Run cells on a new bench, and a last one that goes on from the last stop; return those behind one that fails.
+
+    A failure's bench stays on the disk, and ends: what it has left behind would disturb the next cell.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="m2det-stops-"))
+    bench = Bench(folder, make_clone(folder / "clone"), WORK)
     try:
-        for cause, work in chosen[:cells]:
+        for i, (cause, work, delay) in enumerate([*rest, ("CLI cancel", "train 1", 0.0)]):
             run = run_cell if cause in CAUSES else run_at_a_terminal
-            print(run(bench, cause, work, rng.uniform(0, 3)), flush=True)
-        print(run_cell(bench, "CLI cancel", "train 1", 0), flush=True)  # goes on from the last stop
+            try:
+                line = run(bench, cause, work, delay)
+            except Exception:
+                failed.append(f"{cause}, {work}")
+                print(f"FAILED: {cause}, {work}, after {delay:.1f} s, in {folder}", traceback.format_exc(), sep="\n")
+                print(bench.evidence(), flush=True)
+                return rest[i + 1 :]
+            print(line, flush=True)
+            if i < len(rest):
+                progress.add(cause, work, line)
     finally:
-        bench.close()
+        bench.kill()
     shutil.rmtree(folder)
+    return []
 
 
 if __name__ == "__main__":
@@ -289,4 +247,4 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cells", type=int, help="how many, drawn by the seed; all by default")
     arguments = parser.parse_args(sys.argv[1:])
-    main(arguments.seed, arguments.cells)
+    sys.exit(main(arguments.seed, arguments.cells))

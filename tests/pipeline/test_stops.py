@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from tests.pipeline.stop_matrix import CAUSES, Bench, cells_of, run_cell
+from tests.pipeline.stop_bench import Bench
+from tests.pipeline.stop_matrix import CAUSES, cells_of, run_cell
 
 pytestmark = pytest.mark.slow
 
@@ -14,8 +15,9 @@ CELLS = random.Random(SEED).sample(cells_of(cause for cause in CAUSES if cause n
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    bench = Bench(tmp_path_factory.mktemp("stops"))
+def bench(ready, tmp_path_factory):
+    # the cells stop their work a second after its begin, so that less of it is enough
+    bench = Bench(tmp_path_factory.mktemp("stops"), ready, {work for _, work in CELLS}, images=1000)
     yield bench
     bench.close()
 
