@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from http.client import HTTPException
@@ -10,6 +11,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
+BUSY_SECONDS, PAUSE_SECONDS = 60, 1.0  # a server whose database is locked by another request answers 503
 ACTIVE = ("PENDING", "RUNNING", "CANCELLING")  # types of states in which a worker has the run
 _open = build_opener(ProxyHandler({})).open  # the server is on this machine
 
@@ -64,6 +66,13 @@ class Server:
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method)
-        with _open(request, timeout=30) as answer:
-            content = answer.read()
-        return json.loads(content) if content else None
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                with _open(request, timeout=30) as answer:
+                    content = answer.read()
+                return json.loads(content) if content else None
+            except HTTPError as error:
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE_SECONDS)

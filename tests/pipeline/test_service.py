@@ -7,7 +7,10 @@ import sqlite3
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from urllib.error import HTTPError
 
 import pytest
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
@@ -15,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
 
 from flows.api import refuse_another_server
+from flows.rest import Server
 from flows.service import _environment, port_number, refuse_used_port
 from m2det.errors import InputError
 from m2det_prefect import check_server
@@ -81,6 +85,30 @@ def test_a_run_without_a_server_is_refused_in_one_sentence(url, said):
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit, match=said) as ended:
         check_server("m2det")
     assert "`make prefect`" in str(ended.value)
+
+
+def test_what_a_server_with_a_locked_database_refuses_is_asked_again(monkeypatch):
+    """`make prefect` ended with a traceback on a busy machine."""
+    answers = [503, 503, 204, 500]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PATCH(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(answers.pop(0))
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr("flows.rest.PAUSE_SECONDS", 0.01)
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        Thread(target=http.serve_forever, daemon=True).start()
+        server = Server(f"http://127.0.0.1:{http.server_port}")
+        server.pause_pool("m2det", False)
+        assert answers == [500]
+        with pytest.raises(HTTPError, match="500"):
+            server.pause_pool("m2det", False)
+        http.shutdown()
 
 
 def test_the_automation_waits_for_more_than_two_heartbeats_of_a_run():
