@@ -61,12 +61,13 @@ def run_case(case: str):
     return run
 
 
-def gradients(params_file: str, cache: str, backbone: str, folder: str) -> None:
-    """Leave first_gradients in FOLDER/gradients.pt."""
+def gradients(folder: str, cache: str, backbone: str) -> None:
+    """Leave first_gradients of each FOLDER/*/params.yaml beside it, in gradients.pt."""
     group = Group.from_environment()
-    values = first_gradients(load_params(params_file), Path(cache), Path(backbone), group)
-    if group.is_main_process:
-        torch.save(values, Path(folder) / "gradients.pt")
+    for file in sorted(Path(folder).glob("*/params.yaml")):
+        values = first_gradients(load_params(file), Path(cache), Path(backbone), group)
+        if group.is_main_process:
+            torch.save(values, file.parent / "gradients.pt")
 
 
 class Poisoned(AlignedLoss):
