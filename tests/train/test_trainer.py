@@ -355,7 +355,7 @@ def test_curves_have_their_columns(tmp_path):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/train/test_disturbed.py kills a whole stage, and compares the bytes
 def test_a_killed_process_resumes(material, tmp_path):
     """SIGKILL anywhere leaves a checkpoint that loads."""
     code = (
