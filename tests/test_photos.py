@@ -23,7 +23,7 @@ def test_the_first_images_without_a_crowd_are_chosen() -> None:
     assert chosen["categories"] == [{"id": 1}, {"id": 2}]
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/pipeline/test_dvc.py takes photographs of COCO 2014 through the stages
 def test_the_stages_run_on_photographs(tmp_path: Path, shared: Path) -> None:
     out = tmp_path / "out"
     words = [str(shared / "coco2014-mini"), "--out", str(out), "--epochs", "1"]

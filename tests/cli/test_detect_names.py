@@ -178,7 +178,7 @@ BYTES = st.binary(min_size=1, max_size=255).map(lambda name: name.translate(None
 STEMS = BYTES | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass").translate(None, b"/\0"))
 FILE_NAMES = st.tuples(STEMS, st.sampled_from([b"", b".jpg", b".PNG", b".", b" "])).map(b"".join)
 FILE_NAMES = FILE_NAMES.filter(lambda name: 0 < len(name) < 256 and name not in (b".", b".."))
-COUNT = 150
+COUNT = 60
 
 
 @pytest.mark.slow

@@ -38,9 +38,9 @@ VALID = {
     "categories": [{"id": 7, "name": "cat"}],
 }
 SECONDS = 30  # for three images of 48x32 px: more is a hang
-# the same 200 in every run, so that a change is judged by its own
-two_hundred = settings(
-    max_examples=200,
+# the same 100 in every run, so that a change is judged by its own
+one_hundred = settings(
+    max_examples=100,
     derandomize=True,
     database=None,
     deadline=None,
@@ -119,7 +119,7 @@ def changed(data: bytes, changes) -> bytes:
 
 
 @pytest.mark.slow
-@two_hundred
+@one_hundred
 @given(number=st.sampled_from([1, 2, 3]), changes=CHANGES)
 def test_a_mutated_image_is_trained_on_or_named(folder, no_hang, number, changes):
     """Named by the pack, or where that has read its header alone, by the worker that decodes it."""
@@ -184,7 +184,7 @@ ANNOTATIONS = st.one_of(
 )
 
 
-@two_hundred
+@one_hundred
 @given(content=ANNOTATIONS)
 @example(content=with_values([(("annotations", 1, "bbox"), [0, 0, 1e7, 1e7])]))  # whose area alone is too large
 @example(content=with_values([(("images", 0, "file_name"), "\udcff.jpg")]))

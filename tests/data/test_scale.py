@@ -1,6 +1,6 @@
-"""120,000 images, as many as COCO has: packed by DVC, and read by 8 workers in little memory.
+"""Many images, as many as COCO has in make test-slow: packed by DVC, and read by 8 workers in little memory.
 
-`pytest -s -m slow tests/data/test_scale.py` prints the seconds and the memory (docs/benchmarks/packing.md).
+`pytest -s -m long tests/data/test_scale.py` prints the seconds and the memory (docs/benchmarks/packing.md).
 """
 
 import json
@@ -19,7 +19,7 @@ from m2det.data.packed.reader import PackedSplit
 from tests.conftest import ROOT
 from tests.pipeline.conftest import make_clone
 
-COUNT = 120_000
+COCO = 120_000
 EPOCH = """
 import multiprocessing, os, sys
 from pathlib import Path
@@ -61,10 +61,12 @@ def make_images(folder: Path, name: str, count: int) -> None:
     (folder / f"{name}.json").write_text(json.dumps(content))
 
 
-@pytest.mark.slow
-def test_as_many_images_as_coco_has(tmp_path):
-    for name, count in (("train", COUNT), ("val", 100)):
-        make_images(tmp_path, name, count)
+@pytest.mark.parametrize(
+    "count", [pytest.param(COCO // 5, marks=pytest.mark.slow), pytest.param(COCO, marks=pytest.mark.long)]
+)
+def test_many_images_are_packed_and_read_in_little_memory(tmp_path, count):
+    for name, images in (("train", count), ("val", 100)):
+        make_images(tmp_path, name, images)
     clone = make_clone(tmp_path / "clone")
     changes = {"  source: ": "  source: coco", "  root: ": f"  root: {tmp_path}"}
     clone.edit(changes | {f"  {n}: []": f"  {n}: [{{annotations: {n}.json, images: {n}}}]" for n in ("train", "val")})
@@ -78,12 +80,12 @@ def test_as_many_images_as_coco_has(tmp_path):
     nothing_to_do = time.perf_counter() - start
 
     start = time.perf_counter()
-    assert len(PackedSplit(cache, "train")) == COUNT
+    assert len(PackedSplit(cache, "train")) == count
     opened = time.perf_counter() - start
 
     print(f"nothing to do: {nothing_to_do:.1f} s; opened in {opened * 1e3:.0f} ms")
     # a whole epoch of small samples, and as many of 512 px as use every buffer
-    for size, images, steps in ((16, 64, COUNT // 64), (512, 16, 100)):
+    for size, images, steps in ((16, 64, count // 64), (512, 16, 100)):
         command = [sys.executable, "-c", EPOCH, *map(str, (cache, size, images, steps))]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
