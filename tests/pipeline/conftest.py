@@ -1,5 +1,6 @@
 """A copy of the project in a folder of its own, as a user's clone."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -94,10 +95,35 @@ def clone(tmp_path: Path) -> Clone:
     return make_clone(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def _prepared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Make it once for all of pytest's processes: the first that wants it holds the lock meanwhile."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "prepared"
+    with Path(f"{folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "dvc.lock").exists():
+            folder.mkdir()
+            made = make_clone(folder)
+            made.edit(SHORT)
+            made.run("dvc", "repro", "pack", "ops", "weights")
+    return folder
+
+
+@pytest.fixture
+def prepared(_prepared: Path, tmp_path: Path) -> Clone:
+    """As `ready`, for one test."""
+    return Clone(shutil.copytree(_prepared, tmp_path / "clone", symlinks=True))
+
+
 @pytest.fixture(scope="module")
-def short_run(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+def ready(_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which all is made that a training of three steps on `digits` takes."""
+    return Clone(shutil.copytree(_prepared, tmp_path_factory.mktemp("ready") / "clone", symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def short_run(ready: Clone) -> Clone:
     """A clone in which a run of three steps has gone from data to metrics."""
-    made = make_clone(tmp_path_factory.mktemp("clone"))
-    made.edit(SHORT)
-    made.run("dvc", "repro")
-    return made
+    ready.run("dvc", "repro")
+    return ready

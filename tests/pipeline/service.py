@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -49,15 +50,16 @@ class Service:
         self.worker = self.start(*command, **self._worker_environment)
 
     def start(self, *command: str, folder: Path | None = None, **environment: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=folder or self.home,
-            env=self.environment | {"PREFECT_PLUGINS_ENABLED": "false"} | environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # as from a terminal: a shell's background job ignores it, and Prefect stops by it
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        with (self.home / f"{command[1]}.log").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=folder or self.home,
+                env=self.environment | {"PREFECT_PLUGINS_ENABLED": "false"} | environment,
+                stdout=log,
+                stderr=log,
+                # as from a terminal: a shell's background job ignores it, and Prefect stops by it
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
 
     def stop(self, process: subprocess.Popen) -> None:
         process.terminate()
@@ -80,7 +82,13 @@ class Service:
         self.command(folder, "prefect", "--no-prompt", "deploy", *words)
 
     def run(self, folder: Path, name: str = "m2det/digits", **parameters: object) -> str:
-        """The id of a new run of the deployment."""
+        """The id of a new run of the deployment.
+
+        By its bare name as typed in the folder, by FLOW/DEPLOYMENT as from the UI, which takes some seconds less.
+        """
+        if "/" in name:
+            deployment = self.get(f"deployments/name/{name}")["id"]
+            return self.get(f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
         words = ["prefect", "deployment", "run", name, *(["--params", json.dumps(parameters)] if parameters else [])]
         return self.command(folder, *words).split("UUID: ")[1].split()[0]
 
@@ -133,7 +141,13 @@ class Service:
     def get(self, path: str, body: dict | None = None):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"})
-        return json.load(urllib.request.urlopen(request, timeout=30))
+        while True:
+            try:
+                return json.load(urllib.request.urlopen(request, timeout=30))
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # the database is locked by another request
+                    raise
+                time.sleep(1)
 
     def healthy(self) -> bool:
         try:

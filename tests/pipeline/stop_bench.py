@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tests.pipeline.conftest import SHORT, Clone
+from tests.pipeline.conftest import Clone
 from tests.pipeline.service import Service
 
 IMAGES = 3000  # hard links: pack and evaluation take long enough to be stopped up to 3 s after their begin
@@ -25,7 +25,7 @@ class Bench:
     """A server, a worker and a clone of the project whose stages take long."""
 
     def __init__(self, folder: Path, clone: Clone, works: Collection[str], images: int = IMAGES) -> None:
-        """Prepare for these kinds of work; stages that are up to date in the clone are not made anew."""
+        """Prepare a clone with short settings for these kinds of work; what it has made already is not made anew."""
         self.service = Service(folder / "prefect", limit=8, environment={MARK: str(folder)})
         self.clone = clone
         _prepare(clone, works, images)
@@ -108,9 +108,7 @@ def _prepare(clone: Clone, works: Collection[str], images: int) -> None:
     (folder / "all.json").write_text(json.dumps(coco))
     (clone.folder / ".git/info/exclude").write_text("/mine/\n")
     data = "[{annotations: all.json, images: .}]"
-    clone.edit(
-        SHORT | {"  source: digits": "  source: coco", "  root: ": "  root: mine", "  microbatch: ": "  microbatch: 2"}
-    )
+    clone.edit({"  source: digits": "  source: coco", "  root: ": "  root: mine", "  microbatch: ": "  microbatch: 2"})
     clone.edit(
         {"  train: ": f"  train: {data}", "  val: ": f"  val: {data}", "  evaluate_every: ": "  evaluate_every: 1000"}
     )

@@ -28,7 +28,7 @@ from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
-from tests.pipeline.conftest import make_clone
+from tests.pipeline.conftest import SHORT, make_clone
 from tests.pipeline.service import ENDED, Service
 from tests.pipeline.stop_bench import MARK, Bench, marked_processes
 
@@ -222,7 +222,9 @@ def _run_until_one_fails(
     A failure's bench stays on the disk, and ends: what it has left behind would disturb the next cell.
     """
     folder = Path(tempfile.mkdtemp(prefix="m2det-stops-"))
-    bench = Bench(folder, make_clone(folder / "clone"), WORK)
+    clone = make_clone(folder / "clone")
+    clone.edit(SHORT)
+    bench = Bench(folder, clone, WORK)
     try:
         for i, (cause, work, delay) in enumerate([*rest, ("CLI cancel", "train 1", 0.0)]):
             run = run_cell if cause in CAUSES else run_at_a_terminal

@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -27,18 +30,28 @@ def service(tmp_path_factory):
     service.stop(service.server)
 
 
+@pytest.fixture(scope="module")
+def deployed(service, tmp_path_factory):
+    """A toy, and a copy of its folder as it is before any run."""
+    toy = Toy(tmp_path_factory.mktemp("toy"))
+    service.deploy(toy.folder, "digits", "eval-8p")
+    return toy, shutil.copytree(toy.folder, tmp_path_factory.mktemp("before") / "toy")
+
+
 @pytest.fixture
-def toy(service, tmp_path):
-    toy = Toy(tmp_path)
-    service.deploy(tmp_path, "digits")
+def toy(deployed):
+    """The toy as new, in the folder that was deployed."""
+    toy, before = deployed
+    shutil.rmtree(toy.folder)
+    shutil.copytree(before, toy.folder)
     return toy
 
 
-def test_train_8p_by_its_bare_name_trains_in_eight_processes(service, clone):
+def test_train_8p_by_its_bare_name_trains_in_eight_processes(service, prepared):
     """As on a server with eight NPUs, by gloo and with a small network on a small data set."""
     if not [e for e in entry_points(group="prefect.plugins") if e.value == "m2det_prefect"]:
         pytest.skip("m2det is not installed, so Prefect does not find its plugin: pip install -e .")
-    service.deploy(clone.folder, "train-8p")
+    service.deploy(prepared.folder, "train-8p")
     tiny = {
         "epochs": 1,
         "run": {"device": "cpu", "workers": 0},
@@ -48,26 +61,29 @@ def test_train_8p_by_its_bare_name_trains_in_eight_processes(service, clone):
         "train": {"batch_size": 16, "microbatch": 2, "max_steps": 2},
         "benchmark": {"batch_size": 2, "warmup": 1, "steps": 2},
     }
-    run = service.run(clone.folder, "train-8p", overrides=tiny)
+    run = service.run(prepared.folder, "train-8p", overrides=tiny)
     state, message = service.ended(run, 500)
     assert state == "COMPLETED" and message.endswith(", put into the working copy"), message
     assert service.task_states(run) == {
         name: ["PENDING", "RUNNING", "COMPLETED"] for name in ("preflight", *STAGES, "show")
     }
     assert any("processes (world size) 8, " in line for line in service.whole_log(run))
-    assert json.loads((clone.folder / "results/performance.json").read_text())["processes"] == 8
-    assert "AP50" in json.loads((clone.folder / "results/metrics.json").read_text())
-    assert json.loads(clone.run("dvc", "status", "--json").stdout).keys() <= {"benchmark", "performance"}, (
+    assert json.loads((prepared.folder / "results/performance.json").read_text())["processes"] == 8
+    assert "AP50" in json.loads((prepared.folder / "results/metrics.json").read_text())
+    assert json.loads(prepared.run("dvc", "status", "--json").stdout).keys() <= {"benchmark", "performance"}, (
         "of section run"
     )
-    assert re.search(r"^  processes: auto ", (clone.folder / "params.yaml").read_text(), re.M), "the section run stays"
+    params = (prepared.folder / "params.yaml").read_text()
+    assert re.search(r"^  processes: auto ", params, re.M), "the section run stays"
 
 
 def test_a_fresh_clone_runs_digits_whatever_was_tried_before(service, toy):
-    service.deploy(toy.folder, "train-8p", "eval-8p")
+    service.deploy(toy.folder, "train-8p")
     before = toy.state()
-    state, message = service.ended(service.run(toy.folder, "m2det/train-8p"))
+    run = service.run(toy.folder, "m2det/train-8p")
+    state, message = service.ended(run)
     assert state == "FAILED" and "source 'coco2014' needs data.root" in message
+    assert service.get(f"flow_runs/{run}")["name"] == "coco512-8p"
     assert toy.state() == before
     run = service.run(toy.folder)
     assert service.ended(run)[0] == "COMPLETED"
@@ -195,6 +211,7 @@ def sleeping(service, toy) -> tuple[str, list[int]]:
     return run, [int(pid) for name in ("parents", "child") for pid in (copy / name).read_text().split()]
 
 
+@pytest.mark.long  # this one and the next: tests/pipeline/test_stops.py stops real trainings so
 def test_cancelling_a_run_ends_every_process_of_it(service, toy):
     run, pids = sleeping(service, toy)
     service.command(toy.folder, "prefect", "flow-run", "cancel", run)
@@ -202,6 +219,7 @@ def test_cancelling_a_run_ends_every_process_of_it(service, toy):
     assert all(gone(pid) for pid in pids)
 
 
+@pytest.mark.long
 def test_killing_prefects_process_ends_those_below(service, toy):
     run, pids = sleeping(service, toy)
     engine = int(Path(f"/proc/{pids[0]}/stat").read_text().rsplit(")", 1)[1].split()[1])  # dvc's parent
@@ -220,3 +238,21 @@ def test_a_run_that_ends_while_the_server_is_away_is_completed_once_it_is_back(s
     service.start_server()
     state, message = service.ended(run)
     assert state == "COMPLETED" and message.endswith(", put into the working copy"), message
+
+
+def test_a_mistake_is_refused_when_the_run_is_submitted(service, toy):
+    right = {"stages": ["data"], "overrides": {"epochs": 3, "train": {"lr": 1}}, "apply": False}
+    run = service.run(toy.folder, **right)
+    command = ["prefect", "deployment", "run", "m2det/digits", "-p", 'overrides={"epoch": 3}']
+    done = subprocess.run(command, cwd=toy.folder, env=service.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "not allowed ('epoch' was unexpected)" in " ".join(done.stdout.split()), done
+    deployment = service.get("deployments/name/m2det/digits")["id"]
+    for wrong in ({"overrides": {"train": {"lr": "0.1"}}}, {"overrides": {"epochs": 0}}, {"recipe": "coco"}):
+        with pytest.raises(HTTPError, match="409"):
+            service.get(f"deployments/{deployment}/create_flow_run", {"parameters": wrong})
+    assert service.ended(run)[0] == "COMPLETED"
+    shown = service.get(f"flow_runs/{run}")
+    commit = service.command(toy.folder, "git", "rev-parse", "HEAD")[:6]
+    assert shown["name"] == f"digits data, {commit}" and shown["flow_version"].startswith(commit)
+    assert shown["parameters"] == {"recipe": "digits", **right}
+    assert toy.copies() == []

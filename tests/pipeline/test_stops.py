@@ -10,7 +10,7 @@ from tests.pipeline.stop_matrix import CAUSES, cells_of, run_cell
 pytestmark = pytest.mark.slow
 
 LONG = ("server away 60 s, cancel",)
-SEED = 5  # another one draws other cells
+SEED = 5  # another one draws other cells; CLI cancel and the flow process's SIGKILL are of a training in this one
 CELLS = random.Random(SEED).sample(cells_of(cause for cause in CAUSES if cause not in LONG), 6)
 
 
