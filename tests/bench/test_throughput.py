@@ -80,7 +80,7 @@ def test_a_device_is_chosen_once_and_logged_once(caplog):
     assert caplog.text.count("device: cpu (requested)") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/pipeline/test_prefect.py has eight
 def test_two_processes_measure_together(material, tmp_path):
     params_file = write_params(tmp_path, device="cpu")
     params = few(batch_size=4, processes=2)

@@ -238,7 +238,7 @@ def link_code(folder):
 def test_a_disk_that_is_full_ends_in_one_sentence(project):
     one_sentence(stage(project, "data", limit=2000), "data/coco", "file too large; make room")
     assert stage(project, "data").returncode == 0
-    for limit in (5_000, 60_000, 2_000_000, 8_000_000):
+    for limit in (60_000, 8_000_000):
         one_sentence(stage(project, "pack", limit=limit), "data/unfinished", "make room")
         assert not (project / "data/cache/manifest.json").exists()
 
@@ -252,7 +252,7 @@ def test_small_disks_end_in_one_sentence(project):
         link_code(project)
         one_sentence(stage(project, "data"), "data/coco", "no space left on device; make room")
         codes = []
-        for size in (20, 24, 32, 64):
+        for size in (20, 32, 64):
             subprocess.run(["mount", "-o", f"remount,size={size}m", str(project)], check=True)
             if not codes:
                 assert stage(project, "data").returncode == 0

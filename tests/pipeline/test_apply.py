@@ -17,7 +17,8 @@ from tests.pipeline.toy import Toy
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
+# what is kept comes into the working copy in test_prefect.py, too
+@pytest.mark.parametrize("lost", [pytest.param(False, marks=pytest.mark.long), True], ids=["kept", "lost"])
 def test_results_that_dvc_has_lost_leave_the_working_copy_as_it_was(tmp_path, monkeypatch, lost):
     toy = Toy(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -23,8 +23,9 @@ def undisturbed(material, tmp_path_factory):
     return lambda kind: by(of(kind).get("processes", 2))
 
 
-# "bit flip" kills a rank before; an edit is in tests/pipeline/test_records.py, a full disk in test_full_disk.py
-SHOWN = ("stage SIGTERM", "launcher SIGKILL", "alone SIGKILL", "bit flip")
+# "bit flip" kills a rank before; test_distributed.py kills a launcher, test_full_disk.py fills a disk, and
+# tests/pipeline/test_records.py edits
+SHOWN = ("stage SIGTERM", "alone SIGKILL", "bit flip")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("changes", [ONE, {}], ids=["one process", "two"])
+@pytest.mark.parametrize("changes", [pytest.param(ONE, marks=pytest.mark.long), {}], ids=["one process", "two"])
 def test_a_closed_terminal_stops_a_training_with_a_checkpoint(material, tmp_path, changes):
     folder = working_copy(tmp_path.resolve() / "copy", material, **changes)
     terminal = Terminal(TRAIN, folder, ENVIRONMENT)
