@@ -86,7 +86,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(unfinished, damage, caplog
     assert warning.startswith(f"warning: {newest} ")
 
 
-@pytest.mark.parametrize("damage", ["a bit", pytest.param("a folder", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("damage", ["a bit", pytest.param("a folder", marks=pytest.mark.long)])
 def test_a_run_with_a_damaged_checkpoint_ends_as_the_undisturbed_one(material, unfinished, whole, damage):
     DAMAGES[damage](checkpoints(unfinished / "state")[-1])
     assert same(run(material, unfinished, settings(save_every=2)), whole)
@@ -171,7 +171,7 @@ def test_a_damaged_evaluation_counts_as_none(evaluated, tmp_path, damage, caplog
 
 
 @pytest.mark.parametrize(
-    ("damage", "epochs"), [("none", [3]), ("a bit", [2, 3]), pytest.param("a folder", [2, 3], marks=pytest.mark.slow)]
+    ("damage", "epochs"), [("none", [3]), ("a bit", [2, 3]), pytest.param("a folder", [2, 3], marks=pytest.mark.long)]
 )
 def test_an_evaluation_runs_again_only_where_its_record_is_damaged(
     material, evaluated, whole_of_three, tmp_path, damage, epochs
@@ -216,7 +216,7 @@ def test_best_weights_have_a_copy(material, tmp_path, which):
     assert found.kept_epoch == 2 and same(found, wanted)
 
 
-@pytest.mark.parametrize("damage", ["a bit", pytest.param("absent", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("damage", ["a bit", pytest.param("absent", marks=pytest.mark.long)])
 def test_best_weights_that_cannot_be_made_again_are_one_sentence(material, tmp_path, damage):
     """Neither another epoch's weights nor the last ones are published in their place."""
     how = settings(save_every=1, evaluate_every=1, keep="best")

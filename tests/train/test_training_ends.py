@@ -103,7 +103,9 @@ def test_a_training_that_waits_for_a_stopped_worker_ends_after_the_grace(materia
     assert "in _receive" in log.read_text()
 
 
-@pytest.mark.parametrize("what", ["rank", "worker", pytest.param("torchrun", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "what", ["rank", *(pytest.param(what, marks=pytest.mark.long) for what in ("worker", "torchrun"))]
+)
 def test_a_death_is_one_sentence_and_its_noise_is_in_the_log(material, tmp_path, what):
     folder = working_copy(tmp_path.resolve() / "copy", material, workers=1)
     process = stage(folder)
