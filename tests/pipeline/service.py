@@ -92,7 +92,7 @@ class Service:
         words = ["prefect", "deployment", "run", name, *(["--params", json.dumps(parameters)] if parameters else [])]
         return self.command(folder, *words).split("UUID: ")[1].split()[0]
 
-    def ended(self, run: str, seconds: float = 120) -> tuple[str, str]:
+    def ended(self, run: str, seconds: float = 240) -> tuple[str, str]:
         """Type and message of the state in which the run ended."""
         self.wait_until(lambda: self.state(run) in ENDED, seconds)
         state = self.get(f"flow_runs/{run}")["state"]

@@ -39,10 +39,10 @@ def deployed(service, tmp_path_factory):
 
 
 @pytest.fixture
-def toy(deployed):
-    """The toy as new, in the folder that was deployed."""
+def toy(deployed, tmp_path):
+    """The toy as new, in the folder that was deployed; what a failed test has left running goes on elsewhere."""
     toy, before = deployed
-    shutil.rmtree(toy.folder)
+    toy.folder.rename(tmp_path / "used")
     shutil.copytree(before, toy.folder)
     return toy
 
