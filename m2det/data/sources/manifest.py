@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from m2det.config import DataParams
-from m2det.data.sources.coco_json import read_annotations
+from m2det.data.sources.coco_json import read_coco
 from m2det.data.sources.image_folder import ImageFolder
+from m2det.data.sources.missing import explain_missing
 from m2det.errors import InputError
 from m2det.files.hashing import file_sha256
 
@@ -97,13 +98,13 @@ def _describe(roots: Roots, annotations: str, images: str, advice: str, outside:
     for fault in missing_paths(roots, [(annotations, images)], advice):
         raise InputError(fault)
     file, folder = roots[0] / annotations, roots[1] / images
-    names = sorted({image["file_name"] for image in read_annotations(file, outside)["images"]})
+    names = sorted({image.file_name for image in read_coco(file, outside).images})
     sizes = ImageFolder(folder, outside).sizes(names)
     missing = [name for name in names if name not in sizes]
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(names)} images that {file} names are not in {folder}, "
-            f"the first is {missing[0]}; {advice}"
+            f"the first is {missing[0]}; {explain_missing(folder, missing) or advice}"
         )
     return {"annotations": annotations, "sha256": file_sha256(file), "images": images, "files": sizes}
 
