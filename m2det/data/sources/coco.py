@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2det.data.sources.classes import Classes, ClassList, free_ids, require_common, select, unite
-from m2det.data.sources.coco_json import Annotation, CocoFile, Image, gc_disabled, read_coco
+from m2det.data.sources.coco_json import CocoFile, gc_disabled, read_coco
+from m2det.data.sources.coco_types import Annotation, Image
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.data.sources.records import ImageRecord, Note, Split
 from m2det.errors import InputError

@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from m2det.data.sources.coco_faults import MAX_SIDE, explain_value
+from m2det.data.sources.coco_types import Annotation, Content, Image, NamedCategory
 from m2det.data.sources.image_folder import ADVICE, leaves_folder, name_fault
 from m2det.data.sources.records import Category, Note
 from m2det.errors import InputError
-
-if TYPE_CHECKING:
-    from m2det.data.sources.coco_json import Annotation, Content, Image, NamedCategory
 
 MAX_CATEGORIES = 2**15 - 1  # labels are int16
 MAX_NAME = 1000  # characters of a category's name: what a model's file takes

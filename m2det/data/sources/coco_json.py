@@ -14,49 +14,10 @@ import msgspec
 
 from m2det.data.sources.coco_checks import check_annotations, check_categories, check_images
 from m2det.data.sources.coco_faults import explain
+from m2det.data.sources.coco_types import Annotation, Content, Image
 from m2det.data.sources.json_bytes import explain_encoding, read_json_bytes
 from m2det.data.sources.records import Category, Note
 from m2det.errors import InputError
-
-Number = int | float
-
-
-class Image(msgspec.Struct, gc=False):
-    """An entry of `images`; other keys are left out. width, height: pixels."""
-
-    id: int
-    file_name: str
-    width: int
-    height: int
-
-
-class Annotation(msgspec.Struct, gc=False):
-    """An entry of `annotations`; other keys, above all the outline, are left out.
-
-    bbox: x y width height, pixels, integers or floats as in the file. area: px^2.
-    """
-
-    image_id: int
-    category_id: int
-    bbox: tuple[Number, Number, Number, Number]
-    area: Number | None = None
-    iscrowd: int | bool | None = None
-    id: Any = None
-
-
-class NamedCategory(msgspec.Struct, gc=False):
-    """An entry of `categories`; other keys are left out."""
-
-    id: int
-    name: str | int | float
-
-
-class Content(msgspec.Struct, gc=False):
-    """What an annotation file holds, as decoded."""
-
-    images: list[Image]
-    annotations: list[Annotation]
-    categories: list[NamedCategory]
 
 
 @dataclass(frozen=True, eq=False)
