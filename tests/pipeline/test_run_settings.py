@@ -151,7 +151,7 @@ def test_comments_stay_and_those_inside_a_replaced_list_go(folder):
         ({"recipe": ""}, "no recipe is called ''"),
         ({"recipe": "coco512-8p"}, "params.yaml with this run's recipe: data: source 'coco2014' needs data.root"),
         ({"recipe": "digits"}, "{folder} is no git repository, but a run works in a clone"),
-        ({"stages": ["--foo"]}, "stages: no stage is called '--foo'; there are data, pack, "),
+        ({"stages": ["--foo"]}, "stages: no stage is called '--foo'; there are annotations, data, pack, "),
         ({"stages": ["train", "other/dvc.yaml:stage"]}, "stages: no stage is called 'other/dvc.yaml:stage'"),
         ({"stages": ["train", "evaluate", "train"]}, "stages: train is named twice"),
     ],
