@@ -37,7 +37,7 @@ def pack() -> None:
     """
     outside = may_lie_outside(params().data)
     pairs = load_sources(RAW / "manifest.json", roots_of(params().data, main_root()), outside)
-    splits = read_splits(pairs, outside)
+    splits = read_splits(pairs, outside, params().data.classes)
     for note in dict.fromkeys(note for split in splits.values() for note in split.notes):
         print(printable(note.text))
     categories = splits["train"].categories
@@ -89,7 +89,7 @@ def _fingerprint(splits: Iterable[Split]) -> str:
     files = (RAW / "manifest.json").read_bytes()  # names and sizes of images, hashes of annotations
     # a pack must not continue after an image was replaced by another of the same size
     times = [os.stat(record.path).st_mtime_ns for split in splits for record in split.records]  # noqa: PTH116 - quicker
-    settings = json.dumps(params().section("pack"), sort_keys=True).encode()
+    settings = json.dumps([params().section("pack"), params().data.classes], sort_keys=True).encode()
     code = digest_files(sources("pack"), Path())
     return digest(files, np.array(times).tobytes(), settings, code.encode(), str(FORMAT).encode())[:12]
 
