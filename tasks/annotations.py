@@ -11,10 +11,11 @@ import logging
 import os
 from pathlib import Path
 
-from m2det.data.sources.annotation_files import annotation_files
+from m2det.data.sources.annotation_files import MADE_HERE, annotation_files
 from m2det.errors import InputError, explain_disk_errors
 from m2det.files.hash_cache import hash_files
 from m2det.files.hashing import digest
+from m2det.files.whole import write_whole
 from m2det.text import printable
 from tasks.common import main_root, params
 
@@ -28,8 +29,7 @@ def record_annotations() -> None:
     """Write data/annotations.json: the source, and the sha256 of its annotation files by relative name."""
     data = params().data
     root = main_root() / os.path.expanduser(data.root)  # noqa: PTH111 - Path's raises for an unknown user
-    made_here = data.source in ("digits", "coco2014-download")
-    if not made_here and not root.is_dir():
+    if data.source not in MADE_HERE and not root.is_dir():
         if not RECORD.exists():
             raise InputError(f"data.root: {root} is no folder; give the one with your annotations and images")
         log.warning("data.root: %s is no folder, so changed annotations go unnoticed; %s stays as it is", root, RECORD)
@@ -42,12 +42,8 @@ def record_annotations() -> None:
     text = json.dumps({"source": data.source, "files": found}, indent=1) + "\n"
     if RECORD.exists() and RECORD.read_text() == text:
         return  # the file keeps its time, so DVC need not read it
-    with explain_disk_errors(RECORD):
-        _report(found)
-        RECORD.parent.mkdir(exist_ok=True)
-        temporary = RECORD.with_name(RECORD.name + ".tmp")  # the file may be a link into DVC's cache
-        temporary.write_text(text)
-        temporary.replace(RECORD)
+    _report(found)
+    write_whole(RECORD, text)  # replaced, not written to: the file may be a link into DVC's cache
 
 
 def _digest(files: list[str], hashes: list[str]) -> str:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from m2det.files.regular_file import open_regular
+from m2det.files.whole import write_whole
 
 THREADS = 8  # that read; hashing leaves the interpreter to the others
 CHUNK = 1 << 20  # bytes
@@ -23,7 +24,7 @@ def hash_files(paths: Iterable[Path], cache: Path) -> dict[Path, str]:
     """Return the files' sha256, and keep them with sizes and times in `cache`, a JSON file that may be deleted.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: a file cannot be read, or the cache cannot be written.
     """
     known = _read(cache)
     stats = {path: _stat(path) for path in paths}
@@ -34,10 +35,7 @@ def hash_files(paths: Iterable[Path], cache: Path) -> dict[Path, str]:
     result = {path: hashes[path] if path in hashes else str(known[str(path)][-1]) for path in stats}
     old = {str(path): [*stat, result[path]] for path, stat in stats.items() if max(stat[2:]) < now - RECENT}
     if old != known:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(old))
-        temporary.replace(cache)
+        write_whole(cache, json.dumps(old))
     return result
 
 
