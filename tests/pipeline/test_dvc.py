@@ -39,7 +39,7 @@ OUTPUTS = (
 
 def stages_to_run(clone) -> set[str]:
     status = json.loads(clone.run("dvc", "status", "--json").stdout)
-    assert status.pop("annotations") == ["always changed"]
+    assert "always changed" in status.pop("annotations")
     changed = {name for name, why in status.items() if any("changed" in str(reason) for reason in why)}
     return {name.split(":")[-1] for name in changed}
 
