@@ -83,15 +83,16 @@ def select(categories: list[Category], classes: Classes) -> ClassList:
     return ClassList(chosen, {old: position[new] for new, olds in wanted.items() for old in olds})
 
 
-def require_common(train: Sequence[tuple[Path, list[Category]]], val: Sequence[tuple[Path, list[Category]]]) -> None:
-    """Raise InputError if the validation files have no class of the training files: nothing could be measured."""
-    names = {category.name for _, categories in train for category in categories}
-    others = {category.name for _, categories in val for category in categories}
-    if names and others and not names & others:
+def require_common(
+    train: Sequence[tuple[Path, list[Category]]], val: Sequence[tuple[Path, list[Category]]], classes: ClassList
+) -> None:
+    """Raise InputError if the validation files have none of the training files' classes: nothing could be measured."""
+    names, others = ({category.name for _, own in files for category in own} for files in (train, val))
+    if not {classes.index.get(name) for name in names} & {classes.index.get(name) for name in others} - {None}:
         pairs = [f"{name!r}{_near(name, names)}" for name in sorted(others)[:MAX_NAMED]]
         raise InputError(
             f"{val[0][0]} has no class of {train[0][0]}: it has {', '.join(pairs)}; give both the same class names, or "
-            "rename with data.classes"
+            "unite them by data.classes"
         )
 
 

@@ -65,10 +65,10 @@ def read_splits(sources: Mapping[str, Sources], outside: bool = False, classes: 
             raise InputError(f"{twice[0]} is listed twice for {name}: its objects would count twice; list it once")
     files = {name: [read_coco(path, outside) for path, _ in pairs] for name, pairs in sources.items()}
     lists = {name: [(file.path, file.categories) for file in each] for name, each in files.items()}
-    if {"train", "val"} <= lists.keys():
-        require_common(lists["train"], lists["val"])
     categories, differences = unite([pair for each in lists.values() for pair in each])
     chosen = select(categories, classes)
+    if {"train", "val"} <= lists.keys():
+        require_common(lists["train"], lists["val"], chosen)
     splits = {}
     for name, pairs in sources.items():
         notes = [note for file in files[name] for note in file.notes]

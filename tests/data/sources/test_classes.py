@@ -65,6 +65,8 @@ def test_a_class_of_later_files_gets_its_own_id_or_a_free_one(tmp_path: Path) ->
 def test_splits_without_a_common_class_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"val\.json has no class of .*train\.json.*'Cat' \(did you mean 'cat'\?\)"):
         read(tmp_path, train={1: "cat"}, val={1: "Cat"})
+    splits = read(tmp_path, [{"cat": ["cat", "Cat"]}], train={1: "cat"}, val={1: "Cat"})
+    assert [boxes_by_class(split) for split in splits.values()] == [{"cat": [1]}] * 2
 
 
 @pytest.mark.parametrize(
