@@ -1,10 +1,10 @@
 """Learn 16 photographs by heart: `python benchmarks/photos.py ROOT [--out FOLDER] [--epochs N]`.
 
 ROOT holds COCO 2014: annotations/instances_train2014.json and images/train2014. The 16 photographs are the first by id
-that have boxes and no crowd region. The stages data, pack, weights, train and evaluate run on them as `dvc repro` runs
-them, with all of COCO's classes and m2det-tiny at 320 px; training and validation images are the same. So AP says
-nothing about other photographs: AP50 near 1 says that data, network, loss, optimizer, detection and scoring fit
-together. To that end samples are augmented in their colors only, and weights do not decay.
+that have boxes and no crowd region. The stages annotations, data, pack, weights, train and evaluate run on them as
+`dvc repro` runs them, with all of COCO's classes and m2det-tiny at 320 px; training and validation images are the same.
+So AP says nothing about other photographs: AP50 near 1 says that data, network, loss, optimizer, detection and scoring
+fit together. To that end samples are augmented in their colors only, and weights do not decay.
 
 FOLDER, a new one, is a project like this one: its results/ has metrics, pictures and curves.
 """
@@ -27,7 +27,7 @@ from m2det.config.schema import defaults
 from m2det.data.sources.coco2014 import SPLITS
 
 PROJECT = Path(__file__).resolve().parents[1]
-STAGES = ("data", "pack", "weights", "train", "evaluate")
+STAGES = ("annotations", "data", "pack", "weights", "train", "evaluate")
 PHOTOS = 16
 SOURCE = {"annotations": "annotations.json", "images": "images"}
 CHANGES: dict[str, dict[str, Any]] = {  # of the recipe own-data-cpu

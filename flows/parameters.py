@@ -13,7 +13,7 @@ from m2det.config.recipes import recipe_names
 from m2det.config.schema import defaults, settings
 from m2det.errors import InputError
 
-STAGES = ("data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance")
+STAGES = ("annotations", "data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance")
 EXAMPLE = '{"epochs": 160, "train": {"lr": 0.01}}'
 
 

@@ -31,7 +31,7 @@ Step = Callable[[], None]
 PLAIN = "M2DET_STAGE_IS_A_TASK"  # set by flows.pipeline: its task has the stage's state and log already
 
 
-def run_stage(name: str, *steps: Step) -> None:
+def run_stage(name: str, *steps: Step, tracked: bool = True) -> None:
     """Run `python -m flows.NAME`: call the steps in order, then check that the stage's inputs have not changed.
 
     Wrong input (InputError) ends the process with one sentence on stderr and exit code 1, SIGTERM with 143, Ctrl-C with
@@ -40,6 +40,7 @@ def run_stage(name: str, *steps: Step) -> None:
     Args:
         name: of the stage.
         steps: functions without arguments; each is a Prefect task of its name.
+        tracked: whether the stage is a flow at all where a Prefect API is configured.
     """
     spin_briefly()
     ignore_closed_output()
@@ -64,10 +65,10 @@ def run_stage(name: str, *steps: Step) -> None:
     atexit.register(_print_last_line)  # after errors and tracebacks
     try:
         inputs_of(name)  # before anything else reads them
-        if PLAIN not in os.environ and api_url():
+        if tracked and PLAIN not in os.environ and api_url():
             _run_tracked(name, steps)
         else:
-            if PLAIN not in os.environ:
+            if tracked and PLAIN not in os.environ:
                 print(f"{name}: no Prefect API configured, running plainly")
             for step in steps:
                 step()

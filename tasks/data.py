@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from m2det.data.sources.coco2014 import ADVICE, SPLITS, derive_minival, download_coco2014
+from m2det.data.sources.image_times import NAME, write_times
 from m2det.data.sources.manifest import RAW, may_lie_outside, roots_of, write_manifest
 from m2det.data.sources.presence import WHERE_YOURS_IS, missing_files
 from m2det.errors import InputError, explain_disk_errors
@@ -38,3 +39,5 @@ def data() -> None:
             derive_minival(root)
             splits, advice = SPLITS, ADVICE
         write_manifest(RAW / "manifest.json", roots, splits, advice, may_lie_outside(source))
+        if source.source != "digits":  # whose images are DVC's, with times of a checkout
+            write_times(RAW / "manifest.json", roots[1], main_root() / RAW.parent / NAME)

@@ -14,7 +14,7 @@ from m2det.data.jpeg import jpeg_decoder
 from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
 from m2det.data.packed.writer import MEANING, ORIGINAL, finish_cache, require_room, write_split
-from m2det.data.sources.coco import read_split
+from m2det.data.sources.coco import read_splits
 from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of
 from m2det.data.sources.records import Split
 from m2det.distributed.lifetime import keep_freed_memory, usable_cores
@@ -37,12 +37,13 @@ def pack() -> None:
     """
     outside = may_lie_outside(params().data)
     pairs = load_sources(RAW / "manifest.json", roots_of(params().data, main_root()), outside)
-    splits = {name: read_split(files, outside) for name, files in pairs.items()}
+    splits = read_splits(pairs, outside, params().data.classes)
+    for note in dict.fromkeys(note for split in splits.values() for note in split.notes):
+        print(printable(note.text))
     categories = splits["train"].categories
-    if splits["val"].categories != categories:
-        raise InputError("the validation annotations have other categories than the training annotations")
     if not any(len(record.boxes) for record in splits["train"].records):
-        raise InputError("the training annotations have no usable box: there is nothing to learn from")
+        reasons = "".join(f"; {note.text}" for note in splits["train"].notes)
+        raise InputError(f"the training annotations have no usable box: there is nothing to learn from{reasons}")
     settings = params().pack
     keep_freed_memory()
     jpeg_decoder()  # chosen here, before threads ask for it at once
@@ -88,7 +89,7 @@ def _fingerprint(splits: Iterable[Split]) -> str:
     files = (RAW / "manifest.json").read_bytes()  # names and sizes of images, hashes of annotations
     # a pack must not continue after an image was replaced by another of the same size
     times = [os.stat(record.path).st_mtime_ns for split in splits for record in split.records]  # noqa: PTH116 - quicker
-    settings = json.dumps(params().section("pack"), sort_keys=True).encode()
+    settings = json.dumps([params().section("pack"), params().data.classes], sort_keys=True).encode()
     code = digest_files(sources("pack"), Path())
     return digest(files, np.array(times).tobytes(), settings, code.encode(), str(FORMAT).encode())[:12]
 

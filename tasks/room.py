@@ -11,7 +11,7 @@ from pathlib import Path
 from m2det.config import DataParams, PackParams, Params
 from m2det.data.packed.encoding import MAX_SAMPLED, ImageEncoding
 from m2det.data.sources.coco2014 import usable_splits
-from m2det.data.sources.coco_json import read_annotations
+from m2det.data.sources.coco_json import read_coco
 from m2det.data.sources.manifest import may_lie_outside, roots_of
 from m2det.data.sources.voc import listed_images
 from m2det.errors import InputError
@@ -59,8 +59,8 @@ def cache_room(data: DataParams, pack: PackParams) -> dict[Path, tuple[str, int]
     except InputError:
         named: dict[Path, set[str]] = {}
         for annotations, path in pairs:
-            content = read_annotations(annotations, may_lie_outside(data))
-            named.setdefault(path, set()).update(image["file_name"] for image in content["images"])
+            content = read_coco(annotations, may_lie_outside(data))
+            named.setdefault(path, set()).update(image.file_name for image in content.images)
         need = {folder: ("the packed cache", _bytes(named, encoding))}
     return need
 

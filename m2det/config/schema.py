@@ -21,6 +21,7 @@ from m2det.config.values import (
     Text,
     ZeroOrAtLeast,
     address,
+    class_entries,
     plain,
     setting,
     shown,
@@ -37,6 +38,7 @@ class Source(Section):
 
 
 Sources = Annotated[list[Source], Field(max_length=100)]
+Classes = Annotated[list[Text | dict[Text, list[Text]]], Field(max_length=1000), AfterValidator(class_entries)]
 
 
 class DataParams(Section):
@@ -60,6 +62,11 @@ class DataParams(Section):
     )
     train: Sources = setting([], "for coco: list of {annotations: FILE.json, images: FOLDER} to train on")
     val: Sources = setting([], "for coco: list of {annotations: FILE.json, images: FOLDER} to validate on")
+    classes: Classes = setting(
+        [],
+        "classes to train on, others are left out: a list of names, and of {new name: [names]} to rename or merge; "
+        "empty takes all as they are",
+    )
 
     @model_validator(mode="after")
     def _sources_fit(self) -> DataParams:

@@ -53,6 +53,14 @@ def source_of_weights(text: str) -> str:
     return text
 
 
+def class_entries(entries: list[Any]) -> list[Any]:
+    """Refuse an entry that is neither a name nor one new name for a list of names."""
+    for entry in entries:
+        if isinstance(entry, dict) and (len(entry) != 1 or not all(entry.values())):
+            raise ValueError(f"takes names and {{new name: [names]}}, not {shown(entry)}")
+    return entries
+
+
 @dataclass(frozen=True)
 class ZeroOrAtLeast:
     """Refuse numbers between 0 and `least`."""

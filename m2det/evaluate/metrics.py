@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from m2det.errors import InputError
 
+ID_TABLES = {"image_id": "images", "category_id": "categories"}
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -78,8 +81,9 @@ def _evaluate(truth: dict[str, Any], results: list[Any], truth_path: str, result
     if backend == "hotcoco":
         import hotcoco
 
-        ground_truth = hotcoco.COCO(truth_path)
-        run = hotcoco.COCOeval(ground_truth, ground_truth.load_res(results_path), "bbox")
+        with _without_negative_ids(truth, results, truth_path, results_path) as (truth_path, results_path):
+            ground_truth = hotcoco.COCO(truth_path)
+            run = hotcoco.COCOeval(ground_truth, ground_truth.load_res(results_path), "bbox")
     elif backend == "pycocotools":
         from pycocotools import coco, cocoeval
 
@@ -99,6 +103,33 @@ def _evaluate(truth: dict[str, Any], results: list[Any], truth_path: str, result
     run.accumulate()
     run.summarize()
     return run
+
+
+@contextlib.contextmanager
+def _without_negative_ids(
+    truth: dict[str, Any], results: list[Any], truth_path: str, results_path: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the paths; where ids are negative, which hotcoco cannot read, of copies with ids from 0, in order."""
+    ids = {key: sorted(entry["id"] for entry in truth[table]) for key, table in ID_TABLES.items()}
+    if all(each[0] >= 0 for each in ids.values() if each):
+        yield truth_path, results_path
+        return
+    number = {key: {old: new for new, old in enumerate(each)} for key, each in ids.items()}
+    images, categories = (
+        [entry | {"id": number[key][entry["id"]]} for entry in truth[table]] for key, table in ID_TABLES.items()
+    )
+    annotations, detections = (
+        [entry | {key: number[key].get(entry[key], -1) for key in number} for entry in each]
+        for each in (truth["annotations"], results)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        renumbered = {**truth, "images": images, "categories": categories, "annotations": annotations}
+        paths = []
+        for name, content in (("truth", renumbered), ("results", detections)):
+            path = Path(folder) / f"{name}.json"
+            path.write_text(json.dumps(content))
+            paths.append(str(path))
+        yield paths[0], paths[1]
 
 
 def _index(coco: Any, dataset: dict[str, Any]) -> Any:

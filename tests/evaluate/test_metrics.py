@@ -65,6 +65,25 @@ class TestBothScorers:
         ]
         assert coco_metrics(*files(boxes, detections), backend)["AP"] == pytest.approx(1.0)
 
+    @pytest.mark.parametrize("ids", [(-2, -1, -7, -3), (-(2**63), 2**63 - 1, 0, 5), (2**62, 2**63 - 1, 1, 2**63 - 1)])
+    def test_any_integer_ids(self, files, backend, ids):
+        """As of exporters that number images by a hash."""
+        boxes = [(1, 3, [10, 10, 50, 40], 0), (2, 7, [20, 20, 100, 120], 0), (2, 7, [150, 150, 20, 20], 0)]
+        detections = [(1, 3, [10, 10, 50, 40], 0.9), (2, 7, [20, 20, 100, 120], 0.5), (1, 7, [0, 0, 9, 9], 0.6)]
+        paths = files(boxes, detections)
+        expected = coco_metrics(*paths, backend)
+        assert 0 < expected["AP/dog"] < expected["AP/cat"]
+        new = dict(zip(("1", "2", "3", "7"), ids, strict=True))  # images, then categories, in their order
+        for path in paths:
+            content = json.loads(path.read_text())
+            for table in content.values() if isinstance(content, dict) else [content]:
+                for entry in table:
+                    entry |= {k: new[str(entry[k])] for k in ("image_id", "category_id") if k in entry}
+                    if "file_name" in entry or "name" in entry:
+                        entry["id"] = new[str(entry["id"])]
+            path.write_text(json.dumps(content))
+        assert coco_metrics(*paths, backend) == expected
+
     def test_ids_from_0_and_no_area_or_iscrowd_as_many_exports_write(self, files, backend):
         truth, results = files([(1, 3, [10, 10, 50, 40], 0)], [(1, 3, [10, 10, 50, 40], 0.9)])
         content = json.loads(truth.read_text())

@@ -79,7 +79,7 @@ def test_the_form_refuses_wrong_types_and_ranges_and_nothing_that_is_right(key):
         ({"overrides": {"train": {"lrs": 1}}}, "field 'overrides.train'. Failure reason: Additional properties"),
         ({"overrides": {"epochs": 0}}, "field 'overrides.epochs'. Failure reason: 0 is less than the minimum of 1"),
         ({"recipe": "coco"}, f"field 'recipe'. Failure reason: 'coco' is not one of {recipe_names()}"),
-        ({"stages": ["trian"]}, "field 'stages[0]'. Failure reason: 'trian' is not one of ['data', 'pack', 'ops',"),
+        ({"stages": ["trian"]}, "field 'stages[0]'. Failure reason: 'trian' is not one of ['annotations', 'data', "),
         ({"stages": ["train", "train"]}, "field 'stages'. Failure reason: ['train', 'train'] has non-unique elements"),
     ],
 )

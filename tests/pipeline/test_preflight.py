@@ -19,7 +19,7 @@ from m2det.errors import InputError
 from tasks.preflight import preflight, will_run
 from tests.conftest import ROOT
 
-ALL = ["data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance"]
+ALL = ["annotations", "data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance"]
 SHA = {"sha256": "0" * 64}
 
 
@@ -79,7 +79,7 @@ def test_a_machine_without_the_device_is_named(project):
 def test_what_no_stage_of_the_run_needs_is_not_looked_for():
     wrong = {"data": {"root": "/nowhere"}, "weights": {"source": "mine.pth"}, "run": {"workers": 99}}
     assert found("coco512-8p", ["ops"], **wrong).findings == []
-    assert len(found("coco512-8p", ["data", "pack"], **wrong).findings) == 1
+    assert len(found("coco512-8p", ["annotations", "data", "pack"], **wrong).findings) == 1
 
 
 def test_a_stage_without_what_others_make_is_refused(project):
@@ -99,7 +99,7 @@ def test_each_source_says_which_of_its_files_are_missing(project):
         (project / name).mkdir(parents=True)
     for name in ("coco/annotations/instances_train2014.json", "voc/VOC2007/ImageSets/Main/test.txt"):
         (project / name).touch()
-    stages = ["data", "pack"]
+    stages = ["annotations", "data", "pack"]
     annotations = project / "coco/annotations"
     assert found("coco512-8p", stages, data={"root": "coco"}).findings == [
         f"annotation file {annotations}/instances_valminusminival2014.json is missing; {ADVICE}",

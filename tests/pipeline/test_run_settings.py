@@ -120,7 +120,7 @@ def test_a_mapping_replaces_the_one_that_was_there(folder, new):
 def test_comments_stay_and_those_inside_a_replaced_list_go(folder):
     path = folder / "params.yaml"
     entry = "{annotations: a.json, images: i}"
-    block = f"  train:   # mine\n  # the first\n  - {entry}   # one\n  val:\n  - {entry}\n\npack:"
+    block = f"  train:   # mine\n  # the first\n  - {entry}   # one\n  val:\n  - {entry}\n  classes: []\n\npack:"
     text = path.read_text().replace("  source: digits", "  source: coco").replace("  root: ''", "  root: /d")
     path.write_text(re.sub(r"  train: \[\].*?pack:", block, text, count=1, flags=re.DOTALL))
     assert outcome(folder, {"epochs": 2}) == "kept"
@@ -151,7 +151,7 @@ def test_comments_stay_and_those_inside_a_replaced_list_go(folder):
         ({"recipe": ""}, "no recipe is called ''"),
         ({"recipe": "coco512-8p"}, "params.yaml with this run's recipe: data: source 'coco2014' needs data.root"),
         ({"recipe": "digits"}, "{folder} is no git repository, but a run works in a clone"),
-        ({"stages": ["--foo"]}, "stages: no stage is called '--foo'; there are data, pack, "),
+        ({"stages": ["--foo"]}, "stages: no stage is called '--foo'; there are annotations, data, pack, "),
         ({"stages": ["train", "other/dvc.yaml:stage"]}, "stages: no stage is called 'other/dvc.yaml:stage'"),
         ({"stages": ["train", "evaluate", "train"]}, "stages: train is named twice"),
     ],

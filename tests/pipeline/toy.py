@@ -58,10 +58,11 @@ class Toy:
             copy(ROOT / name, folder / name)
         dvc_yaml = "stages:\n"
         for before, name in zip(("", *STAGES), STAGES, strict=False):
-            steps = ("detect", "score", "draw") if name == "evaluate" else (name,)
+            steps = {"evaluate": ("detect", "score", "draw"), "annotations": ("record_annotations",)}.get(name, (name,))
             functions = "".join(f"def {function}(): step({name!r})\n" for function in steps)
             (folder / f"tasks/{name}.py").write_text(f"from tasks.step import step\n{functions}")
-            dep = f"{before}.txt" if before else "tasks/step.py"
+            # data can be run without annotations
+            dep = f"{before}.txt" if name not in ("annotations", "data") else "tasks/step.py"
             dvc_yaml += f"  {name}:\n    cmd: exec python -m flows.{name}\n    deps: [{dep}]\n"
             dvc_yaml += f"    params: [epochs, toy.yaml: [wrong, crash, sleep, wait]]\n    outs: [{name}.txt]\n"
         (folder / "dvc.yaml").write_text(dvc_yaml)

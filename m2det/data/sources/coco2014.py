@@ -18,7 +18,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from tqdm import tqdm
 
 from m2det.data.ordered_map import ordered_map
-from m2det.data.sources.coco_json import check_annotations, read_annotations
+from m2det.data.sources.coco_json import read_coco
 from m2det.download import fetch_files, partial_paths
 from m2det.errors import InputError, explain_disk_errors
 from m2det.files.regular_file import read_file, require_regular
@@ -287,9 +287,9 @@ def derive_minival(root: Path) -> None:
     missing = {name: count for name, count in DERIVED.items() if not _instances(root, name).exists()}
     if not missing or not val2014.exists() or not val2017.exists():
         return
-    minival = {image["id"] for image in read_annotations(val2017, outside=True)["images"]}
-    content = read_annotations(val2014, outside=True, outlines=True)  # other programs may use the outlines
-    check_annotations(content, val2014)
+    minival = {image.id for image in read_coco(val2017, outside=True).images}
+    read_coco(val2014, outside=True)
+    content = json.loads(read_file(val2014))  # with the outlines, which other programs may use
     for name, count in missing.items():
         images = [image for image in content["images"] if (image["id"] in minival) == (name == "minival2014")]
         if len(images) != count:

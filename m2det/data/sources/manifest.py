@@ -11,13 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from m2det.config import DataParams
-from m2det.data.sources.coco_json import read_annotations
+from m2det.data.sources.coco_json import read_coco
 from m2det.data.sources.image_folder import ImageFolder
+from m2det.data.sources.image_times import warn_of_other_times
+from m2det.data.sources.missing import explain_missing
 from m2det.errors import InputError
 from m2det.files.hashing import file_sha256
 
 RAW = Path("data/coco")  # what the stage `data` makes, under the project's folder
-RESTORE = "put it back as it was, or run `dvc repro -f data`"
+RELIST = "put it back as it was, or run `dvc repro data`"
+RESTORE = "put it back as it was, or run `dvc repro -f data`"  # by -f: DVC does not look at images
 
 
 Roots = tuple[Path, Path]  # the folders that annotation files and image folders are given relative to
@@ -80,6 +83,7 @@ def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, l
         for entry in entries:
             _check(roots, entry, outside)
         sources[split] = [(roots[0] / e["annotations"], roots[1] / e["images"]) for e in entries]
+    warn_of_other_times(path, roots[1])
     return sources
 
 
@@ -97,13 +101,13 @@ def _describe(roots: Roots, annotations: str, images: str, advice: str, outside:
     for fault in missing_paths(roots, [(annotations, images)], advice):
         raise InputError(fault)
     file, folder = roots[0] / annotations, roots[1] / images
-    names = sorted({image["file_name"] for image in read_annotations(file, outside)["images"]})
+    names = sorted({image.file_name for image in read_coco(file, outside).images})
     sizes = ImageFolder(folder, outside).sizes(names)
     missing = [name for name in names if name not in sizes]
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(names)} images that {file} names are not in {folder}, "
-            f"the first is {missing[0]}; {advice}"
+            f"the first is {missing[0]}; {explain_missing(folder, missing) or advice}"
         )
     return {"annotations": annotations, "sha256": file_sha256(file), "images": images, "files": sizes}
 
@@ -111,9 +115,9 @@ def _describe(roots: Roots, annotations: str, images: str, advice: str, outside:
 def _check(roots: Roots, entry: dict, outside: bool) -> None:
     file, folder = roots[0] / entry["annotations"], roots[1] / entry["images"]
     if not file.is_file():
-        raise InputError(f"annotation file {file} is gone since the stage `data` ran; {RESTORE}")
+        raise InputError(f"annotation file {file} is gone since the stage `data` ran; {RELIST}")
     if file_sha256(file) != entry["sha256"]:
-        raise InputError(f"annotation file {file} has changed since the stage `data` ran; {RESTORE}")
+        raise InputError(f"annotation file {file} has changed since the stage `data` ran; {RELIST}")
     sizes = ImageFolder(folder, outside).sizes(entry["files"])
     for name, size in entry["files"].items():
         if name not in sizes:

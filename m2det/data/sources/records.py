@@ -50,6 +50,20 @@ class ImageRecord:
         return self.folder.read(self.file_name)
 
 
+@dataclass(frozen=True)
+class Note:
+    """What reading has decided for the user, or left out.
+
+    code: its kind, such as "dropped-boxes"; never changes for a kind.
+    count: of the entries that it is about.
+    text: one sentence with the file, the count and the reason.
+    """
+
+    code: str
+    count: int
+    text: str
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """The images of one split.
@@ -59,6 +73,7 @@ class Split:
     dropped: number of boxes left out by cleaning, by reason.
     clipped: number of boxes kept that reached over an edge.
     ground_truth: a COCO dict of the boxes as annotated, for scoring: cleaning is for training only.
+    notes: what reading has decided or left out, for the user.
     """
 
     records: list[ImageRecord]
@@ -66,3 +81,4 @@ class Split:
     dropped: dict[str, int]
     clipped: int
     ground_truth: dict[str, list[dict[str, Any]]]
+    notes: tuple[Note, ...] = ()

@@ -1,9 +1,11 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from m2det.data.sources.image_times import NAME, write_times
 from m2det.data.sources.manifest import load_sources, write_manifest
 from m2det.errors import InputError
 
@@ -72,8 +74,26 @@ def test_files_changed_since_are_named(root: Path, tmp_path: Path) -> None:
         load_sources(manifest, (root, root))
     image.write_bytes(b"b.jpg")
     annotations.write_text(annotations.read_text() + "\n")
-    with pytest.raises(InputError, match=r"val\.json has changed.*dvc repro -f data"):
+    with pytest.raises(InputError, match=r"val\.json has changed.*dvc repro data"):
         load_sources(manifest, (root, root))
     annotations.unlink()
-    with pytest.raises(InputError, match=r"val\.json is gone.*dvc repro -f data"):
+    with pytest.raises(InputError, match=r"val\.json is gone.*dvc repro data"):
         load_sources(manifest, (root, root))
+
+
+def test_an_image_of_the_same_size_but_another_time_is_told(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = tmp_path / "coco/manifest.json"
+    manifest.parent.mkdir()
+    write_manifest(manifest, (root, root), SPLITS)
+    load_sources(manifest, (root, root))
+    write_times(manifest, root, tmp_path / NAME)
+    load_sources(manifest, (root, root))
+    assert not caplog.records
+    image = root / "images/a.jpg"
+    image.write_bytes(b"A.JPG")
+    os.utime(image, ns=(0, 1))
+    load_sources(manifest, (root, root))
+    [record] = caplog.records
+    assert record.getMessage().startswith("1 images have another time") and "images/a.jpg" in record.getMessage()
