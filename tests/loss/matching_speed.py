@@ -1,0 +1,96 @@
+"""`python -m tests.loss.matching_speed`: seconds and memory of matching boxes with priors (docs/benchmarks/loss.md).
+
+In portions, as the objective `multibox` does, and all boxes at once, as it did before: in turn, and each in a process
+of its own for the peak of memory. 32,760 priors.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+from m2det.boxes import cxcywh_to_xyxy, iou_xyxy
+from m2det.loss import match
+from tests.loss.original_loss import material
+
+
+def match_at_once(priors_xyxy, boxes, labels, iou_threshold):
+    valid = labels > 0
+    iou = iou_xyxy(boxes, priors_xyxy).masked_fill_(~valid[:, :, None], -1.0)
+    best_iou, best_truth = iou.max(dim=1)
+    best_prior = iou.argmax(dim=2)
+    number = torch.arange(1, boxes.shape[1] + 1, device=boxes.device) * valid
+    last = ((best_prior[:, :, None] == best_prior[:, None, :]) * number[:, None, :]).amax(dim=2)
+    claimed_by = torch.zeros_like(best_truth).scatter_(1, best_prior, last)
+    best_truth = torch.where(claimed_by > 0, claimed_by - 1, best_truth)
+    positive = (claimed_by > 0) | (best_iou >= iou_threshold)
+    return boxes.gather(1, best_truth[..., None].expand(-1, -1, 4)), labels.gather(1, best_truth) * positive
+
+
+WAYS = {"in portions": match, "at once": match_at_once}
+
+
+def arguments_of(images, objects, device):
+    """Boxes of the crowded first image, and 7 of each other one, padded as a batch is."""
+    padded = 16
+    while padded < objects:
+        padded *= 2
+    _, priors, boxes, labels = material(device, images=images, objects=padded)
+    labels[0, objects:] = 0
+    labels[1:, 7:] = 0
+    return cxcywh_to_xyxy(priors), boxes * (labels > 0)[..., None], labels, 0.5
+
+
+def seconds(way, arguments, synchronize):
+    synchronize()
+    start = time.perf_counter()
+    way(*arguments)
+    synchronize()
+    return time.perf_counter() - start
+
+
+def peak(arguments, way):
+    """Print by how many bytes a process's memory grows."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    WAYS[way](*arguments)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", help="(default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="(default %(default)s)")
+    parser.add_argument("--images", type=int, default=16, help="of a microbatch (default %(default)s)")
+    parser.add_argument("--objects", type=int, nargs="+", default=[16, 500], help="(default %(default)s)")
+    parser.add_argument("--peak", choices=WAYS, help="print one way's bytes for the first of --objects, on a CPU")
+    options = parser.parse_args()
+    if options.peak:
+        return peak(arguments_of(options.images, options.objects[0], "cpu"), options.peak)
+    synchronize = (lambda: None) if options.device == "cpu" else torch.accelerator.synchronize
+    print(f"{options.device}, {torch.get_num_threads()} threads, {options.images} images, medians of {options.rounds}:")
+    for objects in options.objects:
+        arguments = arguments_of(options.images, objects, options.device)
+        assert all(map(torch.equal, match(*arguments), match_at_once(*arguments)))
+        times = [[seconds(way, arguments, synchronize) for way in WAYS.values()] for _ in range(options.rounds)]
+        ratio = statistics.median(new / old for new, old in times)
+        print(f"{objects} objects: {ratio:.2f} times the time at once")
+        for way, column in zip(WAYS, zip(*times, strict=True), strict=True):
+            command = [sys.executable, "-m", "tests.loss.matching_speed", "--images", str(options.images)]
+            command += ["--objects", str(objects), "--peak", way]
+            used = peak_of(command, options.device)
+            print(f"  {way}: {statistics.median(column):.4f} s, {used}")
+    return None
+
+
+def peak_of(command, device):
+    if device != "cpu":
+        return "memory not measured"
+    return f"{int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1e6:.0f} MB"
+
+
+if __name__ == "__main__":
+    main()
