@@ -248,6 +248,11 @@ class TrainParams(Section):
         10, "epochs between evaluations on data.val", "epochs"
     )
     keep: Literal["final", "best"] = setting("final", "weights to keep: final, or best (by AP on data.val)")
+    patience: Annotated[int, Field(ge=0, le=100_000)] = setting(
+        0,
+        "evaluations in a row without a better AP after which training ends, for keep: best; 0 trains all epochs",
+        "evaluations",
+    )
 
     def accumulation(self, processes: int) -> int:
         """Return how many microbatches each process computes one after the other in a step.
@@ -281,6 +286,11 @@ class TrainParams(Section):
             raise ValueError(
                 f"train.batch_size ({self.batch_size}) must be a multiple of train.microbatch ({self.microbatch}), "
                 f"such as {below or above}"
+            )
+        if self.patience and self.keep != "best":
+            raise ValueError(
+                f"train.patience is {self.patience}, which ends a training some evaluations after its best one, but "
+                f"train.keep is {self.keep!r}: set train.keep to 'best', or train.patience to 0"
             )
         if self.objective == "aligned" and self.label_smoothing:
             raise ValueError(

@@ -60,6 +60,7 @@ KEYS = {
         "hflip",
         "evaluate_every",
         "keep",
+        "patience",
     },
     "precision": {"opt_level", "loss_scale", "dtype", "backend"},
     "evaluate": {"batch_size", "nms", "score_threshold", "nms_iou", "per_class", "per_image", "scorer"},
@@ -147,6 +148,7 @@ def test_writing_it_as_dvc_does_changes_nothing():
         ("  source: digits", "  source: coco", "source 'coco' needs"),
         ("  mirror: http:", "  mirror: ftp:", "data.mirror: takes an address that begins with http://"),
         ("  label_smoothing: 0.0", "  label_smoothing: 0.1", "label_smoothing is for the objective multibox"),
+        ("  patience: 0", "  patience: 3", "train.keep is 'final': set train.keep to 'best'"),
         ("epochs: ", "epochs: [", "not valid YAML"),
     ],
 )
