@@ -7,7 +7,6 @@ device, and the numbers are the original's.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -34,21 +33,22 @@ def match(priors_xyxy: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: flo
     Returns:
         Matched boxes float32 [B,P,4] xyxy, and labels int64 [B,P], 0 (background) where the best IoU is too low.
     """
-    images, count = boxes.shape[:2]
-    best_iou = torch.full((images, len(priors_xyxy)), -math.inf, device=boxes.device)
-    best_truth = torch.zeros(best_iou.shape, dtype=torch.int64, device=boxes.device)
-    claimed_by = torch.zeros_like(best_truth)  # 0: unclaimed, else 1 + the ground truth
+    images, count = labels.shape
+    objects = boxes * (labels > 0)[..., None]  # the IoU of padding is 0, whatever stands there
+    best_iou = torch.zeros(images, len(priors_xyxy), device=boxes.device)
+    best_truth = torch.zeros_like(best_iou, dtype=torch.int64)
+    numbers = torch.arange(1, count + 1, device=boxes.device) * (labels > 0)  # 1 + the ground truth; 0: padding
+    claimed_by = torch.zeros_like(best_truth)  # such a number; 0: unclaimed
     size = portion_size(images, len(priors_xyxy))
     for start in range(0, count, size):
         portion = slice(start, start + size)
-        valid = labels[:, portion] > 0
-        iou = iou_xyxy(boxes[:, portion], priors_xyxy).masked_fill_(~valid[:, :, None], -1.0)
+        iou = iou_xyxy(objects[:, portion], priors_xyxy)
         portion_iou, portion_truth = iou.max(dim=1)
         best_truth = torch.where(portion_iou > best_iou, portion_truth + start, best_truth)  # of equals the first
         best_iou = torch.maximum(best_iou, portion_iou)
         best_prior = iou.argmax(dim=2)
-        # 1 + the last ground truth with the same best prior: all of them scatter the same number, in whatever order
-        number = torch.arange(start + 1, start + 1 + valid.shape[1], device=boxes.device) * valid
+        number = numbers[:, portion]
+        # of the last ground truth with the same best prior: all of them scatter the same number, in whatever order
         last = ((best_prior[:, :, None] == best_prior[:, None, :]) * number[:, None, :]).amax(dim=2)
         claimed_by.scatter_(1, best_prior, torch.maximum(last, claimed_by.gather(1, best_prior)))
     best_truth = torch.where(claimed_by > 0, claimed_by - 1, best_truth)
