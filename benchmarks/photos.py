@@ -30,23 +30,26 @@ PROJECT = Path(__file__).resolve().parents[1]
 STAGES = ("annotations", "data", "pack", "weights", "train", "evaluate")
 PHOTOS = 16
 SOURCE = {"annotations": "annotations.json", "images": "images"}
-CHANGES: dict[str, dict[str, Any]] = {  # of the recipe own-data-cpu
+CHANGES: dict[str, dict[str, Any]] = {  # of the recipe own
     "data": {"source": "coco", "root": "photos", "train": [SOURCE], "val": [SOURCE]},
     # 320 px, and priors from 13 px on: COCO has many small boxes
-    "model": {"overrides": {"size": 320, "sizes": [0.04, 0.1, 0.25, 0.55, 0.95]}},
+    "model": {"name": "m2det-tiny", "overrides": {"size": 320, "sizes": [0.04, 0.1, 0.25, 0.55, 0.95]}},
+    "run": {"workers": 0},
+    "weights": {"source": "random"},
     "train": {
         "batch_size": 4,
         "microbatch": 4,
-        "optimizer": "adamw",
         "lr": 0.002,
         "lr_batch_size": 4,
         "weight_decay": 0.0,
+        "weight_decay_norm_bias": True,
         "ema_decay": 0.99,
         "crop_probability": 0.0,
         "expand_probability": 0.0,
         "hflip": False,
         "evaluate_every": 10,
         "keep": "final",
+        "patience": 0,
     },
 }
 
@@ -76,7 +79,7 @@ def make_project(folder: Path, root: Path, epochs: int) -> None:
         shutil.copy(root / images / image["file_name"], folder / "photos/images")
     for name in ("m2det", "tasks", "flows", "dvc.yaml"):
         (folder / name).symlink_to(PROJECT / name)
-    values = read_recipe("own-data-cpu")[1] | {"data": defaults()["data"], "epochs": epochs}
+    values = read_recipe("own")[1] | {"data": defaults()["data"], "epochs": epochs}
     for section, changes in CHANGES.items():
         values[section] |= changes
     with (folder / "params.yaml").open("w") as file:

@@ -266,6 +266,48 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
+def limit_memory(device: torch.device, share: float) -> int:
+    """Let this process have a share of the memory that is free now, and return that in bytes.
+
+    What needs more then fails as `is_out_of_memory` tells, and harms no other process.
+
+    Args:
+        device: The device; for a CPU the host's memory is limited.
+        share: Above 0, at most 1.
+    """
+    if device.type != "cpu":
+        free, total = torch.accelerator.get_memory_info(device)
+        torch.get_device_module(device.type).set_per_process_memory_fraction(share * free / total, device)
+        return int(share * free)
+    import resource
+
+    limit = int(share * available_host_memory())
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # of what a process may write and shares with no other
+    return limit
+
+
+def available_host_memory() -> int:
+    """Return the bytes of the host's memory that processes can still get, without swapping; of a container its own."""
+    from pathlib import Path
+
+    group = Path("/sys/fs/cgroup")
+    try:
+        used, allowed = (int((group / f"memory.{name}").read_text()) for name in ("current", "max"))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        used, allowed = 0, sys.maxsize
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return min(int(line.split()[1]) * 1024, allowed - used)
+    raise InputError("/proc/meminfo has no line MemAvailable; the memory of this machine is not known")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether the error says that memory is short: torch's own for accelerators, several kinds on a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(re.search(r"(?i)allocat|out of memory|bad_alloc", str(error)))
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Restart the measurement of `peak_memory`; a CPU's always covers the whole process."""
     if device.type != "cpu":

@@ -115,22 +115,22 @@ def missing_data(params: Params) -> Iterator[str]:
 def check_weights(params: Params) -> None:
     """Raise InputError if what training starts from is not there: a file, a URL or a checkpoint."""
     from m2det.download import require_reachable
-    from m2det.model.pretrained import VGG16_REDUCEDFC, check_sha256
-    from tasks.weights import CORRECT, downloaded_path, local_path, require_sha256
+    from m2det.model.pretrained import check_sha256
+    from m2det.model.published import images_of, remedy
+    from tasks.weights import CORRECT, address, downloaded_path, local_path, require_sha256
 
     settings = params.weights
     if settings.source == "random":
         return
-    source = {"checkpoint": settings.checkpoint, "vgg16_reducedfc": VGG16_REDUCEDFC}.get(
-        settings.source, settings.source
-    )
+    source = address()
     path = downloaded_path(source) if "://" in source else local_path(source)
+    images_of(path.name, settings.images)
     if "://" in source:
         require_sha256(source)
     if not path.exists():
-        require_reachable(source, f"{BY_HAND} {path}")
+        require_reachable(source, remedy(source, path))
     elif path.stat().st_size <= MAX_HASHED:
-        check_sha256(path, settings.sha256, str(path), CORRECT)
+        check_sha256(path, path.name, settings.sha256, str(path), CORRECT)
 
 
 def choose_machine(params: Params, found: Preflight) -> None:

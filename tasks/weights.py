@@ -22,7 +22,8 @@ def weights() -> None:
     """Write models/backbone.safetensors from weights.source: a backbone, or a whole model."""
     from m2det.files.tensors import save_tensors
     from m2det.files.untrusted import read_tensors
-    from m2det.model.pretrained import VGG16_REDUCEDFC, load_backbone, random_backbone
+    from m2det.model.pretrained import load_backbone, random_backbone
+    from m2det.model.published import images_of
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     settings, name = params().weights, params().model.name
@@ -33,10 +34,18 @@ def weights() -> None:
         path = _local_file(settings.checkpoint)
         state = {key: value.clone() for key, value in read_tensors(path).items()}  # aliases share memory
     else:
-        source = VGG16_REDUCEDFC if settings.source == "vgg16_reducedfc" else settings.source
+        source = address()
         path = download(source) if "://" in source else _local_file(source)
-        state = _named(load_backbone(name, path, settings.images))
+        state = _named(load_backbone(name, path, images_of(path.name, settings.images)))
     save_tensors(BACKBONE, state, {})
+
+
+def address() -> str:
+    """Return the address or file that training starts from, unless that is random. Raises InputError as address_of."""
+    from m2det.model.published import address_of
+
+    settings = params().weights
+    return settings.checkpoint or address_of(settings.source, params().model.name)
 
 
 def _named(backbone: nn.Module) -> dict[str, Tensor]:
@@ -48,7 +57,7 @@ def _local_file(name: str) -> Path:
     from m2det.model.pretrained import check_sha256
 
     path = local_path(name)
-    sha256 = check_sha256(path, params().weights.sha256, str(path), CORRECT)
+    sha256 = check_sha256(path, path.name, params().weights.sha256, str(path), CORRECT)
     print(f"training starts from {path.name}, sha256 {sha256}")
     return path
 
@@ -73,9 +82,9 @@ def download(url: str) -> Path:
 
 def require_sha256(url: str) -> None:
     """Raise InputError for a URL of the user's without weights.sha256."""
-    from m2det.model.pretrained import VGG16_REDUCEDFC
+    from m2det.model.published import is_official
 
-    if not params().weights.sha256 and url != VGG16_REDUCEDFC:
+    if not params().weights.sha256 and not is_official(url):
         raise InputError("weights.sha256 is empty: a file from the network is used only when its sha256 is known")
 
 

@@ -75,13 +75,18 @@ def training_rate(
     check_training_batch(model.config, batch_size, "--batch")
     precision = PrecisionParams(opt_level=level, loss_scale=32.0, dtype=low, backend="native")
     parts = build_parts(model, SETTINGS, precision, device, ALONE, compile)
-    corners, sides = torch.rand(batch_size, 16, 2) * 0.6, torch.rand(batch_size, 16, 2) * 0.3 + 0.05
-    labels = torch.randint(1, 81, (batch_size, 16)) * (torch.arange(16) < 8)
-    images = torch.randint(0, 256, (batch_size, 3, model.config.size, model.config.size), dtype=torch.uint8)
-    batch = Batch(images, torch.cat([corners, corners + sides], -1), labels, torch.arange(batch_size))
+    batch = made_up_batch(batch_size, model.config.size, 80)
     rate = images_per_second(repeated_step(parts, batch), 5, 20)
     mode = "compiled" if compile else "eager"
     return f"batch {batch_size:<3} {dtype:<8} {mode:<8} {rate:8.2f} img/s {parts.cost().achieved(rate)}"
+
+
+def made_up_batch(images: int, size: int, classes: int) -> Batch:
+    """Return random images of `size` pixels with 8 objects each."""
+    corners, sides = torch.rand(images, 16, 2) * 0.6, torch.rand(images, 16, 2) * 0.3 + 0.05
+    labels = torch.randint(1, classes + 1, (images, 16)) * (torch.arange(16) < 8)
+    pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8)
+    return Batch(pixels, torch.cat([corners, corners + sides], -1), labels, torch.arange(images))
 
 
 def forward_backward(name: str, batch_size: int, device: torch.device, rounds: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`m2det bench`: measure the network, the training step and the loader on this machine."""
+"""`m2det bench`: measure the network, the training step, its memory and the loader on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from m2det.cli.arguments import DEVICES, positive_int
-from m2det.text import print_log
+from m2det.text import print_log, printable
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,6 +26,10 @@ def add_parser(subparsers: Any) -> None:
     training.add_argument("--compile", action="store_true", help="measure each also with torch.compile")
     training.add_argument("--device", choices=DEVICES, default="auto")
     training.set_defaults(run=_training)
+    memory = parts.add_parser("memory", help="the largest train.microbatch for which there is memory")
+    memory.add_argument("--params", default="params.yaml", metavar="FILE", help="(default %(default)s)")
+    memory.add_argument("--classes", type=positive_int, default=80, help="of the data set (default %(default)s)")
+    memory.set_defaults(run=_memory)
     loader = parts.add_parser("loader", help="training samples per second and core, against the original's loader")
     loader.add_argument("--images", type=Path, metavar="DIR", help="of JPEGs (default: crops of two photographs)")
     loader.add_argument("--size", type=positive_int, default=512, help="side of the samples, px (default %(default)s)")
@@ -56,6 +60,15 @@ def _training(arguments: argparse.Namespace) -> None:
     print(f"training {arguments.model} on {device_name(device)}:")
     for options in product(arguments.batch, arguments.dtype, (False, True)[: 1 + arguments.compile]):
         print(training_rate(arguments.model, *options, device), flush=True)
+
+
+def _memory(arguments: argparse.Namespace) -> None:
+    from m2det.bench.memory import find_microbatch
+    from m2det.progress import print_line
+
+    print_log()
+    microbatch = find_microbatch(arguments.params, arguments.classes, print_line)
+    print(f"  microbatch: {microbatch}    # in section train of {printable(arguments.params)}")
 
 
 def _loader(arguments: argparse.Namespace) -> None:

@@ -103,16 +103,17 @@ class WeightsParams(Section):
 
     source: Annotated[File, Field(min_length=1), AfterValidator(source_of_weights)] = setting(
         "vgg16_reducedfc",
-        "backbone to start from: random, a file, a URL (with weights.sha256), or vgg16_reducedfc (its "
-        "official URL); or checkpoint (a whole model)",
+        "backbone to start from: random, a file, a URL (with weights.sha256), vgg16_reducedfc or torchvision (their "
+        "official URLs; torchvision has ResNets); or checkpoint (a whole model)",
     )
     sha256: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")] = setting(
         "", "SHA-256 of that file, 64 hexadecimal digits; empty accepts any file, but none from a URL"
     )
-    images: Literal["bgr255", "rgb1"] = setting(
-        "bgr255",
-        "what the backbone was trained on: bgr255 (Caffe's VGG: BGR, 0 to 255, mean subtracted, as here) or "
-        "rgb1 (torchvision: RGB, 0 to 1, normalized); the first layer is adapted",
+    images: Literal["auto", "bgr255", "rgb1"] = setting(
+        "auto",
+        "what the backbone was trained on: bgr255 (Caffe's VGG: BGR, 0 to 255, mean subtracted, as here), rgb1 "
+        "(torchvision: RGB, 0 to 1, normalized; the first layers are adapted), or auto (by the file's name: rgb1 for "
+        "torchvision's ResNets)",
     )
     checkpoint: File = setting("", "for checkpoint: a model.safetensors, or a .pth of the original")
     min_match: Fraction = setting(0.5, "for checkpoint: share of the model's values that the file must supply")
@@ -254,6 +255,11 @@ class TrainParams(Section):
         10, "epochs between evaluations on data.val", "epochs"
     )
     keep: Literal["final", "best"] = setting("final", "weights to keep: final, or best (by AP on data.val)")
+    patience: Annotated[int, Field(ge=0, le=100_000)] = setting(
+        0,
+        "evaluations in a row without a better AP after which training ends, for keep: best; 0 trains all epochs",
+        "evaluations",
+    )
 
     def accumulation(self, processes: int) -> int:
         """Return how many microbatches each process computes one after the other in a step.
@@ -287,6 +293,11 @@ class TrainParams(Section):
             raise ValueError(
                 f"train.batch_size ({self.batch_size}) must be a multiple of train.microbatch ({self.microbatch}), "
                 f"such as {below or above}"
+            )
+        if self.patience and self.keep != "best":
+            raise ValueError(
+                f"train.patience is {self.patience}, which ends a training some evaluations after its best one, but "
+                f"train.keep is {self.keep!r}: set train.keep to 'best', or train.patience to 0"
             )
         if self.objective == "aligned" and self.label_smoothing:
             raise ValueError(

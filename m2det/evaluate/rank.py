@@ -12,6 +12,7 @@ from m2det.data.packed.reader import PackedSplit
 from m2det.device import choose_device, to_device
 from m2det.distributed.group import Group
 from m2det.distributed.launch import run_worker
+from m2det.evaluate.crowding import describe_crowding
 from m2det.evaluate.inference import coco_results_distributed
 from m2det.files.whole import write_whole
 from m2det.model import prior_boxes
@@ -41,7 +42,9 @@ def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: 
     results: list[dict[str, Any]] = [entry for image in images for entry in image]
     if group.is_main_process:
         write_whole(out, json.dumps(results, separators=(",", ":")) + "\n")
-        print(f"{len(results)} detections on {len(split)} images", flush=True)
+        objects = sum(len(split.annotations(index).boxes) for index in range(len(split)))
+        warnings = describe_crowding(images, objects, len(split.classes), params.evaluate)
+        print(f"{len(results)} detections on {len(split)} images", *warnings, sep="\n", flush=True)
 
 
 def main(params_file: str, cache: str, model_file: str, out: str, folder: str) -> None:

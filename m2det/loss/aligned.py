@@ -22,7 +22,7 @@ from m2det.boxes import (
     iou_xyxy,
 )
 from m2det.loss.mining import hard_negative_mining
-from m2det.loss.objective import Objective
+from m2det.loss.objective import MAX_ELEMENTS, Objective
 
 MAX_CANDIDATES = 64  # priors per box that its positives are chosen from
 MIN_IOU = 0.2  # of a candidate with its box
@@ -30,7 +30,6 @@ POSITIVES = 10  # per box (TOOD takes 13, YOLOv8 10)
 CLASS_POWER, IOU_POWER = 0.5, 6.0  # of the alignment (YOLOv8's; TOOD: 1 and 6)
 MAX_SIZE_OFFSET = math.log(1000 / 16) / SIZE_VARIANCE  # a predicted side is at most 62 times the prior's
 BOX_WEIGHT = 4.0  # of the GIoU loss beside the class loss
-MAX_ELEMENTS = 2**23  # of a temporary tensor: more boxes are worked on in portions
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from m2det.boxes import cxcywh_to_xyxy, encode_xyxy_to_offsets, iou_xyxy
 from m2det.loss.mining import hard_negative_mining
-from m2det.loss.objective import Objective
+from m2det.loss.objective import MAX_ELEMENTS, Objective
 
 
 def match(priors_xyxy: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
     """Assign a ground-truth box to every prior.
 
     Each ground truth keeps the prior with which its IoU is highest, whatever that IoU is; where several ground truths
-    claim one prior, the last of them gets it.
+    claim one prior, the last of them gets it. Memory does not grow with the number of boxes beyond `MAX_ELEMENTS`.
 
     Args:
         priors_xyxy: float32 [P,4] xyxy in [0,1].
@@ -33,19 +33,34 @@ def match(priors_xyxy: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: flo
     Returns:
         Matched boxes float32 [B,P,4] xyxy, and labels int64 [B,P], 0 (background) where the best IoU is too low.
     """
-    valid = labels > 0
-    iou = iou_xyxy(boxes, priors_xyxy).masked_fill_(~valid[:, :, None], -1.0)
-    best_iou, best_truth = iou.max(dim=1)
-    best_prior = iou.argmax(dim=2)
-    # 1 + the last ground truth with the same best prior: all of them scatter the same number, in whatever order
-    number = torch.arange(1, boxes.shape[1] + 1, device=boxes.device) * valid
-    last = ((best_prior[:, :, None] == best_prior[:, None, :]) * number[:, None, :]).amax(dim=2)
-    claimed_by = torch.zeros_like(best_truth).scatter_(1, best_prior, last)  # 0: unclaimed, else 1 + the ground truth
+    images, count = labels.shape
+    objects = boxes * (labels > 0)[..., None]  # the IoU of padding is 0, whatever stands there
+    best_iou = torch.zeros(images, len(priors_xyxy), device=boxes.device)
+    best_truth = torch.zeros_like(best_iou, dtype=torch.int64)
+    numbers = torch.arange(1, count + 1, device=boxes.device) * (labels > 0)  # 1 + the ground truth; 0: padding
+    claimed_by = torch.zeros_like(best_truth)  # such a number; 0: unclaimed
+    size = portion_size(images, len(priors_xyxy))
+    for start in range(0, count, size):
+        portion = slice(start, start + size)
+        iou = iou_xyxy(objects[:, portion], priors_xyxy)
+        portion_iou, portion_truth = iou.max(dim=1)
+        best_truth = torch.where(portion_iou > best_iou, portion_truth + start, best_truth)  # of equals the first
+        best_iou = torch.maximum(best_iou, portion_iou)
+        best_prior = iou.argmax(dim=2)
+        number = numbers[:, portion]
+        # of the last ground truth with the same best prior: all of them scatter the same number, in whatever order
+        last = ((best_prior[:, :, None] == best_prior[:, None, :]) * number[:, None, :]).amax(dim=2)
+        claimed_by.scatter_(1, best_prior, torch.maximum(last, claimed_by.gather(1, best_prior)))
     best_truth = torch.where(claimed_by > 0, claimed_by - 1, best_truth)
     positive = (claimed_by > 0) | (best_iou >= iou_threshold)
     matched_boxes = boxes.gather(1, best_truth[..., None].expand(-1, -1, 4))
     matched_labels = labels.gather(1, best_truth) * positive
     return matched_boxes, matched_labels
+
+
+def portion_size(images: int, priors: int) -> int:
+    """Return how many boxes of each image to compare with all priors, and with each other, at once."""
+    return max(1, min(priors, MAX_ELEMENTS // max(1, images * priors)))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+MAX_ELEMENTS = 2**23  # of a temporary tensor: more boxes are worked on in portions
+
 
 class Targets(Protocol):
     """What the boxes of a microbatch ask of the network, as far as that is known before its forward pass."""

@@ -15,12 +15,12 @@ from m2det.files.hashing import file_sha256
 from m2det.files.tensors import load_tensors
 from m2det.files.untrusted import read_tensors
 from m2det.model import build_backbone, first_names, get_config, load_reference_state_dict
+from m2det.model.preprocess import mean_bgr
+from m2det.model.published import expected_sha256, remedy
 
 log = logging.getLogger(__name__)
 
-# from the READMEs of M2Det and SSD
-VGG16_REDUCEDFC = "https://s3.amazonaws.com/amdegroot-models/vgg16_reducedfc.pth"
-RGB_STD = (0.229, 0.224, 0.225)  # of ImageNet; torchvision divides its inputs by them
+BGR_MEAN, BGR_STD = (0.406, 0.456, 0.485), (0.225, 0.224, 0.229)  # of torchvision's inputs, in [0,1]
 
 
 def random_backbone(name: str, seed: int) -> nn.Module:
@@ -36,7 +36,7 @@ def load_backbone(name: str, path: Path, images: str = "bgr255") -> nn.Module:
         name: The model's name, as for get_config.
         path: A file with the weights of a reduced or plain VGG16, or of a ResNet.
         images: The input that the weights were trained with: "bgr255" is m2det's, BGR from 0 to 255 minus the mean;
-            "rgb1" is torchvision's, normalized RGB in [0,1], for which the first layer is converted.
+            "rgb1" is torchvision's, normalized RGB in [0,1], for which the first layers are converted.
 
     Raises:
         InputError: The file is missing, not plain tensors, or another network's.
@@ -62,10 +62,32 @@ def load_backbone(name: str, path: Path, images: str = "bgr255") -> nn.Module:
             f"and {expected.get(key, 'absent')} in the network ({len(different)} such layers)"
         )
     if images == "rgb1":
-        first = next(iter(expected))  # the first convolution's weight [out,3,k,k]
-        state[first] = state[first].flip(1) / (255 * torch.tensor(RGB_STD[::-1])[:, None, None])
+        convert_first_layers(state, list(expected))
     backbone.load_state_dict(state)
     return backbone
+
+
+def convert_first_layers(state: dict[str, Tensor], keys: list[str]) -> None:
+    """Give torchvision's weights this project's input: BGR from 0 to 255, minus another mean, not divided.
+
+    The order of channels and the division go into the first convolution. So does the mean, of which the two differ by
+    less than 0.8 grey levels, into the bias behind it, or into the mean of the batch normalization behind it. Outputs
+    are equal but for rounding, and but for the image's border: padding with zeros is padding with the mean, and those
+    0.8 grey levels are up to 0.013 of torchvision's units there.
+
+    Args:
+        state: a backbone's, changed in place.
+        keys: of the backbone, in the order of its layers; the first one is that of a convolution's weight [out,3,k,k].
+    """
+    first, second = keys[:2]
+    mean, std = (255 * torch.tensor(values)[:, None, None] for values in (BGR_MEAN, BGR_STD))
+    state[first] = state[first].flip(1) / std
+    shift = (state[first] * (mean - mean_bgr())).sum((1, 2, 3))  # what this project's mean adds to each output
+    if second == first.removesuffix("weight") + "bias":
+        state[second] = state[second] - shift
+    else:
+        running_mean = next(key for key in keys if key.endswith("running_mean"))
+        state[running_mean] = state[running_mean] + shift
 
 
 def reduce_vgg16_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -139,7 +161,8 @@ def fetch(url: str, sha256: str, path: Path) -> str:
 
     Args:
         url: The file's address.
-        sha256: The expected hash; empty accepts any (load_backbone still checks every layer).
+        sha256: The expected hash; empty accepts any but what the file's name says (load_backbone still checks every
+            layer).
         path: The file to write.
 
     Returns:
@@ -148,23 +171,32 @@ def fetch(url: str, sha256: str, path: Path) -> str:
     Raises:
         InputError: The download failed or has another hash; the message says where to put the file by hand.
     """
-    by_hand = f"get it elsewhere and put it at {path}"
+    advice = remedy(url, path)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".new")
-        fetch_files([(url, temporary)], by_hand)
+        fetch_files([(url, temporary)], advice)
         try:
-            check_sha256(temporary, sha256, f"what {url} sends", by_hand)
+            check_sha256(temporary, path.name, sha256, f"what {url} sends", advice)
         except InputError:
             temporary.unlink()
             raise
         os.replace(temporary, path)
-    return check_sha256(path, sha256, str(path), "delete it to fetch it again, or correct weights.sha256")
+    return check_sha256(path, path.name, sha256, str(path), "delete it to fetch it again, or correct weights.sha256")
 
 
-def check_sha256(path: Path, sha256: str, what: str, advice: str) -> str:
-    """Return the file's sha256. Raises InputError, with the file's name `what` and an advice, for an unexpected one."""
+def check_sha256(path: Path, name: str, sha256: str, what: str, advice: str) -> str:
+    """Return the file's sha256. Raises InputError, with the file's title `what` and an advice, for an unexpected one.
+
+    Args:
+        path: The file.
+        name: Its name, which may have the first digits of the hash.
+        sha256: weights.sha256.
+        what: The file's title.
+        advice: What to do.
+    """
     actual = file_sha256(path)
-    if sha256 and actual != sha256.lower():
-        raise InputError(f"{what} has sha256 {actual}, not {sha256} as weights.sha256 says; {advice}")
+    expected, says = expected_sha256(name, sha256)
+    if not actual.startswith(expected):
+        raise InputError(f"{what} has sha256 {actual}, not {expected} as {says} says; {advice}")
     return actual

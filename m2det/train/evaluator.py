@@ -60,7 +60,17 @@ def end_epoch(state: TrainingState, val: PackedSplit, callbacks: Callbacks, log:
     evaluate(state, row, val, callbacks, log)
     log.evaluated(row["AP"])
     state.finish_writing()
-    return f"epoch {state.epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
+    line = f"epoch {state.epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
+    return f"{line}\n{describe_early_end(state)}" if state.out_of_patience and not state.finished else line
+
+
+def describe_early_end(state: TrainingState) -> str:
+    """Return a line on a training that train.patience ends."""
+    patience, best = state.parts.settings.patience, state.best
+    return (
+        f"training ends after epoch {state.epoch}: no AP above {best['AP']:.4f}, that of epoch {best['epoch']}, in "
+        f"{patience} evaluation{'s'[: patience > 1]} (train.patience); the weights of epoch {best['epoch']} are kept"
+    )
 
 
 def evaluate(

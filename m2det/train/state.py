@@ -101,6 +101,16 @@ class TrainingState:
         return self.step == self.order.steps
 
     @property
+    def out_of_patience(self) -> bool:
+        """Whether train.patience ends the training here: by the rows and the best AP alone, which a checkpoint holds.
+
+        An AP of 0, or none (-1), is not yet one that later ones could fall behind.
+        """
+        patience, best = self.parts.settings.patience, self.best
+        later = sum("AP" in row and row["epoch"] > best["epoch"] for row in self.rows)
+        return best["AP"] > 0 and 0 < patience <= later
+
+    @property
     def epoch_ended(self) -> bool:
         """Whether the last step was the last one of its epoch, or of the training."""
         return self.step % self.order.steps_per_epoch == 0 or self.finished

@@ -82,7 +82,7 @@ def fit(
     if state.pending_evaluation:
         with log.paused():
             log.write(end_epoch(state, data.val, callbacks, log))
-    for batches in step_batches(data, run.workers, parts.device):
+    for batches in () if state.out_of_patience else step_batches(data, run.workers, parts.device):
         log.data_ready()
         callbacks.on_step_begin(state)
         state.lr = lr_of_step(params, parts.lr, state.step, data.order.steps_per_epoch)
@@ -109,6 +109,8 @@ def fit(
             state.finish_writing()  # in rank 0: torchrun ends all processes soon after the first one
             log.write(f"stopped at step {state.step}; the same command continues from there")
             raise SystemExit(128 + stopping)
+        if state.out_of_patience:
+            break
     state.finish_writing()
 
 

@@ -60,6 +60,7 @@ KEYS = {
         "hflip",
         "evaluate_every",
         "keep",
+        "patience",
     },
     "precision": {"opt_level", "loss_scale", "dtype", "backend"},
     "evaluate": {"batch_size", "nms", "score_threshold", "nms_iou", "per_class", "per_image", "scorer"},
@@ -149,6 +150,7 @@ def test_writing_it_as_dvc_does_changes_nothing():
         ("  classes: []", "  classes: [{a: []}]", "data.classes: takes names and {new name: [names]}, not {'a': []}"),
         ("  classes: []", "  classes: [{a: [b], c: [d]}]", "data.classes: takes names and {new name: [names]}, not"),
         ("  label_smoothing: 0.0", "  label_smoothing: 0.1", "label_smoothing is for the objective multibox"),
+        ("  patience: 0", "  patience: 3", "train.keep is 'final': set train.keep to 'best'"),
         ("epochs: ", "epochs: [", "not valid YAML"),
     ],
 )

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 
 NAMES = (
     "coco320-8p coco512-1p coco512-8p coco512-8p-aligned coco512-8p-clip coco512-original coco800-8p digits "
-    "finetune-1p own-data own-data-cpu voc320-1p voc512-1p voc512-8p"
+    "finetune-1p own voc320-1p voc512-1p voc512-8p"
 )
 OWN = {"root": "/data/coco", "outside": True, "mirror": "http://localhost"}  # what a user has set
 
@@ -116,7 +116,7 @@ def test_a_recipe_sets_every_key_but_where_the_data_lies(params, name, capsys):
 
 def test_what_reproduces_others_has_their_objective():
     objectives = {name: read_recipe(name)[1]["train"]["objective"] for name in recipe_names()}
-    aligned = {"coco512-8p-aligned", "digits", "own-data", "own-data-cpu"}
+    aligned = {"coco512-8p-aligned", "digits", "own"}
     assert objectives == {name: "aligned" if name in aligned else "multibox" for name in NAMES.split()}
 
 

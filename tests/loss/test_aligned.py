@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2det.boxes import encode_xyxy_to_offsets
 from m2det.loss import AlignedLoss, aligned
 from m2det.model import prior_boxes
+from tests.loss.largest_tensor import LargestTensor
 from tests.loss.original_loss import material
 from tests.loss.slow_aligned import slow_aligned
 
@@ -111,20 +111,6 @@ def test_a_prior_belongs_to_the_box_that_it_overlaps_most():
     chosen = torch.tensor([[[True, True], [True, False], [True, True]]])
     kept = aligned.keep_best_of_each_prior(index, iou, chosen)
     assert kept.tolist() == [[[True, False], [True, False], [False, False]]]  # of equals the first
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes the most elements of a result."""
-
-    most = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            # a view that is expanded has elements, but no memory
-            if isinstance(tensor, torch.Tensor) and 0 not in tensor.stride():
-                self.most = max(self.most, tensor.numel())
-        return result
 
 
 def test_memory_is_bounded_and_portions_change_nothing(monkeypatch):

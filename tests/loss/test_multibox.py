@@ -6,9 +6,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2det.boxes import cxcywh_to_xyxy, decode_offsets_to_xyxy, encode_xyxy_to_offsets, iou_xyxy
-from m2det.loss import MultiBoxLoss, match
+from m2det.loss import MultiBoxLoss, match, multibox
 from m2det.model import prior_boxes
 from tests.golden.reference import arrays
+from tests.loss.largest_tensor import LargestTensor
 
 
 def padded(targets: list[np.ndarray], size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,6 +96,36 @@ def test_padding_does_not_matter():
     rows = [np.array([[0.1, 0.1, 0.4, 0.5, 3], [0.3, 0.2, 0.9, 0.8, 1]])]
     few, many = (MultiBoxLoss()(outputs, priors, *padded(rows, size)) for size in (16, 64))
     assert few["loc"].item() == many["loc"].item() and few["conf"].item() == many["conf"].item()
+
+
+def match_at_once(priors, boxes, labels, threshold):
+    """As match, for one image without padding, with all boxes against all priors, and loops."""
+    iou = iou_xyxy(boxes, priors)
+    best_iou, truth = iou.max(0)
+    for number, prior in enumerate(iou.argmax(1).tolist()):
+        best_iou[prior], truth[prior] = 2.0, number
+    return boxes[truth], labels[truth] * (best_iou >= threshold)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+def test_crowded_images_are_matched_in_portions_with_equal_results(monkeypatch, size):
+    """500 boxes with all priors at once would be 570,000 elements an image, and with each other 250,000."""
+    priors = cxcywh_to_xyxy(prior_boxes("m2det-tiny"))
+    monkeypatch.setattr(multibox, "MAX_ELEMENTS", 2 * len(priors) * size)
+    low = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) * 0.9
+    crowd = torch.cat([low, low + 0.03 + low.flip(0) * 0.1], 1)
+    crowd[400:] = crowd[100:200]  # equal boxes in other portions claim the same priors
+    few = torch.tensor([[0.1, 0.1, 0.2, 0.2], [0.0, 0.0, 1e-3, 1e-3]])  # the last claims a prior; so does no padding
+    boxes, labels = torch.zeros(2, 512, 4), torch.zeros(2, 512, dtype=torch.int64)
+    for i, rows in enumerate((crowd, few)):
+        boxes[i, : len(rows)], labels[i, : len(rows)] = rows, torch.arange(len(rows)) % 80 + 1
+    with LargestTensor() as largest:
+        matched = match(priors, boxes, labels, 0.5)
+    for i, rows in enumerate((crowd, few)):
+        expected = match_at_once(priors, rows, labels[i, : len(rows)], 0.5)
+        for found, wanted in zip(matched, expected, strict=True):
+            assert torch.equal(found[i], wanted)
+    assert largest.most <= 2 * len(priors) * max(size, 4)  # 4: coordinates of a prior's box
 
 
 def test_encoding_is_undone_by_decoding():

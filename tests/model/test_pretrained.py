@@ -4,16 +4,24 @@ import hashlib
 import http.server
 import threading
 
+import cv2
 import pytest
 import torch
+from torch import nn
 
 from m2det import download
+from m2det.config import Params, load_params
+from m2det.data.sources.digits import photographs
 from m2det.errors import InputError
-from m2det.files.tensors import save_tensors
-from m2det.model import build_model, get_config
+from m2det.files.tensors import load_tensors, save_tensors
+from m2det.model import build_model, get_config, published
 from m2det.model.model_file import load_trained
-from m2det.model.pretrained import fetch, load_backbone, load_initial, random_backbone
+from m2det.model.preprocess import mean_bgr, subtract_mean
+from m2det.model.pretrained import convert_first_layers, fetch, load_backbone, load_initial, random_backbone
+from m2det.model.published import images_of
 from m2det.model.vgg import VGG
+from tasks.weights import weights
+from tests.conftest import ROOT
 from tests.golden.reference import keys
 from tests.tiny_model import write_tiny_model
 
@@ -116,18 +124,103 @@ def test_a_plain_vgg16_is_subsampled(tmp_path):
     assert state["33.weight"][3, 9, 0, 0] == plain["classifier.3.weight"][12, 36]
 
 
-def test_a_backbone_of_torchvision_sees_what_it_was_trained_on(tmp_path):
+def published_resnet(folder):
+    """A ResNet-18 with statistics as of a training, in a file named as torchvision names its own; the tensors."""
     backbone = random_backbone("m2det320-resnet18", 0)
-    published = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
-    torch.save(published, tmp_path / "resnet18.pth")  # as the files that the original loads
-    same = load_backbone("m2det320-resnet18", tmp_path / "resnet18.pth").state_dict()
-    assert all(torch.equal(same[key], value) for key, value in backbone.state_dict().items())
-    adapted = load_backbone("m2det320-resnet18", tmp_path / "resnet18.pth", images="rgb1")
-    rgb = torch.rand(1, 3, 32, 32)
+    for name, buffer in backbone.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer += torch.rand_like(buffer) - 0.5
+    # as the files that the original loads
+    state = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, folder / "new.pth")
+    sha256 = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()
+    path = folder / f"resnet18-{sha256[:8]}.pth"
+    (folder / "new.pth").rename(path)
+    return path, backbone.eval()
+
+
+def test_a_backbone_of_torchvision_sees_what_it_was_trained_on(tmp_path):
+    """Features of a photograph equal those of torchvision's way: RGB, in [0,1], minus its mean, over its deviation."""
+    path, twin = published_resnet(tmp_path)
+    same = load_backbone("m2det320-resnet18", path).state_dict()
+    assert all(torch.equal(same[key], value) for key, value in twin.state_dict().items())
+    adapted = load_backbone("m2det320-resnet18", path, images_of(path.name, "auto")).eval()
+    bgr = torch.from_numpy(cv2.imread(str(photographs()[0]))[:96, :96]).permute(2, 0, 1)[None]
     mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    wanted = backbone.conv1((rgb - mean) / std)
-    found = adapted.conv1(255 * (rgb - mean).flip(1))  # BGR from 0 to 255, minus the mean
-    assert torch.allclose(found, wanted, atol=1e-4)
+    normalized = (bgr.flip(1) / 255 - mean) / std
+    with torch.no_grad():
+        ours = subtract_mean(bgr, torch.device("cpu"))
+        found, wanted = (net.bn1(net.conv1(x)) for net, x in ((adapted, ours), (twin, normalized)))
+        inside = (..., slice(2, -2), slice(2, -2))  # 3 pixels of padding at a stride of 2
+        torch.testing.assert_close(found[inside], wanted[inside], atol=1e-4, rtol=1e-4)
+        border = (found - wanted).abs().max()
+        assert 0 < border < 0.05 < wanted.abs().max() / 20, "padding is this project's mean there, not torchvision's"
+        for found, wanted in zip(adapted(ours), twin(normalized), strict=True):
+            assert (found - wanted).norm() < 0.01 * wanted.norm()
+
+
+def test_torchvisions_mean_goes_into_a_bias_if_there_is_one():
+    twin, adapted = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    state = twin.state_dict()
+    convert_first_layers(state, ["weight", "bias"])
+    adapted.load_state_dict(state)
+    mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    rgb = torch.rand(1, 3, 8, 8)
+    found, wanted = adapted(255 * rgb.flip(1) - mean_bgr()), twin((rgb - mean) / std)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def stage(server, tmp_path, monkeypatch):
+    """Run the stage `weights` with these settings, in a folder of its own; torchvision's files are the server's."""
+    folder, address = server
+    path, _ = published_resnet(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr("tasks.weights.main_root", lambda: tmp_path)
+    monkeypatch.setattr(published, "TORCHVISION_FOLDER", address)
+    monkeypatch.setitem(published.TORCHVISION, "resnet18", path.name)
+    (tmp_path / "models").mkdir()
+
+    def run(model="m2det320-resnet18", **settings):
+        values = load_params(ROOT / "params.yaml").model_dump()
+        values["model"]["name"] = model
+        values["weights"] |= {"source": "torchvision"} | settings
+        monkeypatch.setattr("tasks.weights.params", lambda: Params.model_validate(values))
+        weights()
+        return load_tensors(tmp_path / "models/backbone.safetensors")[0]
+
+    return run, path
+
+
+def test_torchvisions_weights_are_fetched_checked_kept_and_taken_by_hand(stage, tmp_path):
+    run, path = stage
+    fetched, kept = run(), tmp_path / "models/downloads" / path.name
+    wanted = load_backbone("m2det320-resnet18", path, "rgb1").state_dict()
+    assert all(torch.equal(fetched[f"base.{key}"], value) for key, value in wanted.items())
+    path.unlink()
+    assert run().keys() == fetched.keys(), "kept, so not fetched again"
+    by_hand = run(source=str(kept))
+    assert all(torch.equal(by_hand[key], value) for key, value in fetched.items())
+    with pytest.raises(InputError, match=r"weights\.images is bgr255, but resnet18-.*\.pth is torchvision's"):
+        run(images="bgr255")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    for settings in ({}, {"source": str(kept)}):
+        with pytest.raises(InputError, match=r"has sha256 .*, not \w{8} as its name says"):
+            run(**settings)
+
+
+def test_without_torchvisions_weights_one_sentence_says_what_is_lost(stage, tmp_path):
+    run, path = stage
+    path.write_bytes(b"another file")
+    for damage in ("as its name says", "cannot be fetched"):
+        with pytest.raises(InputError, match=rf"{damage}.*put it at .*models/downloads/{path.name}; or: ") as error:
+            run()
+        assert "weights.source: random needs no file, but more epochs, and ends at a lower AP" in str(error.value)
+        path.unlink(missing_ok=True)
+    assert not list((tmp_path / "models/downloads").glob("*.pth"))
+    with pytest.raises(InputError, match=r"torchvision, which is for resnet18, .* but model.name is m2det-tiny"):
+        run(model="m2det-tiny")
 
 
 def test_another_number_of_classes_starts_with_fresh_heads_only(tmp_path, caplog):

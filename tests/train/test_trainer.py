@@ -1,11 +1,14 @@
 """Training resumes bit for bit, learns, stops on a loss that is not finite, and can be asked to stop."""
 
 import csv
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -275,6 +278,49 @@ def test_the_best_epochs_weights_survive_an_interruption(material, tmp_path):
         best = torch.load(checkpoint, weights_only=True)["best"]
         assert best == {"AP": 0.6, "epoch": 3, "file": "best-000003.pt"} and (folder / "best-000003.pt").exists()
     assert len(list(folder.glob("best-*.pt"))) <= 2
+
+
+def test_patience_ends_a_training_that_gets_no_better(material, tmp_path):
+    """An AP of 0, before anything is learned, is not waited upon; the learning rate is that of all epochs."""
+    scores = Scores(0.0, 0.0, 0.0, 0.6, 0.5, 0.6, 0.9)
+    how = {"epochs": 7, "evaluate_every": 1, "keep": "best"}
+    outcome = run(material, tmp_path / "early", settings(**how, patience=2), scores)
+    whole = run(material, tmp_path / "whole", settings(**how | {"evaluate_every": 7}), scores)
+    without = [{key: value for key, value in row.items() if "AP" not in key} for row in outcome.rows]
+    assert without == whole.rows[:6] and outcome.steps == 18 and outcome.kept_epoch == 4
+    last = (tmp_path / "early/log.txt").read_text().splitlines()[-1]
+    assert last == (
+        "training ends after epoch 6: no AP above 0.6000, that of epoch 4, in 2 evaluations (train.patience); the "
+        "weights of epoch 4 are kept"
+    )
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [*(pytest.param(f"in the last {what}", marks=pytest.mark.slow) for what in ("evaluation", "step")), "none"],
+)
+def test_a_training_that_patience_ended_is_resumed_to_the_same_end(material, tmp_path, moment):
+    """Interrupted in its last evaluation, in its last step, or not at all: then the same command ends at once."""
+    how = settings(epochs=6, evaluate_every=1, keep="best", patience=1)
+    scores = Scores(0.5, 0.6, 0.4, 0.9)
+    whole = run(material, tmp_path / "whole", how, scores)
+    assert [row["epoch"] for row in whole.rows] == [1, 2, 3]
+
+    class Interrupted(Scores):
+        def on_evaluated(self, state, metrics):
+            super().on_evaluated(state, metrics)
+            if state.epoch == 3 and moment == "evaluation":
+                raise KeyboardInterrupt
+
+        def on_step_end(self, state):
+            if state.step == 9 and moment == "step":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with suppress(KeyboardInterrupt, SystemExit):
+        run(material, tmp_path / "parts", how, Interrupted(*scores.values))
+    resumed = run(material, tmp_path / "parts", how, scores)
+    assert (resumed.rows, resumed.steps, resumed.kept_epoch) == (whole.rows, 9, 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
 
 
 def test_a_log_line_says_what_a_step_cost(material, tmp_path):
