@@ -69,7 +69,7 @@ def detect_files(
     device = choose_device(device_type)
     model, card = load_trained(weights)
     to_device(model, device)
-    priors, size, params = prior_boxes(model.config), model.config.size, viewing_params(min_score)
+    priors, size, params = prior_boxes(model.config).to(device), model.config.size, viewing_params(min_score)
     out.mkdir(parents=True, exist_ok=True)
     results = []
     for number, (target, path) in enumerate(targets.items(), 1):
