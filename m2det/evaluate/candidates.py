@@ -30,7 +30,7 @@ def select_candidates(loc: Tensor, conf: Tensor, priors: Tensor, score_threshold
     scores = scores[image, prior]
     row, label = (scores > score_threshold).nonzero(as_tuple=True)
     boxes = decode_offsets_to_xyxy(loc[image, prior].float(), priors[prior])[row]
-    columns = (image[row, None].float(), boxes, scores[row, label, None], label[:, None] + 1.0)
-    candidates: NDArray[np.float32] = torch.cat(columns, 1).cpu().numpy()  # one copy waits for the device once
-    ends = np.searchsorted(candidates[:, 0], np.arange(1, len(loc)))
-    return np.split(candidates[:, 1:], ends)
+    columns = (boxes, scores[row, label, None], label[:, None] + 1.0)
+    candidates: NDArray[np.float32] = torch.cat(columns, 1).cpu().numpy()
+    ends = np.searchsorted(image[row].cpu().numpy(), np.arange(1, len(loc)))
+    return np.split(candidates, ends)

@@ -61,7 +61,7 @@ def suppress(
     """
     width, height = size
     # labels as int16, which NumPy sorts in one pass
-    rows = candidates[np.argsort(candidates[:, 5].astype(np.int16), kind="stable")]
+    rows = candidates.take(np.argsort(candidates[:, 5].astype(np.int16), kind="stable"), axis=0)
     with np.errstate(over="ignore"):  # an untrained network's boxes
         rows[:, :4] *= np.array([width, height, width, height], np.float32)
     dets, ends = np.ascontiguousarray(rows[:, :5]), np.flatnonzero(np.diff(rows[:, 5], append=np.inf)) + 1
