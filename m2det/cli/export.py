@@ -67,14 +67,14 @@ def export_onnx(weights: Path, target: Path, pictures: Sequence[Path]) -> None:
             raise InputError(f"exporting needs {module}; install the extra: pip install 'm2det[export]'")
     import torch
 
-    from m2det.data.pictures import find_pictures
+    from m2det.data.pictures import find_sources
     from m2det.data.sources.digits import photographs
     from m2det.model.exported import ExportedDetector
     from m2det.model.model_file import load_trained
 
     model, _ = load_trained(weights)
     detector, size = ExportedDetector(model).eval(), model.config.size
-    images = _read_images(find_pictures(pictures or photographs())[:MAX_PICTURES], size)
+    images = _read_images([source.path for source in find_sources(pictures or photographs())][:MAX_PICTURES], size)
     script = target.with_name(f"{target.stem}_atc.sh")
     for path in (target, script):
         if path.is_dir():
