@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,13 +26,31 @@ def select_candidates(loc: Tensor, conf: Tensor, priors: Tensor, score_threshold
     Returns:
         Per image float32 [N,6]: xyxy in [0,1] (not clipped), score, label from 1; by prior, then by label.
     """
-    scores = conf.float().softmax(-1)[..., 1:]
+    return candidates_of_scores(
+        conf.float().softmax(-1),
+        lambda image, prior: decode_offsets_to_xyxy(loc[image, prior].float(), priors[prior]),
+        score_threshold,
+    )
+
+
+def candidates_of_scores(
+    scores: Tensor, boxes_of: Callable[[Tensor, Tensor], Tensor], score_threshold: float
+) -> list[NDArray[np.float32]]:
+    """Return what scores more than a threshold, as select_candidates does.
+
+    Args:
+        scores: float32 [B,P,C+1], background first.
+        boxes_of: Called with the indices of images and priors, [R] each, returns their boxes, float32 [R,4] xyxy in
+            [0,1].
+        score_threshold: Candidates score more than this.
+    """
+    count, scores = len(scores), scores[..., 1:]
     # priors first: one reduction leaves few rows, in which to look for classes
     image, prior = (scores.amax(-1) > score_threshold).nonzero(as_tuple=True)
     scores = scores[image, prior]
     row, label = (scores > score_threshold).nonzero(as_tuple=True)
-    boxes = decode_offsets_to_xyxy(loc[image, prior].float(), priors[prior])[row]
+    boxes = boxes_of(image, prior)[row]
     columns = (boxes, scores[row, label, None], label[:, None] + 1.0)
     candidates: NDArray[np.float32] = torch.cat(columns, 1).cpu().numpy()
-    ends = np.searchsorted(image[row].cpu().numpy(), np.arange(1, len(loc)))
+    ends = np.searchsorted(image[row].cpu().numpy(), np.arange(1, count))
     return np.split(candidates, ends)
