@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from m2det.cli.arguments import positive_int
 from m2det.errors import InputError
 from m2det.text import print_log
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from m2det.model import M2DetConfig
 
 log = logging.getLogger(__name__)
 
@@ -62,5 +68,29 @@ def _to_original(source: Path, target: Path) -> None:
     from m2det.model.model_file import load_trained
 
     model, _ = load_trained(source)
-    save_plain(target, model.state_dict())
-    log.info("%d keys, shared layers under each of their names", len(model.state_dict()))
+    state = model.state_dict()
+    if lost := _lost_in_original(model.config, state):
+        raise InputError(
+            f"{source} cannot become a .pth of the original, since it would not come back as this network: {lost}; use "
+            "the model file itself, or `m2det export`"
+        )
+    save_plain(target, state)
+    log.info("%d keys, shared layers under each of their names", len(state))
+
+
+def _lost_in_original(config: M2DetConfig, state: Mapping[str, Tensor]) -> str:
+    """Return what of a network its weights by the original's keys do not tell; empty for nothing."""
+    from dataclasses import asdict
+
+    from m2det.model import get_config
+    from m2det.model.original import infer_config
+
+    try:
+        name, overrides, _ = infer_config(state, config.size)
+    except InputError as error:
+        return f"the original has no {config.name} ({error})"
+    inferred, wanted = asdict(get_config(name, **overrides)), asdict(config)
+    differing = [key for key in wanted if key not in ("name", "bn_momentum") and wanted[key] != inferred[key]]
+    if wanted["sizes"] != inferred["sizes"] and get_config(name, **overrides).prior_sizes == config.prior_sizes:
+        differing.remove("sizes")
+    return ", ".join(f"its {key} {wanted[key]}" for key in differing)

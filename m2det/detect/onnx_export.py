@@ -96,8 +96,6 @@ def _add_nms(model: ModelProto) -> None:
 
 
 def _add_metadata(graph: ModelProto, model: M2Det, card: dict[str, Any], nms: bool) -> None:
-    from m2det import __version__
-
     outputs = "boxes [B,P,4]: x1, y1, x2, y2 in [0,1]; scores [B,P,C+1]: background first"
     if nms:
         outputs += f"; selected [K,3]: image, class from 0, prior, kept by NMS of IoU {NMS_IOU} from score {NMS_SCORE}"
@@ -110,7 +108,6 @@ def _add_metadata(graph: ModelProto, model: M2Det, card: dict[str, Any], nms: bo
         "mean_bgr": json.dumps(MEAN_BGR),
         "outputs": outputs,
         "model": card["model"],
-        "writer": f"m2det {__version__}",
     }
     for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=value)
