@@ -56,5 +56,5 @@ clean:  ## everything that can be made again, except the virtual environment and
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e '.[pipeline,export,turbojpeg,dev,docs]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[pipeline,export,turbojpeg,video,dev,docs]'
 	touch $@

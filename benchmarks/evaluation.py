@@ -90,7 +90,7 @@ def timed(model: M2Det, split: PackedSplit, dtype: str, seconds: list[float]) ->
     low = torch.bfloat16 if dtype == "float32" else getattr(torch, dtype)
     start = time.perf_counter()
     with torch.autocast("cpu", low, enabled=dtype != "float32"):
-        metrics = validate(model, priors, split, precision.device, ALONE, precision)
+        metrics = validate(model, priors, split, precision.device, ALONE, precision, workers=0)
     seconds.append(time.perf_counter() - start)
     return metrics
 

@@ -85,5 +85,5 @@ def detect_val(model: M2Det, params: Params, cache: Path) -> list[dict[str, Any]
     """Return the COCO results on the split `val`, as the recipe postprocesses them."""
     split, device = PackedSplit(cache, "val"), torch.device("cpu")
     priors, size = prior_boxes(model.config), model.config.size
-    images = coco_results_of_split(model.eval(), priors, split, size, device, params.evaluate)
+    images = coco_results_of_split(model.eval(), priors, split, size, device, params.evaluate, 0, range(len(split)))
     return [entry for image in images for entry in image]

@@ -8,7 +8,7 @@ import re
 import sys
 import unicodedata
 from errno import EIO, EPIPE
-from typing import Any
+from typing import Any, TextIO
 
 # Unicode categories of characters that move a cursor, end a line, turn the direction of writing, or are invisible
 UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -49,12 +49,12 @@ class PrintableFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-def print_log() -> None:
-    """Print the log lines of m2det from level INFO to stdout."""
-    log, handler = logging.getLogger("m2det"), logging.StreamHandler(sys.stdout)
+def print_log(stream: TextIO | None = None, level: int = logging.INFO) -> None:
+    """Print the log lines of m2det from a level on to a stream, by default stdout."""
+    log, handler = logging.getLogger("m2det"), logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(PrintableFormatter())
     log.handlers = [handler]
-    log.setLevel(logging.INFO)
+    log.setLevel(level)
 
 
 def escape_unencodable_output() -> None:

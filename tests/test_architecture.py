@@ -18,6 +18,7 @@ ROOMS = [
     "m2det.__main__",
     "m2det.cli",
     "m2det",  # the public face
+    "m2det.detect",
     "m2det.bench",
     "m2det.train",
     "m2det.evaluate",

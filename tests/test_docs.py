@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from m2det.cli.main import main
@@ -146,7 +148,12 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_examples_of_the_python_api_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.tiny_model import write_tiny_model  # it imports torch
+
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    write_tiny_model(tmp_path).rename("models/m2det.safetensors")
+    cv2.imwrite("photo.jpg", np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8))
     examples = blocks((ROOT / "docs" / "api.md").read_text(), "python")
     assert len(examples) > 5
     exec("\n".join(examples), {})

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from m2det.cli.arguments import positive_int
 from m2det.errors import InputError
-from m2det.files.hashing import file_sha256
 from m2det.text import print_log
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from torch import Tensor
 
-ORIGINAL_SIZES = (320, 512, 704, 800)
+    from m2det.model import M2DetConfig
+
+log = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -55,25 +57,10 @@ def convert(source: Path, target: Path, size: int | None, annotations: Path | No
 
 
 def _from_original(source: Path, target: Path, size: int | None, annotations: Path | None) -> None:
-    import torch
-
-    from m2det.files.untrusted import read_tensors
-    from m2det.model import build_model, load_reference_state_dict
+    from m2det.detect.model_loading import load_original
     from m2det.model.model_file import save_trained
-    from m2det.model.original import compare_reference_state_dict, infer_config
 
-    state = read_tensors(source)
-    name, overrides, num_classes = infer_config(state, size or _size_from_name(source))
-    log.info("%s, %s, %d classes", name, ", ".join(f"{k} {v}" for k, v in overrides.items()), num_classes)
-    with torch.device("meta"):
-        meta_model = build_model(name, num_classes, **overrides)
-    compare_reference_state_dict(meta_model, state)  # names and shapes, before the network takes memory
-    model = build_model(name, num_classes, **overrides)
-    report = load_reference_state_dict(model, state)
-    log.info("%s", report)
-    classes, category_ids = _classes(annotations, num_classes)
-    card = {"model": name, "overrides": overrides, "classes": classes, "category_ids": category_ids}
-    save_trained(target, model, card | {"hashes": {"original": file_sha256(source)}})
+    save_trained(target, *load_original(source, size, annotations))
 
 
 def _to_original(source: Path, target: Path) -> None:
@@ -81,25 +68,29 @@ def _to_original(source: Path, target: Path) -> None:
     from m2det.model.model_file import load_trained
 
     model, _ = load_trained(source)
-    save_plain(target, model.state_dict())
-    log.info("%d keys, shared layers under each of their names", len(model.state_dict()))
+    state = model.state_dict()
+    if lost := _lost_in_original(model.config, state):
+        raise InputError(
+            f"{source} cannot become a .pth of the original, since it would not come back as this network: {lost}; use "
+            "the model file itself, or `m2det export`"
+        )
+    save_plain(target, state)
+    log.info("%d keys, shared layers under each of their names", len(state))
 
 
-def _size_from_name(source: Path) -> int:
-    if sizes := [int(n) for n in re.findall(r"\d+", source.stem) if int(n) in ORIGINAL_SIZES]:
-        return sizes[0]
-    log.warning("size: 512, assumed, since the file's name has none of the original's sizes; else give --size")
-    return 512
+def _lost_in_original(config: M2DetConfig, state: Mapping[str, Tensor]) -> str:
+    """Return what of a network its weights by the original's keys do not tell; empty for nothing."""
+    from dataclasses import asdict
 
+    from m2det.model import get_config
+    from m2det.model.original import infer_config
 
-def _classes(annotations: Path | None, count: int) -> tuple[list[str], list[int]]:
-    """Return the classes' names and category ids."""
-    if annotations is None:
-        log.warning("classes: numbered, since their names are not in the file; give --annotations to have them")
-        return [f"class {i}" for i in range(1, count + 1)], list(range(1, count + 1))
-    from m2det.data.sources.coco_json import read_categories
-
-    categories = read_categories(annotations)
-    if len(categories) != count:
-        raise InputError(f"{annotations} has {len(categories)} categories, the checkpoint {count} classes")
-    return [category.name for category in categories], [category.id for category in categories]
+    try:
+        name, overrides, _ = infer_config(state, config.size)
+    except InputError as error:
+        return f"the original has no {config.name} ({error})"
+    inferred, wanted = asdict(get_config(name, **overrides)), asdict(config)
+    differing = [key for key in wanted if key not in ("name", "bn_momentum") and wanted[key] != inferred[key]]
+    if wanted["sizes"] != inferred["sizes"] and get_config(name, **overrides).prior_sizes == config.prior_sizes:
+        differing.remove("sizes")
+    return ", ".join(f"its {key} {wanted[key]}" for key in differing)

@@ -16,7 +16,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -28,7 +28,8 @@ import numpy as np
 import torch
 
 from m2det.data.batch import Batch, make_batch
-from m2det.data.dataset import Key, Objects, TrainingDataset
+from m2det.data.dataset import Key, Objects, PlainDataset, TrainingDataset
+from m2det.data.packed.reader import PackedSplit
 from m2det.data.sampler import TrainingBatchSampler
 from m2det.distributed.lifetime import describe_exit, end_with_starter, start
 from m2det.errors import InputError
@@ -63,6 +64,27 @@ def training_loader(
         yield batch.pin_memory() if pin else batch
 
 
+def validation_loader(
+    split: PackedSplit, size: int, indices: Sequence[int], batch_size: int, workers: int, pin: bool
+) -> Iterator[Batch]:
+    """Yield images of a split that are only resized, in order; the last batch may be smaller.
+
+    Args:
+        split: of the images.
+        size: side of the network's input, px.
+        indices: positions of the images in the split.
+        batch_size: images of a batch.
+        workers: processes; 0 for this one.
+        pin: as for training_loader; without, a batch is overwritten when the next one has been taken.
+    """
+    batches = [[(0, i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
+    workers, shape = min(workers, len(batches)), (min(batch_size, len(indices)), size, size, 3)
+    context = server_context() if pin else multiprocessing.get_context()
+    for keys, images, objects in worker_batches(PlainDataset(split, size), batches, shape, workers, 1, context):
+        batch = make_batch(images, objects, [index for _, index in keys])
+        yield batch.pin_memory() if pin else batch
+
+
 def server_context() -> BaseContext:
     """Return multiprocessing's context for workers of a process that has an accelerator and a thread that writes.
 
@@ -75,7 +97,7 @@ def server_context() -> BaseContext:
 
 
 def worker_batches(
-    dataset: TrainingDataset,
+    dataset: TrainingDataset | PlainDataset,
     batches: Iterable[list[Key]],
     shape: tuple[int, ...],
     workers: int,
@@ -87,7 +109,7 @@ def worker_batches(
     Args:
         dataset: of the samples.
         batches: the keys of each batch.
-        shape: of a batch's images, uint8.
+        shape: of a batch's images, uint8; a batch may have fewer.
         workers: processes; 0 for this one.
         slots_in_use: yielded batches that are kept as they are; older ones are overwritten.
         context: multiprocessing's, which starts the workers.
@@ -97,7 +119,8 @@ def worker_batches(
     """
     if workers == 0:
         own = np.empty((slots_in_use, *shape), np.uint8)
-        for keys, images in zip(batches, itertools.cycle(own), strict=False):
+        for keys, slot in zip(batches, itertools.cycle(own), strict=False):
+            images = slot[: len(keys)]
             yield keys, images, [dataset.write_sample(*pair) for pair in zip(keys, images, strict=True)]
         return
     count = workers * PREFETCH_FACTOR + slots_in_use
@@ -116,13 +139,14 @@ def worker_batches(
         in_flight: list[list[Key]] = []
         numbered = enumerate(batches)
         for number in itertools.count():
-            for later, keys in itertools.islice(numbered, workers * PREFETCH_FACTOR - len(in_flight)):
-                _send(started, later % workers, (later % count, keys))
-                in_flight.append(keys)
+            for later, next_keys in itertools.islice(numbered, workers * PREFETCH_FACTOR - len(in_flight)):
+                _send(started, later % workers, (later % count, next_keys))
+                in_flight.append(next_keys)
             if not in_flight:
                 return
             objects = _receive(started, number % workers)
-            yield in_flight.pop(0), slots[number % count], objects
+            keys = in_flight.pop(0)
+            yield keys, slots[number % count, : len(keys)], objects
     finally:
         end()
         atexit.unregister(end)
@@ -188,7 +212,7 @@ def _end(workers: Workers) -> None:
     workers.clear()
 
 
-def _work(connection: Connection, memory: Any, shape: tuple[int, ...], dataset: TrainingDataset) -> None:
+def _work(connection: Connection, memory: Any, shape: tuple[int, ...], dataset: TrainingDataset | PlainDataset) -> None:
     end_with_starter()
     cv2.setNumThreads(0)  # one process per core already; OpenCV's and OpenMP's pools also hang after a fork
     torch.set_num_threads(1)
@@ -200,7 +224,7 @@ def _work(connection: Connection, memory: Any, shape: tuple[int, ...], dataset: 
         slot, keys = task
         answer: list[Objects] | InputError | str
         try:
-            answer = [dataset.write_sample(key, image) for key, image in zip(keys, slots[slot], strict=True)]
+            answer = [dataset.write_sample(*pair) for pair in zip(keys, slots[slot, : len(keys)], strict=True)]
         except InputError as error:
             answer = error
         except Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from m2det.config import TrainParams
 from m2det.data.crop_resize import crop_resize
@@ -66,7 +65,7 @@ class TrainingDataset:
         return visible[large], labels[augmentation.kept][large]
 
 
-class PlainDataset(Dataset[Sample]):
+class PlainDataset:
     """Images resized and nothing else, with all their objects, crowds too; looked up by index."""
 
     def __init__(self, split: PackedSplit, size: int) -> None:
@@ -76,10 +75,20 @@ class PlainDataset(Dataset[Sample]):
         return len(self.split)
 
     def __getitem__(self, index: int) -> Sample:
+        image = np.empty((self.size, self.size, 3), np.uint8)
+        return image, *self.write_sample((0, index), image), index
+
+    def write_sample(self, key: Key, out: np.ndarray) -> Objects:
+        """Write a sample's image to `out` and return its objects, as TrainingDataset.write_sample does.
+
+        Args:
+            key: (any epoch, index).
+            out: uint8 [S,S,3], BGR.
+        """
+        index = key[1]
         objects = self.split.annotations(index)
         width, height = self.split.sizes[index].tolist()
         stored = self.split.encoding.size(width, height)
         rects = crop_resize(identity(width, height), (width, height), stored, self.size, reduce=False)
-        out = np.empty((self.size, self.size, 3), np.uint8)
         apply(decode_bgr(self.split.record(index), self.split.file_names[index]), rects, out, UNCHANGED)
-        return out, rects.boxes(objects.boxes, self.size), objects.labels, index
+        return rects.boxes(objects.boxes, self.size), objects.labels

@@ -1,44 +1,103 @@
-"""Finding the pictures that a user names, as files or folders."""
+"""Finding the pictures and videos that a user names: files, folders, patterns."""
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from m2det.errors import InputError
 from m2det.files.regular_file import require_regular
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"}
+CAMERA = "camera:"  # camera:0 is /dev/video0
+WILDCARDS = "*?["
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """Return files as given, and of folders their pictures in name order.
+@dataclass(frozen=True)
+class Source:
+    """A picture or video to open.
 
-    In a folder, other folders are skipped, and names that are no regular files are left out with a warning on stderr.
+    path: of the file, or of the camera's device.
+    name: of what is written for it, relative to the folder of results, without suffix.
+    """
+
+    path: Path
+    name: Path
+
+    @property
+    def is_video(self) -> bool:
+        """Whether frames come from this, and not one picture."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES or self.is_camera
+
+    @property
+    def is_camera(self) -> bool:
+        """Whether this never ends by itself."""
+        return self.path.parent == Path("/dev") and self.path.name.startswith("video")
+
+
+def find_sources(
+    words: Sequence[str | Path], recursive: bool = False, excluded: Path = Path(os.devnull)
+) -> list[Source]:
+    """Return the pictures and videos that a user names, each folder's in name order.
+
+    In a folder, names that are no regular files are left out with a warning on stderr.
+
+    Args:
+        words: files, folders, patterns such as "photos/*.jpg" (** for folders at any depth), or camera:N.
+        recursive: whether folders in folders are searched, too; results then lie in folders of the same names.
+        excluded: a folder of earlier results, which is not searched.
 
     Raises:
-        InputError: a path does not exist or is no regular file, or a folder holds no pictures.
+        InputError: a path does not exist or is no regular file, or a folder or pattern has no pictures.
     """
-    pictures: list[Path] = []
-    for path in paths:
-        inside = _pictures_in(path) if path.is_dir() else [_require_file(path)]
-        if not inside:
-            raise InputError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
-        pictures += inside
-    return pictures
+    sources: list[Source] = []
+    for word in words:
+        text, path = str(word), Path(word)
+        if text.startswith(CAMERA):
+            sources.append(_camera(text))
+        elif path.is_dir():
+            inside = list(_sources_in(path, recursive, excluded.resolve()))
+            if not inside:
+                raise InputError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))}) and no videos")
+            sources += inside
+        elif any(sign in text for sign in WILDCARDS) and not os.path.lexists(path):
+            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 - absolute too
+            if not matches:
+                raise InputError(f"{text} matches no file")
+            sources += [Source(match, Path(match.stem)) for match in matches if _is_regular(match)]
+        else:
+            sources.append(Source(_require_file(path), Path(path.stem)))
+    return sources
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    pictures = []
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
-        try:
-            pictures.append(_require_file(path))
-        except InputError as error:
-            if not os.path.isdir(path):  # noqa: PTH112 - Path's raises where a link leads into a closed folder
-                print(f"left out: {error}", file=sys.stderr)
-    return pictures
+def _camera(text: str) -> Source:
+    number = text.removeprefix(CAMERA)
+    device = Path(f"/dev/video{number}")
+    if not number.isdecimal() or not device.exists():
+        raise InputError(f"{text}: there is no {device}; cameras are camera:0, camera:1, ... on Linux")
+    return Source(device, Path(f"camera{number}"))
+
+
+def _sources_in(folder: Path, recursive: bool, excluded: Path) -> Iterator[Source]:
+    paths = folder.rglob("*") if recursive else folder.iterdir()
+    for path in sorted(p for p in paths if p.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES):
+        if excluded not in path.absolute().parents and _is_regular(path):
+            yield Source(path, path.relative_to(folder).with_suffix(""))
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        _require_file(path)
+    except InputError as error:
+        if not os.path.isdir(path):  # noqa: PTH112 - Path's raises where a link leads into a closed folder
+            print(f"left out: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _require_file(path: Path) -> Path:

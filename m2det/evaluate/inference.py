@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from m2det.config import EvaluateParams
-from m2det.data.batch import collate
-from m2det.data.dataset import PlainDataset
+from m2det.data.dataloader import validation_loader
+from m2det.data.ordered_map import ordered_map
 from m2det.data.packed.reader import PackedSplit
 from m2det.distributed.group import Group
+from m2det.evaluate.candidates import select_candidates
 from m2det.evaluate.coco_results import coco_results
-from m2det.evaluate.postprocess import postprocess
+from m2det.evaluate.postprocess import suppress
 from m2det.model.preprocess import subtract_mean
 from m2det.progress import NO_PROGRESS, Progress
 
 Network = Callable[[Tensor], dict[str, Tensor]]  # images float32 [B,3,S,S] -> loc and conf, as M2Det.forward
+MAX_NMS_THREADS = 4  # of a process: enough for several hundred images per second, and other processes need cores, too
 
 
-@torch.inference_mode()
 def detect_images(
     model: Network,
     priors: Tensor,
     images: Tensor,
-    sizes: list[tuple[int, int]],
+    sizes: Sequence[tuple[int, int]],
     device: torch.device,
     settings: EvaluateParams,
 ) -> list[NDArray[np.float32]]:
@@ -37,7 +37,7 @@ def detect_images(
 
     Args:
         model: The network, in eval mode, on the device.
-        priors: float32 [P,4] cxcywh in [0,1], on the CPU.
+        priors: float32 [P,4] cxcywh in [0,1], on the device.
         images: uint8 [B,3,S,S] BGR.
         sizes: (width, height) in pixels of each image before resizing.
         device: The device.
@@ -46,11 +46,24 @@ def detect_images(
     Returns:
         Per image float32 [K,6]: xyxy in the original image's pixels, score, label from 1.
     """
+    candidates = candidates_of_images(model, priors, images, device, settings.score_threshold)
+    return [suppress_image(*pair, settings) for pair in zip(candidates, sizes, strict=True)]
+
+
+@torch.inference_mode()
+def candidates_of_images(
+    model: Network, priors: Tensor, images: Tensor, device: torch.device, score_threshold: float
+) -> list[NDArray[np.float32]]:
+    """Return each image's candidates for NMS, float32 [N,6] as of select_candidates; arguments as of detect_images."""
     outputs = model(subtract_mean(images.to(device, non_blocking=True), device))
-    # autocast's outputs are in low precision, scores and boxes are not
-    loc, conf = outputs["loc"].float().cpu(), outputs["conf"].float().cpu()
-    options = settings.model_dump(exclude={"batch_size", "scorer"})
-    return [postprocess(loc[i], conf[i], priors, size, **options) for i, size in enumerate(sizes)]
+    return select_candidates(outputs["loc"], outputs["conf"], priors, score_threshold)
+
+
+def suppress_image(
+    candidates: NDArray[np.float32], size: tuple[int, int], settings: EvaluateParams
+) -> NDArray[np.float32]:
+    """Return an image's detections as detect_images does, of its candidates."""
+    return suppress(candidates, size, settings.nms, settings.nms_iou, settings.per_class, settings.per_image)
 
 
 def coco_results_of_split(
@@ -60,26 +73,40 @@ def coco_results_of_split(
     size: int,
     device: torch.device,
     settings: EvaluateParams,
-    shard: tuple[int, int] = (0, 1),
+    workers: int,
+    indices: Sequence[int],
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the entries of a COCO results file, image by image, in the split's order.
+    """Yield the entries of a COCO results file, image by image, in the order of the indices.
+
+    While an accelerator computes, workers decode the next batches, and threads suppress the boxes of the last one. On
+    a CPU the network has all cores, and this process decodes.
 
     Args:
         model: The network, in eval mode, on the device.
-        priors: float32 [P,4] cxcywh in [0,1], on the CPU.
+        priors: float32 [P,4] cxcywh in [0,1], on the device.
         split: The packed split.
         size: Side of the network's input in pixels.
         device: The device.
         settings: The batch size and the settings of postprocess.
-        shard: (k, n) for every n-th image from the k-th on.
+        workers: Processes that decode images for an accelerator; 0 for this one.
+        indices: Positions of the images in the split.
     """
-    samples = Subset(PlainDataset(split, size), range(shard[0], len(split), shard[1]))
-    for batch in DataLoader(samples, settings.batch_size, collate_fn=collate):
-        indices = batch.index.tolist()
-        sizes = [(int(w), int(h)) for w, h in split.sizes[indices]]
-        detections = detect_images(model, priors, batch.images, sizes, device, settings)
-        for index, image_size, rows in zip(indices, sizes, detections, strict=True):
-            yield coco_results(int(split.image_ids[index]), image_size, rows, split.category_ids)
+    accelerated = device.type != "cpu"
+    loader = validation_loader(split, size, indices, settings.batch_size, workers if accelerated else 0, accelerated)
+    threads = min(MAX_NMS_THREADS, torch.get_num_threads())
+
+    def candidates() -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for batch in loader:
+            found = candidates_of_images(model, priors, batch.images, device, settings.score_threshold)
+            yield from zip(batch.index.tolist(), found, strict=True)
+
+    def entries(candidate: tuple[int, NDArray[np.float32]]) -> list[dict[str, Any]]:
+        index, boxes = candidate
+        width, height = split.sizes[index].tolist()
+        detections = suppress_image(boxes, (width, height), settings)
+        return coco_results(int(split.image_ids[index]), (width, height), detections, split.category_ids)
+
+    return ordered_map(candidates(), entries, threads, lambda _: 1, 2 * settings.batch_size)
 
 
 def coco_results_distributed(
@@ -89,19 +116,21 @@ def coco_results_distributed(
     size: int,
     device: torch.device,
     settings: EvaluateParams,
+    workers: int,
     group: Group,
     progress: Progress = NO_PROGRESS,
 ) -> list[list[dict[str, Any]]]:
-    """Run coco_results_of_split in all processes of the group, each on its shard, and gather the results.
+    """Run coco_results_of_split in all processes of the group, each on every n-th image, and gather the results.
 
     Args:
-        model, priors, split, size, device, settings: As for coco_results_of_split.
+        model, priors, split, size, device, settings, workers: As for coco_results_of_split.
         group: The process group; every process of it calls this function.
         progress: Of this process: an image that it has done stands for one in each process.
 
     Returns:
         The entries of each image of the split, in order, in every process.
     """
-    entries = coco_results_of_split(model, priors, split, size, device, settings, (group.rank, group.size))
+    indices = range(group.rank, len(split), group.size)
+    entries = coco_results_of_split(model, priors, split, size, device, settings, workers, indices)
     shards = group.all_gather(list(progress.track(entries, group.size)))
     return [shards[index % group.size][index // group.size] for index in range(len(split))]

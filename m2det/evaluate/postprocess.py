@@ -7,10 +7,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from m2det.boxes import decode_offsets_to_xyxy
 from m2det.config import EvaluateParams
-from m2det.ops import nms as hard_nms
-from m2det.ops import soft_nms
+from m2det.evaluate.candidates import select_candidates
+from m2det.ops import nms_by_class, soft_nms_by_class
 
 
 def postprocess(
@@ -40,22 +39,37 @@ def postprocess(
     Returns:
         float32 [K,6]: xyxy in pixels (not clipped to the image), score, label from 1.
     """
-    loc, conf, priors = (torch.as_tensor(x).float() for x in (loc, conf, priors))
-    scores = conf.softmax(-1).numpy()
+    loc, conf, priors = (torch.as_tensor(x) for x in (loc, conf, priors))
+    candidates = select_candidates(loc[None], conf[None], priors.float(), score_threshold)[0]
+    return suppress(candidates, size, nms, nms_iou, per_class, per_image)
+
+
+def suppress(
+    candidates: NDArray[np.float32], size: tuple[int, int], nms: str, nms_iou: float, per_class: int, per_image: int
+) -> NDArray[np.float32]:
+    """Apply non-maximum suppression to one image's candidates, and keep the best.
+
+    The compiled loops run without Python's global lock, so that threads do this while the device computes.
+
+    Args:
+        candidates: float32 [N,6]: xyxy in [0,1], score, label from 1; those of a label by prior, as the original has
+            them: the order decides ties.
+        size, nms, nms_iou, per_class, per_image: As for postprocess.
+
+    Returns:
+        float32 [K,6] as postprocess.
+    """
     width, height = size
-    boxes = (decode_offsets_to_xyxy(loc, priors) * torch.tensor([width, height] * 2)).numpy()
-    per_label = [np.empty((0, 6), np.float32)]
-    for label in range(1, scores.shape[1]):
-        candidates = np.flatnonzero(scores[:, label] > score_threshold)
-        if not len(candidates):
-            continue
-        rows = np.column_stack([boxes[candidates], scores[candidates, label]]).astype(np.float32)
-        if nms == "hard":
-            rows = rows[hard_nms(rows, nms_iou, per_class)]
-        else:
-            rows = soft_nms(rows, nms, iou_threshold=nms_iou, limit=per_class)
-        per_label.append(np.column_stack([rows, np.full(len(rows), label, np.float32)]))
-    detections = np.concatenate(per_label)
+    # labels as int16, which NumPy sorts in one pass
+    rows = candidates.take(np.argsort(candidates[:, 5].astype(np.int16), kind="stable"), axis=0)
+    with np.errstate(over="ignore"):  # an untrained network's boxes
+        rows[:, :4] *= np.array([width, height, width, height], np.float32)
+    dets, ends = np.ascontiguousarray(rows[:, :5]), np.flatnonzero(np.diff(rows[:, 5], append=np.inf)) + 1
+    if nms == "hard":
+        detections = rows[nms_by_class(dets, ends, nms_iou, per_class)]
+    else:
+        classes, dets = soft_nms_by_class(dets, ends, nms, iou_threshold=nms_iou, limit=per_class)
+        detections = np.column_stack([dets, rows[ends - 1, 5][classes]])
     if per_image:
         detections = detections[np.argsort(-detections[:, 4], kind="stable")[:per_image]]
     return detections

@@ -24,7 +24,7 @@ def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: 
     """Write the COCO results of the split `val`, every image once and in order, whatever the number of processes.
 
     Args:
-        params: for run.device and the section `evaluate`.
+        params: for run.device, run.workers and the section `evaluate`.
         cache: the packed cache.
         model_file: the trained model.
         out: the JSON file to write.
@@ -34,10 +34,10 @@ def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: 
     group.init(device)
     model, _ = load_trained(model_file)
     to_device(model, device)
-    split, priors = PackedSplit(cache, "val"), prior_boxes(model.config)
+    split, priors = PackedSplit(cache, "val"), prior_boxes(model.config).to(device)
     with ImageProgress("detecting", len(split), stage="evaluate") if group.is_main_process else NO_PROGRESS as progress:
         images = coco_results_distributed(
-            model, priors, split, model.config.size, device, params.evaluate, group, progress
+            model, priors, split, model.config.size, device, params.evaluate, params.run.workers, group, progress
         )
     results: list[dict[str, Any]] = [entry for image in images for entry in image]
     if group.is_main_process:

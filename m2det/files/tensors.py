@@ -48,12 +48,15 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], card: Mapping[str, Any]
         raise InputError(f"{path}, not written: it has {len(tensors)} tensors; {MAX_TENSORS} are the most")
     needed = sum(tensor.nbytes for tensor in tensors.values()) + len(text) + OVERHEAD
     with replacing(path, needed) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # by the umask; safetensors' own is 0600
         try:
             save_file(tensors, str(temporary), metadata={CARD: text})
         except SafetensorError as error:
             if number := re.search(r"os error (\d+)", str(error)):  # the disk's own error, as text only
                 raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
             raise
+        temporary.chmod(mode)
         _check_header(temporary, f"{path}, not written")
 
 

@@ -40,7 +40,7 @@ def upsample_nearest_to(x: Tensor, size: torch.Size) -> Tensor:
     CUDA's autocast would compute in float32 and NPU's would not; copying values needs no precision.
     """
     with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):  # meta has no autocast
-        return F.interpolate(x, size=tuple(size), mode="nearest")
+        return F.interpolate(x, size=[int(side) for side in size], mode="nearest")
 
 
 def repeat(times: int, shared: bool, make: Callable[[], nn.Module]) -> nn.ModuleList:

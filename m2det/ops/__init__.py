@@ -30,10 +30,32 @@ def nms(dets: NDArray[np.float32], iou_threshold: float, limit: int | None = Non
     Raises:
         InputError: `dets` has another shape, or the extension is not built.
     """
+    return nms_by_class(dets, _one_class(dets), iou_threshold, limit)
+
+
+def nms_by_class(
+    dets: NDArray[np.float32], ends: NDArray[np.int64], iou_threshold: float, limit: int | None = None
+) -> NDArray[np.int64]:
+    """Apply `nms` to each class.
+
+    Args:
+        dets: As for nms, class by class.
+        ends: int64 [C], where each class ends; the last is N.
+        iou_threshold: In [0,1].
+        limit: Maximum number of boxes of a class.
+
+    Returns:
+        int64 [K], the indices of the kept rows, class by class, best first.
+
+    Raises:
+        InputError: `dets` has another shape, or the extension is not built.
+    """
     compiled = _compiled()
-    rows = _rows(dets)
-    order = np.argsort(-rows[:, 4], kind="stable").astype(np.int64, copy=False)
-    return order[: compiled.nms(rows, order, iou_threshold, _limit(rows, limit))]
+    rows, kept = _rows(dets), np.zeros(len(ends), np.int64)
+    by_score = [np.argsort(-scores, kind="stable") for scores in np.split(rows[:, 4], ends[:-1])]
+    order = np.concatenate(by_score) + np.repeat(_starts(ends), np.diff(ends, prepend=0))
+    compiled.nms_by_class(rows, order, ends, kept, iou_threshold, _limit(rows, limit))
+    return order[_fronts(ends, kept)]
 
 
 def soft_nms(
@@ -62,11 +84,54 @@ def soft_nms(
     Raises:
         InputError: `dets` has another shape, the method is unknown, or the extension is not built.
     """
+    return soft_nms_by_class(dets, _one_class(dets), method, iou_threshold, sigma, score_threshold, limit)[1]
+
+
+def soft_nms_by_class(
+    dets: NDArray[np.float32],
+    ends: NDArray[np.int64],
+    method: str,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    score_threshold: float = 0.001,
+    limit: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Apply `soft_nms` to each class.
+
+    Args:
+        dets: As for soft_nms, class by class.
+        ends: int64 [C], where each class ends; the last is N.
+        method, iou_threshold, sigma, score_threshold: As for soft_nms.
+        limit: Maximum number of boxes of a class.
+
+    Returns:
+        int64 [K], the class of each remaining row, from 0; float32 [K,5], the remaining rows with their new scores,
+        class by class, in order of selection.
+
+    Raises:
+        InputError: `dets` has another shape, the method is unknown, or the extension is not built.
+    """
     compiled = _compiled()
     if method not in SOFT_METHODS:
         raise InputError(f"soft-NMS method {method!r} is unknown: use one of {', '.join(SOFT_METHODS)}")
-    rows = _rows(dets).copy()
-    return rows[: compiled.soft_nms(rows, method, iou_threshold, sigma, score_threshold, _limit(rows, limit))]
+    rows, kept = _rows(dets).copy(), np.zeros(len(ends), np.int64)
+    limit = _limit(rows, limit)
+    compiled.soft_nms_by_class(rows, ends, kept, method, iou_threshold, sigma, score_threshold, limit)
+    return np.repeat(np.arange(len(ends)), kept), rows[_fronts(ends, kept)]
+
+
+def _one_class(dets: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.array([len(dets)], np.int64)
+
+
+def _fronts(ends: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the indices of the first kept[c] rows of each class c, which ends before ends[c]."""
+    before = kept.cumsum() - kept  # rows kept of the classes before
+    return np.arange(kept.sum()) + np.repeat(_starts(ends) - before, kept)
+
+
+def _starts(ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    return ends - np.diff(ends, prepend=0)
 
 
 def _rows(dets: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -38,59 +38,95 @@ cdef inline float soft_iou(const float* selected, const float* box) noexcept nog
     return common / union_
 
 
-def nms(const float[:, ::1] dets, int64_t[::1] order, double threshold, Py_ssize_t limit) -> int:
-    """Hard NMS: move the rows to keep to the front of `order` (indices, best first); return their number."""
-    cdef Py_ssize_t n = order.shape[0], kept = 0, survivors, i
-    cdef const float* best
+def nms_by_class(
+    const float[:, ::1] dets, int64_t[::1] order, const int64_t[::1] ends, int64_t[::1] kept,
+    double threshold, Py_ssize_t limit
+) -> None:
+    """Hard NMS within each class: the rows to keep move to the front of the class in `order`, which has them best first.
+
+    A class ends before `ends`; `kept` takes how many rows it keeps.
+    """
+    cdef Py_ssize_t c, start = 0
     with nogil:
-        while kept < n and kept < limit:
-            best = &dets[order[kept], 0]
-            kept += 1
-            survivors = kept
-            for i in range(kept, n):
-                if not hard_iou(best, &dets[order[i], 0]) >= threshold:
-                    order[survivors] = order[i]
-                    survivors += 1
-            n = survivors
+        for c in range(ends.shape[0]):
+            kept[c] = hard_nms(&dets[0, 0], &order[start], ends[c] - start, threshold, limit)
+            start = ends[c]
+
+
+def soft_nms_by_class(
+    float[:, ::1] dets, const int64_t[::1] ends, int64_t[::1] kept,
+    str method, float threshold, float sigma, float score_threshold, Py_ssize_t limit
+) -> None:
+    """Soft-NMS within each class, in place: the rows to keep move to the front of the class, in order of selection.
+
+    `kept` takes how many rows each class keeps.
+    """
+    cdef bint gaussian = method == "gaussian", linear = method == "linear"
+    cdef Py_ssize_t c, start = 0
+    with nogil:
+        for c in range(ends.shape[0]):
+            kept[c] = soft_nms(
+                &dets[start, 0], ends[c] - start, gaussian, linear, threshold, sigma, score_threshold, limit
+            )
+            start = ends[c]
+
+
+cdef Py_ssize_t hard_nms(
+    const float* dets, int64_t* order, Py_ssize_t n, double threshold, Py_ssize_t limit
+) noexcept nogil:
+    """Move the rows to keep to the front of `order` (indices, best first); return their number."""
+    cdef Py_ssize_t kept = 0, survivors, i
+    cdef const float* best
+    while kept < n and kept < limit:
+        best = dets + 5 * order[kept]
+        kept += 1
+        survivors = kept
+        for i in range(kept, n):
+            if not hard_iou(best, dets + 5 * order[i]) >= threshold:
+                order[survivors] = order[i]
+                survivors += 1
+        n = survivors
     return kept
 
 
-def soft_nms(
-    float[:, ::1] dets, str method, float threshold, float sigma, float score_threshold, Py_ssize_t limit
-) -> int:
-    """Soft-NMS in place: move the rows to keep to the front, in order of selection; return their number.
+cdef Py_ssize_t soft_nms(
+    float* dets, Py_ssize_t n, bint gaussian, bint linear,
+    float threshold, float sigma, float score_threshold, Py_ssize_t limit
+) noexcept nogil:
+    """Move the rows to keep to the front, in order of selection; return their number.
 
     Ties fall as the original's swaps make them fall, so the rows must move exactly as here.
     """
-    cdef bint gaussian = method == "gaussian", linear = method == "linear"
-    cdef Py_ssize_t n = dets.shape[0], top, best, i
+    cdef Py_ssize_t top = 0, best, i
     cdef float overlap, weight
-    with nogil:
-        top = 0
-        while top < n and top < limit:
-            best = top
-            for i in range(top + 1, n):
-                if dets[i, 4] > dets[best, 4]:
-                    best = i
-            swap(&dets[top, 0], &dets[best, 0])
+    cdef float* selected
+    cdef float* row
+    while top < n and top < limit:
+        selected = dets + 5 * top
+        best = top
+        for i in range(top + 1, n):
+            if dets[5 * i + 4] > dets[5 * best + 4]:
+                best = i
+        swap(selected, dets + 5 * best)
 
-            i = top + 1
-            while i < n:
-                overlap = soft_iou(&dets[top, 0], &dets[i, 0])
-                if overlap > 0:
-                    if gaussian:
-                        weight = <float> exp(-(overlap * overlap) / sigma)
-                    elif overlap > threshold:
-                        weight = 1 - overlap if linear else 0
-                    else:
-                        weight = 1
-                    dets[i, 4] *= weight
-                    if dets[i, 4] < score_threshold:  # the last row takes its place and is next
-                        n -= 1
-                        copy(&dets[n, 0], &dets[i, 0])
-                        continue
-                i += 1
-            top += 1
+        i = top + 1
+        while i < n:
+            row = dets + 5 * i
+            overlap = soft_iou(selected, row)
+            if overlap > 0:
+                if gaussian:
+                    weight = <float> exp(-(overlap * overlap) / sigma)
+                elif overlap > threshold:
+                    weight = 1 - overlap if linear else 0
+                else:
+                    weight = 1
+                row[4] *= weight
+                if row[4] < score_threshold:  # the last row takes its place and is next
+                    n -= 1
+                    copy(dets + 5 * n, row)
+                    continue
+            i += 1
+        top += 1
     return top
 
 

@@ -30,12 +30,13 @@ POSTPROCESSING = EvaluateParams(
 )
 
 
-def end_epoch(state: TrainingState, val: PackedSplit, callbacks: Callbacks, log: TrainingLog) -> str:
+def end_epoch(state: TrainingState, val: PackedSplit, workers: int, callbacks: Callbacks, log: TrainingLog) -> str:
     """Record the epoch, evaluate it if that is due, and save.
 
     Args:
         state: after the epoch's last step.
         val: the split to evaluate on.
+        workers: processes that decode its images.
         callbacks: on_evaluated is called.
         log: takes the progress of the evaluation.
 
@@ -57,7 +58,7 @@ def end_epoch(state: TrainingState, val: PackedSplit, callbacks: Callbacks, log:
     if not state.pending_evaluation:
         state.pending_evaluation = True
         state.save()  # an evaluation takes minutes: interrupting it loses no step
-    evaluate(state, row, val, callbacks, log)
+    evaluate(state, row, val, workers, callbacks, log)
     log.evaluated(row["AP"])
     state.finish_writing()
     line = f"epoch {state.epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
@@ -74,7 +75,7 @@ def describe_early_end(state: TrainingState) -> str:
 
 
 def evaluate(
-    state: TrainingState, row: dict[str, Any], val: PackedSplit, callbacks: Callbacks, log: TrainingLog
+    state: TrainingState, row: dict[str, Any], val: PackedSplit, workers: int, callbacks: Callbacks, log: TrainingLog
 ) -> None:
     """End the epoch with the metrics of the averaged weights, and keep these where AP is the highest so far.
 
@@ -82,6 +83,7 @@ def evaluate(
         state: saved as it is before the evaluation.
         row: the epoch's; takes AP and AP50.
         val: the split to evaluate on.
+        workers: processes that decode its images.
         callbacks: on_evaluated is called.
         log: takes the progress.
     """
@@ -89,8 +91,9 @@ def evaluate(
     with parts.ema.applied():
         parts.group.broadcast_buffers(parts.model)
         with log.evaluation(len(val)) as progress:
-            priors = parts.priors.cpu()
-            metrics = validate(parts.model, priors, val, parts.device, parts.group, parts.precision, progress)
+            metrics = validate(
+                parts.model, parts.priors, val, parts.device, parts.group, parts.precision, workers, progress
+            )
         callbacks.on_evaluated(state, metrics)
         row |= {"AP": round(metrics["AP"], 4), "AP50": round(metrics["AP50"], 4)}
         if metrics["AP"] > best["AP"]:
@@ -109,6 +112,7 @@ def validate(
     device: torch.device,
     group: Group,
     precision: Precision,
+    workers: int,
     progress: Progress = NO_PROGRESS,
 ) -> dict[str, float]:
     """Return COCO's metrics of the model on the split, every image counted once.
@@ -118,11 +122,12 @@ def validate(
 
     Args:
         model: left in evaluation mode.
-        priors: float32 [P,4] cxcywh, on the CPU.
+        priors: float32 [P,4] cxcywh, on the device.
         val: the split.
         device: of the model.
         group: each process takes its share of the images; all get the same metrics.
         precision: of the training.
+        workers: processes that decode images, of each process of the group.
         progress: of this process.
     """
     model.eval()
@@ -132,7 +137,8 @@ def validate(
             outputs: dict[str, Tensor] = model(images)
         return outputs
 
-    results = coco_results_distributed(network, priors, val, model.config.size, device, POSTPROCESSING, group, progress)
+    size = model.config.size
+    results = coco_results_distributed(network, priors, val, size, device, POSTPROCESSING, workers, group, progress)
     with temporary_folder() as folder:
         path = folder / "results.json"
         write_whole(path, json.dumps([entry for image in results for entry in image]))

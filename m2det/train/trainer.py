@@ -81,7 +81,7 @@ def fit(
     parts, monitor, run = state.parts, state.monitor, params.run
     if state.pending_evaluation:
         with log.paused():
-            log.write(end_epoch(state, data.val, callbacks, log))
+            log.write(end_epoch(state, data.val, run.workers, callbacks, log))
     for batches in () if state.out_of_patience else step_batches(data, run.workers, parts.device):
         log.data_ready()
         callbacks.on_step_begin(state)
@@ -101,7 +101,7 @@ def fit(
             log.progress_by_clock(state.epochs_done, params.epochs, monitor.own_mean(), state.lr)
         with log.paused():
             if state.epoch_ended:
-                log.write(end_epoch(state, data.val, callbacks, log))
+                log.write(end_epoch(state, data.val, run.workers, callbacks, log))
                 gc.collect()
             elif state.step % run.save_every == 0 or stopping:
                 state.save()

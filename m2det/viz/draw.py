@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from m2det.text import printable
 
 GREEN, RED, BLUE, GREY, BLACK = (80, 200, 60), (60, 60, 230), (230, 140, 40), (160, 160, 160), (0, 0, 0)
+GOLDEN_ANGLE = 137.508  # degrees of hue between neighbouring classes, whose colours so look different
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ def draw_boxes(image: NDArray[np.uint8], annotations: Sequence[BoxAnnotation], s
         x, y = (round(v * scale) for v in annotation.box[:2])
         _draw_label(canvas, annotation.text, x, y, size, annotation.colour)
     return canvas
+
+
+def colour_of_label(label: int) -> tuple[int, int, int]:
+    """Return a colour of a class, BGR, that differs from those of its neighbours."""
+    hsv = np.array([[[int(label * GOLDEN_ANGLE) % 360 // 2, 150, 255]]], np.uint8)
+    blue, green, red = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+    return blue, green, red
 
 
 def _draw_label(

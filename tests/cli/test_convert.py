@@ -7,7 +7,7 @@ import torch
 
 from m2det.cli.main import main
 from m2det.model import build_model
-from m2det.model.model_file import load_trained
+from m2det.model.model_file import load_trained, save_trained
 from m2det.model.original import infer_config
 
 SMALL = {"planes": 16, "levels": 2, "scales": 4, "fused": (16, 32)}
@@ -93,3 +93,18 @@ def test_what_is_no_checkpoint_ends_in_a_sentence(tmp_path, capsys, case):
     assert main(["convert", str(tmp_path / source), str(tmp_path / target)]) == 1
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / target).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "lost"),
+    [
+        ("m2det-tiny", {}, "its backbone "),
+        ("m2det320-resnet18", {**SMALL, "sizes": (0.1, 0.2, 0.3, 0.4, 0.5)}, "its sizes (0.1, 0.2, 0.3, 0.4, 0.5)"),
+    ],
+)
+def test_what_would_not_come_back_is_refused_when_it_is_written(tmp_path, capsys, name, overrides, lost):
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in overrides.items()}
+    card = {"model": name, "overrides": lists, "classes": ["a", "b"], "category_ids": [1, 2], "hashes": {}}
+    save_trained(tmp_path / "m.safetensors", build_model(name, 2, **overrides), card)
+    assert main(["convert", str(tmp_path / "m.safetensors"), str(tmp_path / "m.pth")]) == 1
+    assert lost in capsys.readouterr().err and not (tmp_path / "m.pth").exists()

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m2det.cli.detect import detect_files
-from m2det.cli.main import main
+from m2det.cli.main import _parser, main
 from m2det.data.pictures import SUFFIXES
 from m2det.errors import InputError
 from m2det.text import printable
@@ -75,7 +74,7 @@ def test_names_of_all_kinds_are_drawn_and_listed(model, folder, tmp_path):
         (folder / os.fsdecode(name)).write_bytes(PICTURE)
     done = detect(model, folder, out=tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert is_plain(done.stdout) and len(done.stdout.splitlines()) == len(NAMES)
+    assert is_plain(done.stdout) and len(done.stdout.splitlines()) == len(NAMES) + 1
     drawn = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()}
     assert drawn == {*NAMES.values(), b"detections.json"}
     results = json.loads((tmp_path / "out/detections.json").read_bytes().decode("utf-8"))
@@ -198,7 +197,22 @@ def test_any_names_that_the_system_allows(model, tmp_path_factory, capsys):
             path.write_bytes(PICTURE)
         told["runs"] += 1
         try:
-            detect_files([top / "in"] if as_folder else pictures, model, top / "out", 0.01, True, "cpu")
+            given = [top / "in"] if as_folder else pictures
+            words = [
+                "--weights",
+                model,
+                "--out",
+                top / "out",
+                "--score",
+                "0.01",
+                "--device",
+                "cpu",
+                "--json",
+                "--",
+                *given,
+            ]
+            arguments = _parser().parse_args(["detect", *map(str, words)])
+            arguments.run(arguments)
         except InputError as error:
             told["refused"] += 1
             sentence = str(error)
@@ -209,7 +223,7 @@ def test_any_names_that_the_system_allows(model, tmp_path_factory, capsys):
             told["drawn"] += len(out) - 1
             assert len(out) - 1 == sum(path.suffix.lower() in SUFFIXES or not as_folder for path in pictures)
             printed = capsys.readouterr().out
-            assert is_plain(printed) and len(printed.splitlines()) == len(out) - 1
+            assert is_plain(printed) and len(printed.splitlines()) == len(out)  # with the summary
             entries = json.loads((top / "out/detections.json").read_bytes().decode("utf-8"))
             assert json.dumps(entries, ensure_ascii=False).encode("utf-8")
 

@@ -6,9 +6,12 @@ import torch
 
 from m2det.boxes import encode_xyxy_to_offsets
 from m2det.evaluate import postprocess
+from m2det.evaluate.candidates import select_candidates
 from m2det.evaluate.coco_results import coco_results
+from m2det.evaluate.postprocess import suppress
 from m2det.model import prior_boxes
 from m2det.viz.detections import review
+from tests.evaluate.slow_postprocess import slow_postprocess
 
 PRIORS = prior_boxes("m2det-tiny")
 
@@ -55,6 +58,30 @@ def test_limits_per_class_and_per_image():
     assert [(few[:, 5] == label).sum() for label in (1, 2)] == [4, 4]
     best = postprocess(loc, conf, PRIORS, (500, 500), per_image=3)
     assert best[:, 4].tolist() == pytest.approx([0.74, 0.73, 0.72], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
+@pytest.mark.parametrize("share", [0, 1e-4, 0.01, 0.5])
+def test_the_boxes_of_each_class_by_itself_bit_for_bit(method, share):
+    rng = torch.Generator().manual_seed(7)
+    loc = torch.randn(3, len(PRIORS), 4, generator=rng)
+    conf = torch.randn(3, len(PRIORS), 21, generator=rng).round(decimals=1)  # with many ties
+    threshold = torch.quantile(conf.softmax(-1)[..., 1:].flatten(), 1 - share).item()
+    candidates = select_candidates(loc, conf, PRIORS, threshold)
+    for i in range(3):
+        size, options = (640 - 100 * i, 427), (method, threshold, 0.45, 10, 30 * i)
+        expected = slow_postprocess(loc[i], conf[i], PRIORS, size, *options)
+        np.testing.assert_array_equal(postprocess(loc[i], conf[i], PRIORS, size, *options), expected)
+        np.testing.assert_array_equal(suppress(candidates[i], size, method, 0.45, 10, 30 * i), expected)
+        assert bool(len(expected)) == bool(share)
+
+
+def test_an_image_without_candidates_between_others_has_none():
+    conf = torch.zeros(3, len(PRIORS), 3)
+    conf[..., 0] = 20
+    conf[0, 5, 1] = conf[2, 7, 2] = 30
+    found = select_candidates(torch.zeros(3, len(PRIORS), 4), conf, PRIORS, 0.5)
+    assert [rows[:, 5].tolist() for rows in found] == [[1], [], [2]]
 
 
 def test_coco_results_are_clipped_and_count_pixels():

@@ -110,9 +110,10 @@ def test_a_detection_gives_the_boxes_of_the_cpu(tmp_path):
     found = {}
     for kind in ("npu", "cpu"):
         model, _ = load_trained(path)
-        to_device(model, choose_device(kind))
+        device = choose_device(kind)
+        to_device(model, device)
         sizes = [(80, 60), (50, 90)]
-        found[kind] = detect_images(model, prior_boxes(model.config), images, sizes, choose_device(kind), DETECT)
+        found[kind] = detect_images(model, prior_boxes(model.config).to(device), images, sizes, device, DETECT)
     assert sum(map(len, found["cpu"])) > 0
     for a, b in zip(found["npu"], found["cpu"], strict=True):
         assert (a == b).all()

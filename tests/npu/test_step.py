@@ -100,7 +100,7 @@ def test_detection_gives_the_boxes_of_the_cpu(tmp_path):
         device = choose_device(kind)
         to_device(model, device)
         priors = prior_boxes(model.config)
-        found[kind] = detect_images(model, priors, images, [(80, 60), (50, 90)], device, DETECT)
+        found[kind] = detect_images(model, priors.to(device), images, [(80, 60), (50, 90)], device, DETECT)
     assert sum(map(len, found["cpu"])) > 0
     for a, b in zip(found["npu"], found["cpu"], strict=True):
         np.testing.assert_array_equal(a, b)

@@ -1,5 +1,6 @@
 """Evaluation during training: the network in float16 or float32, scores and boxes in float32."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,18 +18,20 @@ PRECISIONS += [({"dtype": "float16"}, torch.float16)]
 
 @pytest.mark.parametrize(("changes", "dtype"), PRECISIONS, ids=str)
 def test_only_float16_is_evaluated_in_low_precision_and_scores_are_float32(material, monkeypatch, changes, dtype):
-    model, seen, scored = build_model("m2det-tiny", 1), set(), set()
+    model, seen, same = build_model("m2det-tiny", 1), set(), []
     for head in (*model.loc, *model.conf):
         head.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))  # noqa: ARG005
-    postprocess = inference.postprocess
+    select_candidates = inference.select_candidates
 
-    def watched(loc, conf, *arguments, **options):
-        scored.update((loc.dtype, conf.dtype))
-        return postprocess(loc, conf, *arguments, **options)
+    def watched(loc, conf, priors, threshold):
+        found = select_candidates(loc, conf, priors, threshold)
+        of_float32 = select_candidates(loc.float(), conf.float(), priors, threshold)
+        same.extend(np.array_equal(*pair) for pair in zip(found, of_float32, strict=True))
+        return found
 
-    monkeypatch.setattr(inference, "postprocess", watched)
+    monkeypatch.setattr(inference, "select_candidates", watched)
     precision = Precision(settings(**changes).precision, torch.device("cpu"))
     split = PackedSplit(material[0], "val")
-    metrics = validate(model, prior_boxes(model.config), split, precision.device, ALONE, precision)
-    assert seen == {dtype} and scored == {torch.float32} and metrics["AP"] >= 0
+    metrics = validate(model, prior_boxes(model.config), split, precision.device, ALONE, precision, workers=0)
+    assert seen == {dtype} and same == [True] * len(split) and metrics["AP"] >= 0
     assert not torch.is_autocast_enabled("cpu")

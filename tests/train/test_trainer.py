@@ -80,7 +80,7 @@ def test_best_keeps_the_best_epoch(material, tmp_path):
     assert outcome.kept_epoch == best["epoch"]
     model, split = outcome.model.eval(), PackedSplit(material[0], "val")
     precision = Precision(settings().precision, torch.device("cpu"))
-    metrics = validate(model, prior_boxes(model.config), split, precision.device, ALONE, precision)
+    metrics = validate(model, prior_boxes(model.config), split, precision.device, ALONE, precision, workers=0)
     assert metrics["AP"] == pytest.approx(best["AP"], abs=1e-4)
 
 
