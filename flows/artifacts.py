@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 import shlex
@@ -25,8 +26,8 @@ SHOWN = ("AP", "AP50", "AP75", *NAMES)
 RESULT_OF = {
     "train": "log.txt",
     "evaluate": "metrics.json",
-    "benchmark": "perf.json",
-    "performance": "performance.json",
+    "benchmark": "perf_report.json",
+    "performance": "performance_report.json",
 }
 PICTURES = ("detections", "learning_curve", "precision_recall")  # of results/pictures
 WIDTH, MAX_BYTES, QUALITY = 1000, 200_000, 80  # of a picture in the server's database, as JPEG
@@ -86,7 +87,7 @@ def show(run: RunEnd) -> None:
 
 
 def metrics_artifact(folder: Path, deployment: str) -> None:
-    """Show results/metrics.json as a table with the change against the last table of the deployment.
+    """Show AP in all and by class as a table with the change against the last table of the deployment.
 
     Args:
         folder: with the results.
@@ -98,9 +99,14 @@ def metrics_artifact(folder: Path, deployment: str) -> None:
         last = Artifact.get(key)
         assert not isinstance(last, Coroutine)  # one only in an event loop
         before = {row["metric"]: row["value"] for row in json.loads(str(last.data))} if last else {}
-        shown = [name for name in metrics if name in SHOWN or name.startswith("AP/")]
-        table = [_row(NAMES.get(name, name), metrics[name], before) for name in shown]
+        table = [_row(NAMES.get(name, name), metrics[name], before) for name in SHOWN]
+        table += [_row(f"AP/{name}", ap, before) for name, ap in _class_ap(folder).items()]
         create_table_artifact(table, key, f"AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
+
+
+def _class_ap(folder: Path) -> dict[str, float]:
+    with (folder / RESULTS / "plots" / "classes.csv").open(encoding="utf-8", newline="") as file:
+        return {row["class"]: float(row["AP"] or -1) for row in csv.DictReader(file)}
 
 
 def _row(name: str, value: float, before: Mapping[str, float | str]) -> dict[str, Any]:
@@ -158,7 +164,7 @@ def summary(run: RunEnd) -> str:
     if run.has("train"):
         facts["trained on"] = _device(run.folder / RESULTS / "log.txt")
     if run.has("benchmark"):
-        rates = _read(run.folder, "perf.json")["img_per_s"]
+        rates = _read(run.folder, "perf_report.json")["img_per_s"]
         facts |= {f"{name} alone": f"{rate:g} img/s" for name, rate in rates.items()}
     facts |= {
         "recipe": f"`{run.recipe}`" if run.recipe else "none: params.yaml as it was",
@@ -175,7 +181,7 @@ def summary(run: RunEnd) -> str:
         f"# {run.name}\n\n|  |  |\n|---|---|\n{table}\n"
         + f"## Speed of training\n\n{speed}\n" * bool(speed)
         + f"## Stages\n\n| stage | state | minutes:seconds |\n|---|---|---|\n{stages}\n"
-        + f"## Look further\n\n```sh\ncd {shlex.quote(str(place))}\ndvc exp show\ndvc metrics diff\n"
+        + f"## Look further\n\n```sh\ncd {shlex.quote(str(place))}\nm2det experiments\ndvc metrics diff\n"
         + f"m2det info {MODEL}\nm2det detect IMAGE --weights {MODEL} --out drawn\n```\n"
     )
 
@@ -194,7 +200,7 @@ def _device(log: Path) -> str:
 def _speed(folder: Path) -> list[str]:
     from m2det.bench.throughput import compare  # imports torch
 
-    return compare(_read(folder, "performance.json")).splitlines()
+    return compare(_read(folder, "performance_report.json")).splitlines()
 
 
 def _read(folder: Path, name: str) -> Any:

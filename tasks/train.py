@@ -15,7 +15,7 @@ from m2det.errors import explain_disk_errors
 from m2det.files.hashing import digest, digest_files
 from m2det.files.locks import locked
 from m2det.files.whole import write_whole
-from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, main_root, params, sources
+from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, main_root, params, sources, write_json
 from tasks.inputs import finished_in, require_unchanged
 
 if TYPE_CHECKING:
@@ -70,8 +70,6 @@ def _publish(outcome: TrainResult, hashes: dict[str, str], unfinished: Path) -> 
     from m2det.model.model_file import save_trained
     from m2det.train.logger import write_curves
 
-    evaluated = [row for row in outcome.rows if "AP" in row]
-    best = max(evaluated, key=lambda row: row["AP"])
     kept = next(row for row in outcome.rows if row["epoch"] == outcome.kept_epoch)
     manifest = json.loads((CACHE / "manifest.json").read_text())
     card = {
@@ -84,19 +82,5 @@ def _publish(outcome: TrainResult, hashes: dict[str, str], unfinished: Path) -> 
     }
     write_curves(RESULTS / "curves.csv", outcome.rows)
     write_whole(RESULTS / "log.txt", (unfinished / "log.txt").read_bytes())
-    summary = {
-        "best_AP": best["AP"],
-        "best_AP50": best["AP50"],
-        "best_epoch": best["epoch"],
-        "final_AP": evaluated[-1]["AP"],
-        "final_AP50": evaluated[-1]["AP50"],
-        "loss_loc": outcome.rows[-1]["loss_loc"],
-        "loss_conf": outcome.rows[-1]["loss_conf"],
-        "steps": outcome.steps,
-    }
-    _write_json(RESULTS / "train.json", summary)
+    write_json(RESULTS / "train.json", {"AP": kept["AP"], "AP50": kept["AP50"]})  # the whole course: curves.csv
     save_trained(MODEL, outcome.model, card)
-
-
-def _write_json(path: Path, content: object) -> None:
-    write_whole(path, json.dumps(content, indent=2) + "\n")
