@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2det.files.whole import write_whole
-from m2det.text import printable
+from m2det.text import page_safe
 
 IOUS = {"IoU_0.50": slice(0, 1), "IoU_0.75": slice(5, 6), "IoU_0.50_to_0.95": slice(0, 10)}
 
@@ -44,7 +44,8 @@ def write_class_ap(path: Path, ap_of: dict[str, float]) -> None:
     table = StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["class", "AP"])
-    writer.writerows([printable(name), "" if ap < 0 else f"{ap:.4f}"] for name, ap in ap_of.items())
+    rows = ([page_safe(name), "" if ap < 0 else f"{ap:.4f}"] for name, ap in ap_of.items())  # `dvc plots` makes a page of it
+    writer.writerows(rows)
     write_whole(path, table.getvalue())
 
 
