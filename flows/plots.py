@@ -16,7 +16,8 @@ def main() -> None:
     """Write Vega, Vega-Lite and Vega-Embed as one file."""
     import vl_convert
 
-    write_whole(SCRIPT, vl_convert.javascript_bundle())
+    names = (f"window.{name} = {name};" for name in ("vega", "vegaLite", "vegaEmbed"))
+    write_whole(SCRIPT, vl_convert.javascript_bundle("".join(names)))
 
 
 if __name__ == "__main__":

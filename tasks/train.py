@@ -21,6 +21,7 @@ from tasks.inputs import finished_in, require_unchanged
 if TYPE_CHECKING:
     from m2det.train.state import TrainResult
 
+CURVES = RESULTS / "curves.csv"
 FINGERPRINT_SECTIONS = ("epochs", "seed", "model", "train", "precision")  # with hashes of data, backbone and code
 
 
@@ -30,7 +31,8 @@ def train() -> None:
     The state of an unfinished run lies in its run directory, models/unfinished/<fingerprint>/ of the main working copy,
     where DVC deletes nothing; the fingerprint covers everything that shapes the numbers, so only the same run resumes
     it. The directory also has copies of the inputs, params.yaml among them, which every process reads. If inputs have
-    changed by the end, the finished state stays there, to be published later.
+    changed by the end, the finished state stays there, to be published later. The curves grow during training, for
+    those who look on; all else appears at the end.
     """
     from m2det.distributed.cores import check_workers
     from m2det.distributed.launch import count_processes, needs_torchrun
@@ -50,9 +52,11 @@ def train() -> None:
             write_run_config(unfinished, shape | {"hashes": hashes})
             frozen_params = finished_in("train", unfinished)  # an edit cannot give processes different values
         if needs_torchrun(params(), processes):
-            outcome = train_distributed(params(), frozen_params, CACHE, BACKBONE, unfinished, processes, run_child)
+            outcome = train_distributed(
+                params(), frozen_params, CACHE, BACKBONE, unfinished, processes, run_child, CURVES
+            )
         else:
-            outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
+            outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt", curves_file=CURVES)
         require_unchanged("train")
         _publish(outcome, hashes, unfinished)
 
@@ -80,7 +84,7 @@ def _publish(outcome: TrainResult, hashes: dict[str, str], unfinished: Path) -> 
         "trained": {"epoch": kept["epoch"], "step": kept["step"], "AP": kept["AP"], "AP50": kept["AP50"]},
         "hashes": hashes,
     }
-    write_curves(RESULTS / "curves.csv", outcome.rows)
+    write_curves(CURVES, outcome.rows)
     write_whole(RESULTS / "log.txt", (unfinished / "log.txt").read_bytes())
     write_json(RESULTS / "train.json", {"AP": kept["AP"], "AP50": kept["AP50"]})  # the whole course: curves.csv
     save_trained(MODEL, outcome.model, card)

@@ -44,7 +44,9 @@ def write_class_ap(path: Path, ap_of: dict[str, float]) -> None:
     table = StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["class", "AP"])
-    rows = ([page_safe(name), "" if ap < 0 else f"{ap:.4f}"] for name, ap in ap_of.items())  # `dvc plots` makes a page of it
+    rows = (
+        [page_safe(name), "" if ap < 0 else f"{ap:.4f}"] for name, ap in ap_of.items()
+    )  # `dvc plots` makes a page of it
     writer.writerows(rows)
     write_whole(path, table.getvalue())
 
