@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from m2det.config import Params
-from m2det.device import device_name
+from m2det.device import device_name, reason_of_device
 from m2det.distributed.threads import describe_load
 from m2det.errors import explain_disk_errors
 from m2det.files.whole import write_whole
@@ -213,9 +213,9 @@ def describe_run(params: Params, parts: TrainingParts, data: TrainingData, step:
     kernels = next((name for name in ("fused", "foreach") if parts.optimizer.defaults[name]), "for-loop")
     return (
         f"training {params.model.name} from step {step} of {order.steps}, {order.batch_size} images per step\n"
-        f"device {parts.device} ({device_name(parts.device)}), processes (world size) {parts.group.size}, accumulation "
-        f"{order.accumulation}, microbatch {order.microbatch}, workers {run.workers}, compile {run.compile}, "
-        f"graph {run.graph}\n"
+        f"device {parts.device} ({device_name(parts.device)}; {reason_of_device(run.device)}), "
+        f"processes (world size) {parts.group.size}, accumulation {order.accumulation}, microbatch {order.microbatch}, "
+        f"workers {run.workers}, compile {run.compile}, graph {run.graph}\n"
         f"precision {parts.precision}; optimizer {parts.settings.optimizer} {kernels}; torch {torch.__version__}\n"
         "loss_loc, loss_conf: means since the epoch's start, over all processes; img/s (all processes), data_wait: "
         "since the last line; mem: peak of one process; eta: minutes:seconds, evaluations not counted\n"
