@@ -26,8 +26,8 @@ SHOWN = ("AP", "AP50", "AP75", *NAMES)
 RESULT_OF = {
     "train": "log.txt",
     "evaluate": "metrics.json",
-    "benchmark": "perf_report.json",
-    "performance": "performance_report.json",
+    "benchmark": "perf.json",
+    "performance": "performance.json",
 }
 PICTURES = ("detections", "learning_curve", "precision_recall")  # of results/pictures
 WIDTH, MAX_BYTES, QUALITY = 1000, 200_000, 80  # of a picture in the server's database, as JPEG
@@ -164,7 +164,7 @@ def summary(run: RunEnd) -> str:
     if run.has("train"):
         facts["trained on"] = _device(run.folder / RESULTS / "log.txt")
     if run.has("benchmark"):
-        rates = _read(run.folder, "perf_report.json")["img_per_s"]
+        rates = _read(run.folder, "perf.json")["img_per_s"]
         facts |= {f"{name} alone": f"{rate:g} img/s" for name, rate in rates.items()}
     facts |= {
         "recipe": f"`{run.recipe}`" if run.recipe else "none: params.yaml as it was",
@@ -200,7 +200,7 @@ def _device(log: Path) -> str:
 def _speed(folder: Path) -> list[str]:
     from m2det.bench.throughput import compare  # imports torch
 
-    return compare(_read(folder, "performance_report.json")).splitlines()
+    return compare(_read(folder, "performance.json")).splitlines()
 
 
 def _read(folder: Path, name: str) -> Any:

@@ -80,7 +80,7 @@ def _row(name: str, state: str, shown: Mapping[str, Any], baseline: Mapping[str,
 def _metrics(data: Mapping[str, Any]) -> dict[str, float]:
     """Return AP and AP50 of the evaluation and img/s of training; a metric that DVC has not is missing."""
     files = data.get("metrics", {})
-    read = (files.get(f"{RESULTS}/{name}", {}).get("data") for name in ("metrics.json", "performance.json"))
+    read = (files.get(f"{RESULTS}/{name}", {}).get("data") for name in ("metrics.json", "speed.json"))
     return {key: value for metrics in read if metrics for key, value in metrics.items()}
 
 

@@ -19,6 +19,7 @@ OPS_STAMP = Path("build/ops.json")
 BACKBONE = Path("models/backbone.safetensors")
 MODEL = Path("models/m2det.safetensors")
 RESULTS = Path("results")
+METRIC_DECIMALS = 3  # as in COCO's own tables: `dvc metrics show` fits a terminal, and less is noise of a training
 
 
 @cache

@@ -10,7 +10,7 @@ from m2det.data.packed.reader import cache_digest
 from m2det.distributed.children import run_child
 from m2det.files.inputs import FOLDER
 from m2det.files.whole import write_whole
-from tasks.common import CACHE, MODEL, RESULTS, params
+from tasks.common import CACHE, METRIC_DECIMALS, MODEL, RESULTS, params
 from tasks.inputs import inputs_of
 
 DETECTIONS = RESULTS / "detections.json"
@@ -34,18 +34,14 @@ def detect() -> None:
 
 
 def score() -> None:
-    """Write results/metrics.json (COCO's 12 numbers), plots by recall and by class, and results/evaluation.json.
-
-    The metrics have three decimals, as COCO's own tables: `dvc metrics show` then fits a terminal, and smaller
-    differences are noise of a training.
-    """
+    """Write results/metrics.json (COCO's 12 numbers), plots by recall and by class, and results/evaluation.json."""
     from m2det.data.packed.reader import PackedSplit
     from m2det.evaluate.metrics import NAMES, class_ap, coco_scores
     from m2det.evaluate.record import write_record
     from m2det.viz.curves import draw_precision_recall, precision_by_recall, write_class_ap, write_precision_recall
 
     scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, DETECTIONS, params().evaluate.scorer)
-    metrics = {name: round(scores.metrics[name], 3) for name in NAMES}
+    metrics = {name: round(scores.metrics[name], METRIC_DECIMALS) for name in NAMES}
     curves = precision_by_recall(scores.precision)
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
     draw_precision_recall(PICTURES / "precision_recall.png", curves)

@@ -13,7 +13,7 @@ from tasks.inputs import inputs_of
 
 
 def performance() -> None:
-    """Write results/performance_report.json, and from it results/performance.json.
+    """Write results/performance.json, and results/speed.json, its img/s alone, as a metric that compares.
 
     `dvc repro -f -s performance` measures again.
     """
@@ -32,6 +32,6 @@ def performance() -> None:
             result = json.loads((folder / RESULT).read_text())
     else:
         result = measure(params(), CACHE, BACKBONE, Group())
-    write_json(RESULTS / "performance_report.json", result)
-    write_json(RESULTS / "performance.json", {"img/s": result["img_per_s"]})
+    write_json(RESULTS / "performance.json", result)
+    write_json(RESULTS / "speed.json", {"img/s": result["img_per_s"]})
     print(compare(result))

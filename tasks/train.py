@@ -15,7 +15,7 @@ from m2det.errors import explain_disk_errors
 from m2det.files.hashing import digest, digest_files
 from m2det.files.locks import locked
 from m2det.files.whole import write_whole
-from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, main_root, params, sources, write_json
+from tasks.common import BACKBONE, CACHE, METRIC_DECIMALS, MODEL, RESULTS, main_root, params, sources, write_json
 from tasks.inputs import finished_in, require_unchanged
 
 if TYPE_CHECKING:
@@ -86,5 +86,6 @@ def _publish(outcome: TrainResult, hashes: dict[str, str], unfinished: Path) -> 
     }
     write_curves(CURVES, outcome.rows)
     write_whole(RESULTS / "log.txt", (unfinished / "log.txt").read_bytes())
-    write_json(RESULTS / "train.json", {"AP": kept["AP"], "AP50": kept["AP50"]})  # the whole course: curves.csv
+    # the whole course of the training is in the curves
+    write_json(RESULTS / "train.json", {name: round(kept[name], METRIC_DECIMALS) for name in ("AP", "AP50")})
     save_trained(MODEL, outcome.model, card)

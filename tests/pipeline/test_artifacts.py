@@ -58,8 +58,8 @@ def results(folder: Path, **metrics: float) -> Path:
         cv2.imwrite(str(pictures / f"{name}.png"), noise)
     files = {
         "metrics.json": METRICS | metrics,
-        "perf_report.json": {"img_per_s": {"loader": 900.0}},
-        "performance_report.json": SPEED,
+        "perf.json": {"img_per_s": {"loader": 900.0}},
+        "performance.json": SPEED,
     }
     (folder / "results/plots").mkdir()
     (folder / "results/plots/classes.csv").write_text("class,AP\ncat,0.5\ndog,\n")

@@ -23,9 +23,8 @@ OUTPUTS = (
     "models/m2det.safetensors",
     "results/metrics.json",
     "results/perf.json",
-    "results/perf_report.json",
     "results/performance.json",
-    "results/performance_report.json",
+    "results/speed.json",
     "results/train.json",
     "results/curves.csv",
     "results/detections.json",
@@ -41,8 +40,7 @@ OUTPUTS = (
 METRICS = {  # what `dvc metrics show` has to fit a terminal
     "metrics.json": NAMES,
     "train.json": ("AP", "AP50"),
-    "perf.json": ("img/s",),
-    "performance.json": ("img/s",),
+    "speed.json": ("img/s",),
 }
 
 
