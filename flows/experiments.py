@@ -69,7 +69,9 @@ def _rows(states: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
 
 def _row(name: str, state: str, shown: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[str, ...]:
     data = shown["data"] or {}
-    metrics, params, before = _metrics(data), _params(data), _params(baseline["data"] or {})
+    # the others' files are still those of the commit
+    metrics = _metrics(data) if state in ("", "done") else {}
+    params, before = _params(data), _params(baseline["data"] or {})
     # as `dvc exp run -S` takes them
     changes = [f"{key}={_value(value)}" for key, value in params.items() if before.get(key, value) != value]
     made = datetime.fromisoformat(data["timestamp"]).strftime("%d %b %H:%M") if data.get("timestamp") else ""

@@ -32,7 +32,8 @@ def test_states_numbers_and_what_differs_in_the_width_of_the_terminal():
     main["experiments"] = [
         experiment("peppy-ours", None, state("peppy-ours", METRICS, epochs=2)),
         experiment(None, "queued", state(None, lr=0.001)),
-        experiment("long", "running", state("long", epochs=160, lr=0.001, gammas=[1.0, 0.5, 0.25, 0.125])),
+        # whose copy has the files of the commit
+        experiment("long", "running", state("long", METRICS, epochs=160, lr=0.001, gammas=[1.0, 0.5, 0.25, 0.125])),
         experiment("broken", "failed", {"rev": "89abcdef", "name": None, "data": None, "error": {"msg": "no"}}),
     ]
     workspace = state("workspace", epochs=3)
