@@ -83,7 +83,7 @@ def run_end(folder: Path, stages: tuple[str, ...] = ("train", "evaluate", "bench
 def test_a_summary_says_what_came_out_and_how_to_go_on(tmp_path):
     text = summary(run_end(results(tmp_path)))
     for line in (
-        "| AP | 0.5000 |",
+        "| AP | 0.500 |",
         "| trained on | npu (Ascend910B2), 8 processes |",
         "| loader alone | 900 img/s |",
         '| overrides | `{"train.lr": 0.1}` |',
