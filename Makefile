@@ -57,4 +57,5 @@ clean:  ## everything that can be made again, except the virtual environment and
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt $(TORCH)
 	$(BIN)/pip install -q -c constraints.txt -e '.[pipeline,export,turbojpeg,video,dev,docs]'
+	$(BIN)/python -m flows.plots
 	touch $@

@@ -66,7 +66,7 @@ def main() -> None:
     make_project(arguments.out, arguments.root, arguments.epochs)
     for stage in STAGES:
         subprocess.run([sys.executable, "-m", f"flows.{stage}"], cwd=arguments.out, check=True)
-    print((arguments.out / "results/metrics.json").read_text().partition('"AP/')[0])
+    print((arguments.out / "results/metrics.json").read_text())
 
 
 def make_project(folder: Path, root: Path, epochs: int) -> None:

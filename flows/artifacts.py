@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 import shlex
@@ -86,7 +87,7 @@ def show(run: RunEnd) -> None:
 
 
 def metrics_artifact(folder: Path, deployment: str) -> None:
-    """Show results/metrics.json as a table with the change against the last table of the deployment.
+    """Show AP in all and by class as a table with the change against the last table of the deployment.
 
     Args:
         folder: with the results.
@@ -98,9 +99,14 @@ def metrics_artifact(folder: Path, deployment: str) -> None:
         last = Artifact.get(key)
         assert not isinstance(last, Coroutine)  # one only in an event loop
         before = {row["metric"]: row["value"] for row in json.loads(str(last.data))} if last else {}
-        shown = [name for name in metrics if name in SHOWN or name.startswith("AP/")]
-        table = [_row(NAMES.get(name, name), metrics[name], before) for name in shown]
-        create_table_artifact(table, key, f"AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
+        table = [_row(NAMES.get(name, name), metrics[name], before) for name in SHOWN]
+        table += [_row(f"AP/{name}", ap, before) for name, ap in _class_ap(folder).items()]
+        create_table_artifact(table, key, f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
+
+
+def _class_ap(folder: Path) -> dict[str, float]:
+    with (folder / RESULTS / "plots" / "classes.csv").open(encoding="utf-8", newline="") as file:
+        return {row["class"]: float(row["AP"] or -1) for row in csv.DictReader(file)}
 
 
 def _row(name: str, value: float, before: Mapping[str, float | str]) -> dict[str, Any]:
@@ -154,7 +160,7 @@ def summary(run: RunEnd) -> str:
     facts: dict[str, str] = {}
     if run.has("evaluate"):
         metrics = _read(run.folder, "metrics.json")
-        facts |= {"AP": f"{metrics['AP']:.4f}", "AP50": f"{metrics['AP50']:.4f}"}
+        facts |= {"AP": f"{metrics['AP']:.3f}", "AP50": f"{metrics['AP50']:.3f}"}
     if run.has("train"):
         facts["trained on"] = _device(run.folder / RESULTS / "log.txt")
     if run.has("benchmark"):
@@ -175,7 +181,7 @@ def summary(run: RunEnd) -> str:
         f"# {run.name}\n\n|  |  |\n|---|---|\n{table}\n"
         + f"## Speed of training\n\n{speed}\n" * bool(speed)
         + f"## Stages\n\n| stage | state | minutes:seconds |\n|---|---|---|\n{stages}\n"
-        + f"## Look further\n\n```sh\ncd {shlex.quote(str(place))}\ndvc exp show\ndvc metrics diff\n"
+        + f"## Look further\n\n```sh\ncd {shlex.quote(str(place))}\nm2det experiments\ndvc metrics diff\n"
         + f"m2det info {MODEL}\nm2det detect IMAGE --weights {MODEL} --out drawn\n```\n"
     )
 

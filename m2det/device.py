@@ -94,6 +94,21 @@ def choose_device(device_type: str) -> torch.device:
     Raises:
         InputError: The machine has no such device.
     """
+    device, reason = _choice(device_type)
+    log.info("device: %s (%s)", device, reason)
+    if device.type == "npu":
+        # else an original 910 keeps weights and their gradients in formats that most aclnn kernels refuse; no device
+        # is initialized by this, and it holds for all that is moved later
+        torch.get_device_module("npu").config.allow_internal_format = False
+    return device
+
+
+def reason_of_device(device_type: str) -> str:
+    """Return why `choose_device` chooses what it does."""
+    return _choice(device_type)[1]
+
+
+def _choice(device_type: str) -> tuple[torch.device, str]:
     if device_type == "npu":
         import_torch_npu()
     device, reason = torch.device("cpu"), "requested"
@@ -109,12 +124,7 @@ def choose_device(device_type: str) -> torch.device:
             device, reason = accelerator, "the available accelerator" if device_type == "auto" else "requested"
         else:
             reason = f"{available} is not supported" if accelerator else available
-    log.info("device: %s (%s)", device, reason)
-    if device.type == "npu":
-        # else an original 910 keeps weights and their gradients in formats that most aclnn kernels refuse; no device
-        # is initialized by this, and it holds for all that is moved later
-        torch.get_device_module("npu").config.allow_internal_format = False
-    return device
+    return device, reason
 
 
 def import_torch_npu() -> None:

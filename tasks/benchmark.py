@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 
-from tasks.common import CACHE, MODEL, RESULTS, params
+from tasks.common import CACHE, MODEL, RESULTS, params, write_json
 
 
 def benchmark() -> None:
@@ -20,6 +19,6 @@ def benchmark() -> None:
     check_workers(params(), 1)
     model, _ = load_trained(MODEL)
     report = measure(params(), model, CACHE, choose_device(params().run.device))
-    (RESULTS / "perf.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(RESULTS / "perf.json", report)
     rates = ", ".join(f"{name} {rate:g} img/s" for name, rate in report["img_per_s"].items())
     print(f"{rates}; training is bound by {report['training_is_bound_by']}")

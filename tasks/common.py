@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from ruamel.yaml import YAML
 
 from m2det.config import Params, load_params
 from m2det.distributed.shutdown import SHUTDOWN
+from m2det.files.whole import write_whole
 
 PARAMS = Path("params.yaml")
 CACHE = Path("data/cache")
@@ -17,6 +19,7 @@ OPS_STAMP = Path("build/ops.json")
 BACKBONE = Path("models/backbone.safetensors")
 MODEL = Path("models/m2det.safetensors")
 RESULTS = Path("results")
+METRIC_DECIMALS = 3  # as in COCO's own tables: `dvc metrics show` fits a terminal, and less is noise of a training
 
 
 @cache
@@ -39,6 +42,11 @@ def main_root() -> Path:
         if parts[i : i + 3] in ((".dvc", "tmp", "exps"), (".dvc", "tmp", "runs")):
             return Path(*parts[:i])
     return root
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a result. Raises InputError for a full disk."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def sources(stage: str) -> list[Path]:

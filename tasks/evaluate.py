@@ -10,8 +10,7 @@ from m2det.data.packed.reader import cache_digest
 from m2det.distributed.children import run_child
 from m2det.files.inputs import FOLDER
 from m2det.files.whole import write_whole
-from m2det.text import printable
-from tasks.common import CACHE, MODEL, RESULTS, params
+from tasks.common import CACHE, METRIC_DECIMALS, MODEL, RESULTS, params
 from tasks.inputs import inputs_of
 
 DETECTIONS = RESULTS / "detections.json"
@@ -35,21 +34,21 @@ def detect() -> None:
 
 
 def score() -> None:
-    """Write results/metrics.json, the precision-recall curves, and results/evaluation.json (hashes of the inputs)."""
+    """Write results/metrics.json (COCO's 12 numbers), plots by recall and by class, and results/evaluation.json."""
     from m2det.data.packed.reader import PackedSplit
-    from m2det.evaluate.metrics import coco_scores
+    from m2det.evaluate.metrics import NAMES, class_ap, coco_scores
     from m2det.evaluate.record import write_record
-    from m2det.viz.curves import draw_precision_recall, precision_by_recall, write_precision_recall
+    from m2det.viz.curves import draw_precision_recall, precision_by_recall, write_class_ap, write_precision_recall
 
     scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, DETECTIONS, params().evaluate.scorer)
-    # `dvc metrics show` does not escape names
-    metrics = {printable(name): round(value, 6) for name, value in scores.metrics.items()}
+    metrics = {name: round(scores.metrics[name], METRIC_DECIMALS) for name in NAMES}
     curves = precision_by_recall(scores.precision)
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
     draw_precision_recall(PICTURES / "precision_recall.png", curves)
+    write_class_ap(RESULTS / "plots" / "classes.csv", class_ap(scores.metrics))
     write_whole(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_record(RESULTS, MODEL, cache_digest(CACHE), scores.scorer)
-    print(f"AP {metrics['AP']:.4f}  AP50 {metrics['AP50']:.4f}  AP75 {metrics['AP75']:.4f}")
+    print("  ".join(f"{name} {scores.metrics[name]:.4f}" for name in ("AP", "AP50", "AP75")))
 
 
 def draw() -> None:

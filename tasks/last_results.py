@@ -26,7 +26,8 @@ def how_to_restore(stage: str) -> str:
     if by_git := [path for path in md5 if _committed_md5(path) == md5[path]]:
         commands.append(shlex.join(["git", "checkout", "--", *by_git]))
     if any(map(is_cached, outs_of(read_stages("dvc.yaml")[stage]))):
-        commands.append(shlex.join(["dvc", "checkout", stage]))
+        # by force: DVC would ask before it removes what the interrupted stage has written
+        commands.append(shlex.join(["dvc", "checkout", "--force", stage]))
     if not commands:
         return ""
     return f"to have what is kept of the last finished run of {stage} back: {' && '.join(commands)}"

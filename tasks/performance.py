@@ -8,12 +8,15 @@ import sys
 
 from m2det.distributed.children import run_child
 from m2det.files.inputs import FOLDER
-from tasks.common import BACKBONE, CACHE, RESULTS, params
+from tasks.common import BACKBONE, CACHE, RESULTS, params, write_json
 from tasks.inputs import inputs_of
 
 
 def performance() -> None:
-    """Write results/performance.json. `dvc repro -f -s performance` measures again."""
+    """Write results/performance.json, and results/speed.json, its img/s alone, as a metric that compares.
+
+    `dvc repro -f -s performance` measures again.
+    """
     from m2det.bench.throughput import RESULT, compare, measure
     from m2det.distributed.cores import check_workers
     from m2det.distributed.group import Group
@@ -29,6 +32,6 @@ def performance() -> None:
             result = json.loads((folder / RESULT).read_text())
     else:
         result = measure(params(), CACHE, BACKBONE, Group())
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "performance.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(RESULTS / "performance.json", result)
+    write_json(RESULTS / "speed.json", {"img/s": result["img_per_s"]})
     print(compare(result))

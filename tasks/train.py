@@ -15,12 +15,13 @@ from m2det.errors import explain_disk_errors
 from m2det.files.hashing import digest, digest_files
 from m2det.files.locks import locked
 from m2det.files.whole import write_whole
-from tasks.common import BACKBONE, CACHE, MODEL, RESULTS, main_root, params, sources
+from tasks.common import BACKBONE, CACHE, METRIC_DECIMALS, MODEL, RESULTS, main_root, params, sources, write_json
 from tasks.inputs import finished_in, require_unchanged
 
 if TYPE_CHECKING:
     from m2det.train.state import TrainResult
 
+CURVES = RESULTS / "curves.csv"
 FINGERPRINT_SECTIONS = ("epochs", "seed", "model", "train", "precision")  # with hashes of data, backbone and code
 
 
@@ -30,7 +31,8 @@ def train() -> None:
     The state of an unfinished run lies in its run directory, models/unfinished/<fingerprint>/ of the main working copy,
     where DVC deletes nothing; the fingerprint covers everything that shapes the numbers, so only the same run resumes
     it. The directory also has copies of the inputs, params.yaml among them, which every process reads. If inputs have
-    changed by the end, the finished state stays there, to be published later.
+    changed by the end, the finished state stays there, to be published later. The curves grow during training, for
+    those who look on; all else appears at the end.
     """
     from m2det.distributed.cores import check_workers
     from m2det.distributed.launch import count_processes, needs_torchrun
@@ -50,9 +52,11 @@ def train() -> None:
             write_run_config(unfinished, shape | {"hashes": hashes})
             frozen_params = finished_in("train", unfinished)  # an edit cannot give processes different values
         if needs_torchrun(params(), processes):
-            outcome = train_distributed(params(), frozen_params, CACHE, BACKBONE, unfinished, processes, run_child)
+            outcome = train_distributed(
+                params(), frozen_params, CACHE, BACKBONE, unfinished, processes, run_child, CURVES
+            )
         else:
-            outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt")
+            outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt", curves_file=CURVES)
         require_unchanged("train")
         _publish(outcome, hashes, unfinished)
 
@@ -70,8 +74,6 @@ def _publish(outcome: TrainResult, hashes: dict[str, str], unfinished: Path) -> 
     from m2det.model.model_file import save_trained
     from m2det.train.logger import write_curves
 
-    evaluated = [row for row in outcome.rows if "AP" in row]
-    best = max(evaluated, key=lambda row: row["AP"])
     kept = next(row for row in outcome.rows if row["epoch"] == outcome.kept_epoch)
     manifest = json.loads((CACHE / "manifest.json").read_text())
     card = {
@@ -82,21 +84,8 @@ def _publish(outcome: TrainResult, hashes: dict[str, str], unfinished: Path) -> 
         "trained": {"epoch": kept["epoch"], "step": kept["step"], "AP": kept["AP"], "AP50": kept["AP50"]},
         "hashes": hashes,
     }
-    write_curves(RESULTS / "curves.csv", outcome.rows)
+    write_curves(CURVES, outcome.rows)
     write_whole(RESULTS / "log.txt", (unfinished / "log.txt").read_bytes())
-    summary = {
-        "best_AP": best["AP"],
-        "best_AP50": best["AP50"],
-        "best_epoch": best["epoch"],
-        "final_AP": evaluated[-1]["AP"],
-        "final_AP50": evaluated[-1]["AP50"],
-        "loss_loc": outcome.rows[-1]["loss_loc"],
-        "loss_conf": outcome.rows[-1]["loss_conf"],
-        "steps": outcome.steps,
-    }
-    _write_json(RESULTS / "train.json", summary)
+    # the whole course of the training is in the curves
+    write_json(RESULTS / "train.json", {name: round(kept[name], METRIC_DECIMALS) for name in ("AP", "AP50")})
     save_trained(MODEL, outcome.model, card)
-
-
-def _write_json(path: Path, content: object) -> None:
-    write_whole(path, json.dumps(content, indent=2) + "\n")

@@ -175,15 +175,17 @@ def test_tables_and_curves_take_hostile_names(tmp_path):
     assert rows[1:6] == [[name, "2" if i == 0 else "0", "1" if i == 0 else "0"] for i, name in enumerate(SHOWN[:5])]
 
 
-def test_metrics_are_named_so_that_dvc_can_print_them(project):
+def test_ap_by_class_is_named_so_that_dvc_can_print_it(project):
     (project.folder / "results").mkdir()
     (project.folder / "results/detections.json").write_text("[]")
     (project.folder / "models").mkdir()
     (project.folder / "models/m2det.safetensors").touch()
     done = project.run("-c", "from tasks.evaluate import score; score()")
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((project.folder / "results/metrics.json").read_text())
-    assert list(metrics)[12:] == [f"AP/{name}" for name in SHOWN]
+    text = (project.folder / "results/plots/classes.csv").read_text()
+    assert is_plain(text) and "<" not in text
+    names = [name.replace("<", "\\x3c").replace(">", "\\x3e") for name in SHOWN]
+    assert [row[0] for row in csv.reader(text.splitlines())] == ["class", *names]
 
 
 LONG = {

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from m2det import __version__
-from m2det.cli import bench, convert, data, detect, doctor, export, info, recipes, runs
+from m2det.cli import bench, convert, data, detect, doctor, experiments, export, info, recipes, runs
 from m2det.cli.arguments import Parser
 from m2det.distributed.threads import spin_briefly
 from m2det.errors import InputError, explain_missing_cann
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser("m2det", description="M2Det: detect objects with a trained model.")
     parser.add_argument("--version", action="version", version=f"m2det {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (detect, data, runs, recipes, info, convert, export, bench, doctor):
+    for command in (detect, data, runs, experiments, recipes, info, convert, export, bench, doctor):
         command.add_parser(subparsers)
     return parser
 

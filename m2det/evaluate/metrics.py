@@ -19,6 +19,7 @@ from m2det.errors import InputError
 
 ID_TABLES = {"image_id": "images", "category_id": "categories"}
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+CLASS = "AP/"  # before the name of a class
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,13 @@ def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend
     metrics = dict(zip(NAMES, map(float, run.stats), strict=True))
     for k, category in enumerate(sorted(truth["categories"], key=lambda c: c["id"])):
         valid = precision[:, :, k][precision[:, :, k] > -1]
-        metrics[f"AP/{category['name']}"] = float(valid.mean()) if valid.size else -1.0
+        metrics[CLASS + category["name"]] = float(valid.mean()) if valid.size else -1.0
     return CocoScores(metrics, precision, backend)
+
+
+def class_ap(metrics: dict[str, float]) -> dict[str, float]:
+    """Return AP by class name of what `coco_metrics` returned."""
+    return {name.removeprefix(CLASS): value for name, value in metrics.items() if name.startswith(CLASS)}
 
 
 def _evaluate(truth: dict[str, Any], results: list[Any], truth_path: str, results_path: str, backend: str) -> Any:

@@ -54,12 +54,13 @@ def end_epoch(state: TrainingState, val: PackedSplit, workers: int, callbacks: C
     if state.epoch % state.parts.settings.evaluate_every != 0 and not state.finished:
         state.end_epoch(row, state.best)
         state.save()
+        log.epochs_ended(state.rows)
         return f"epoch {state.epoch} ended"
     if not state.pending_evaluation:
         state.pending_evaluation = True
         state.save()  # an evaluation takes minutes: interrupting it loses no step
     evaluate(state, row, val, workers, callbacks, log)
-    log.evaluated(row["AP"])
+    log.epochs_ended(state.rows)
     state.finish_writing()
     line = f"epoch {state.epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
     return f"{line}\n{describe_early_end(state)}" if state.out_of_patience and not state.finished else line

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from m2det.config import Params
-from m2det.device import device_name
+from m2det.device import device_name, reason_of_device
 from m2det.distributed.threads import describe_load
 from m2det.errors import explain_disk_errors
 from m2det.files.whole import write_whole
@@ -43,7 +45,9 @@ SLOW = 0.6  # of the highest rate so far: the line then names the machine's load
 class TrainingLog:
     """Write and print lines; rates are of the steps since the last progress line, without pauses."""
 
-    def __init__(self, path: Path | None, start: int, steps: int, images: int, cost: Cost) -> None:
+    def __init__(
+        self, path: Path | None, start: int, steps: int, images: int, cost: Cost, curves_file: Path | None = None
+    ) -> None:
         """Open the file for appending and start the clock.
 
         Args:
@@ -52,9 +56,10 @@ class TrainingLog:
             steps: of the whole training.
             images: per step, of all processes together.
             cost: floating-point operations of one image.
+            curves_file: CSV that `epochs_ended` writes; None for none.
         """
         self._silent = path is None
-        self._path = path or Path(os.devnull)
+        self._path, self._curves_file = path or Path(os.devnull), curves_file
         with explain_disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8")
@@ -151,9 +156,16 @@ class TrainingLog:
         """Return the progress of an evaluation of so many images, whose lines this log takes."""
         return NO_PROGRESS if self._silent else ImageProgress("evaluating", images, write=self.write)
 
-    def evaluated(self, ap: float) -> None:
-        """Take the AP of an evaluation for those who look on."""
-        self._known["AP"] = ap
+    def epochs_ended(self, rows: list[dict[str, Any]]) -> None:
+        """Write the curves, and take the last AP for those who look on.
+
+        Args:
+            rows: one per finished epoch, with AP where it was evaluated.
+        """
+        if measured := [row["AP"] for row in rows if "AP" in row]:
+            self._known["AP"] = measured[-1]
+        if rows and self._curves_file and not self._silent:
+            write_curves(self._curves_file, rows)
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -164,15 +176,46 @@ class TrainingLog:
             self._file.close()
 
 
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002
+        with explain_disk_errors(Path(self.baseFilename)):
+            raise
+
+
+@contextmanager
+def loggers_write_to(path: Path | None) -> Iterator[None]:
+    """Append what the loggers of m2det say to a log, as it is on the screen.
+
+    Args:
+        path: of the log; None for no file.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    if path is None:
+        yield
+        return
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _LogFile(path, encoding="utf-8")
+    logger = logging.getLogger("m2det")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
 def describe_run(params: Params, parts: TrainingParts, data: TrainingData, step: int) -> str:
     """Return the log's first lines: how the training is run, and what the columns of its progress lines mean."""
     order, run = data.order, params.run
     kernels = next((name for name in ("fused", "foreach") if parts.optimizer.defaults[name]), "for-loop")
     return (
         f"training {params.model.name} from step {step} of {order.steps}, {order.batch_size} images per step\n"
-        f"device {parts.device} ({device_name(parts.device)}), processes (world size) {parts.group.size}, accumulation "
-        f"{order.accumulation}, microbatch {order.microbatch}, workers {run.workers}, compile {run.compile}, "
-        f"graph {run.graph}\n"
+        f"device {parts.device} ({device_name(parts.device)}; {reason_of_device(run.device)}), "
+        f"processes (world size) {parts.group.size}, accumulation {order.accumulation}, microbatch {order.microbatch}, "
+        f"workers {run.workers}, compile {run.compile}, graph {run.graph}\n"
         f"precision {parts.precision}; optimizer {parts.settings.optimizer} {kernels}; torch {torch.__version__}\n"
         "loss_loc, loss_conf: means since the epoch's start, over all processes; img/s (all processes), data_wait: "
         "since the last line; mem: peak of one process; eta: minutes:seconds, evaluations not counted\n"
@@ -184,7 +227,10 @@ CURVE_COLUMNS = ("epoch", "step", "lr", "loss_loc", "loss_conf", "AP", "AP50")
 
 
 def write_curves(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write one row per epoch; AP is empty where none was measured. No column has a time: equal runs, equal bytes."""
+    """Write one row per epoch, by rename; AP is empty where none was measured.
+
+    No column has a time: equal runs, equal bytes.
+    """
     table = StringIO()
     writer = csv.DictWriter(table, CURVE_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()

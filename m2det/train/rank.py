@@ -1,4 +1,4 @@
-"""One of several training processes, as torchrun starts them: PARAMS CACHE BACKBONE RUN_DIR."""
+"""One of several training processes, as torchrun starts them: PARAMS CACHE BACKBONE RUN_DIR [CURVES]."""
 
 from __future__ import annotations
 
@@ -20,14 +20,24 @@ from m2det.train.trainer import train
 RESULT_NAME = "outcome.pt"  # in the run directory
 
 
-def main(params_file: str, cache: str, backbone: str, run_dir: str, *, callbacks: Callbacks | None = None) -> None:
+def main(
+    params_file: str,
+    cache: str,
+    backbone: str,
+    run_dir: str,
+    curves: str | None = None,
+    *,
+    callbacks: Callbacks | None = None,
+) -> None:
     """Train; rank 0 leaves the result in the run directory."""
     params, folder = load_params(params_file), Path(run_dir)
+    curves_file = Path(curves) if curves else None
 
     def work(group: Group) -> None:
         # all ranks join the process group before they read a checkpoint, so rank 0 has the lock by then
         with explain_disk_errors(folder), exclusive_writer_lock(folder) if group.is_main_process else nullcontext():
-            result = train(params, Path(cache), Path(backbone), folder, folder / "log.txt", group, callbacks)
+            log_file = folder / "log.txt"
+            result = train(params, Path(cache), Path(backbone), folder, log_file, group, callbacks, curves_file)
         if group.is_main_process:
             save_checked(folder / RESULT_NAME, vars(result) | {"model": result.model.state_dict()})
 
@@ -35,7 +45,14 @@ def main(params_file: str, cache: str, backbone: str, run_dir: str, *, callbacks
 
 
 def train_distributed(
-    params: Params, params_file: Path, cache: Path, backbone: Path, run_dir: Path, processes: int, run_child: RunChild
+    params: Params,
+    params_file: Path,
+    cache: Path,
+    backbone: Path,
+    run_dir: Path,
+    processes: int,
+    run_child: RunChild,
+    curves_file: Path | None = None,
 ) -> TrainResult:
     """Train in several processes of this machine, started by torchrun.
 
@@ -47,12 +64,14 @@ def train_distributed(
         run_dir: takes the checkpoints, the log and the result.
         processes: how many.
         run_child: starts torchrun.
+        curves_file: as for `train`.
 
     Raises:
         InputError: with the sentence of the first process that failed, or for a damaged result.
         SystemExit: a signal stopped the processes.
     """
-    launch("m2det.train.rank", (params_file, cache, backbone, run_dir), params, processes, run_dir, run_child)
+    arguments = (params_file, cache, backbone, run_dir, *filter(None, [curves_file]))
+    launch("m2det.train.rank", arguments, params, processes, run_dir, run_child)
     try:
         saved = load_checked(run_dir / RESULT_NAME)
     except DamagedFileError as error:

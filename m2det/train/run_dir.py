@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 CONFIG = "run.json"
 LISTED_KEYS = ("model.name", "epochs", "seed")  # of a run, in the list of all
-CODE = "hashes.code"
+CODE, PARAMS = "hashes.code", "hashes.params"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,13 @@ def _continue_with_old_code(folder: Path) -> str:
 def differing_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """Return the keys whose values differ, and those that only one has."""
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+
+
+def keys_that_differ(runs: Sequence[Unfinished]) -> list[str]:
+    """Return the keys that tell runs apart, beside those of LISTED_KEYS, sorted."""
+    shapes = [run.shape for run in runs]
+    keys = {key for shape in shapes for key in shape if key not in (*LISTED_KEYS, PARAMS)}
+    return [key for key in sorted(keys) if any(shape.get(key) != shapes[0].get(key) for shape in shapes)]
 
 
 def unfinished_runs(root: Path) -> list[Unfinished]:

@@ -24,7 +24,7 @@ from m2det.train.build import TrainingData, TrainingParts, build_training
 from m2det.train.checkpoint import last_step
 from m2det.train.diagnose import diagnose_nonfinite
 from m2det.train.evaluator import end_epoch
-from m2det.train.logger import TrainingLog, describe_run
+from m2det.train.logger import TrainingLog, describe_run, loggers_write_to
 from m2det.train.loss_monitor import LossMonitor
 from m2det.train.optim import lr_of_step, set_lr
 from m2det.train.prefetch import gc_disabled, group_microbatches, prefetch_to_device
@@ -40,6 +40,7 @@ def train(
     log_file: Path,
     group: Group = ALONE,
     callbacks: Callbacks | None = None,
+    curves_file: Path | None = None,
 ) -> TrainResult:
     """Train on the split `train`, evaluate on `val`, and resume what the run directory holds.
 
@@ -48,30 +49,34 @@ def train(
         cache: the packed cache.
         backbone: pretrained weights.
         run_dir: takes the checkpoints.
-        log_file: lines are appended to it.
+        log_file: lines are appended to it, those of the loggers of m2det included.
         group: the processes that train together; each calls this alike, and rank 0 writes.
         callbacks: hooks of this process.
+        curves_file: CSV of the epochs so far, written anew at the end of each.
 
     Raises:
         InputError: parameters that the data does not allow; a loss that is not finite; a full disk.
         SystemExit: a signal stopped the training, after a checkpoint.
     """
-    device = group.local_device(choose_device(params.run.device))
-    group.init(device)
-    parts, data = build_training(params, cache, backbone, device, group)
-    monitor = LossMonitor(group, device, partial(diagnose_nonfinite, parts, data))
-    stop = StopRequest(group, device)
-    writer = make_writer(device, on_error=stop.fail)
-    state = TrainingState(parts, data.order, monitor, run_dir, params.run, writer)
-    state.resume()
-    data.order.start = state.step
     log_file_or_none = log_file if group.is_main_process else None
-    log = TrainingLog(log_file_or_none, state.step, data.order.steps, data.order.batch_size, parts.cost())
-    on_timeout = shutdown_message(partial(timeout_message, run_dir), run_dir / LOG_NAME)
-    with stop, log, gc_disabled(), on_timeout, writer:
-        log.write(describe_run(params, parts, data, state.step))
-        fit(params, data, state, log, stop, callbacks or Callbacks())
-    return state.result()
+    with loggers_write_to(log_file_or_none):
+        device = group.local_device(choose_device(params.run.device))
+        group.init(device)
+        parts, data = build_training(params, cache, backbone, device, group)
+        monitor = LossMonitor(group, device, partial(diagnose_nonfinite, parts, data))
+        stop = StopRequest(group, device)
+        writer = make_writer(device, on_error=stop.fail)
+        state = TrainingState(parts, data.order, monitor, run_dir, params.run, writer)
+        state.resume()
+        order = data.order
+        order.start = state.step
+        log = TrainingLog(log_file_or_none, state.step, order.steps, order.batch_size, parts.cost(), curves_file)
+        on_timeout = shutdown_message(partial(timeout_message, run_dir), run_dir / LOG_NAME)
+        with stop, log, gc_disabled(), on_timeout, writer:
+            log.write(describe_run(params, parts, data, state.step))
+            log.epochs_ended(state.rows)
+            fit(params, data, state, log, stop, callbacks or Callbacks())
+        return state.result()
 
 
 def fit(

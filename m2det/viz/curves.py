@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2det.files.whole import write_whole
+from m2det.text import page_safe
 
 IOUS = {"IoU_0.50": slice(0, 1), "IoU_0.75": slice(5, 6), "IoU_0.50_to_0.95": slice(0, 10)}
 
@@ -35,6 +36,18 @@ def write_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -
     writer.writerow(["recall", *curves])
     for i in range(101):
         writer.writerow([f"{i / 100:.2f}", *(f"{curve[i]:.4f}" for curve in curves.values())])
+    write_whole(path, table.getvalue())
+
+
+def write_class_ap(path: Path, ap_of: dict[str, float]) -> None:
+    """Write AP by class as CSV; empty for a class without ground truth (-1)."""
+    table = StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["class", "AP"])
+    rows = (
+        [page_safe(name), "" if ap < 0 else f"{ap:.4f}"] for name, ap in ap_of.items()
+    )  # `dvc plots` makes a page of it
+    writer.writerows(rows)
     write_whole(path, table.getvalue())
 
 

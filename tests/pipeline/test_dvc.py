@@ -1,5 +1,7 @@
 """The road from data to metrics, by DVC, for real."""
 
+import csv
+import difflib
 import json
 import re
 import shutil
@@ -26,16 +28,40 @@ OUTPUTS = (
     "results/metrics.json",
     "results/perf.json",
     "results/performance.json",
+    "results/speed.json",
     "results/train.json",
     "results/curves.csv",
     "results/detections.json",
     "results/plots/precision_recall.csv",
+    "results/plots/classes.csv",
     "results/plots/labels.csv",
     "results/pictures/labels.png",
     "results/pictures/detections.png",
     "results/pictures/learning_curve.png",
     "results/pictures/precision_recall.png",
 )
+
+TERMINAL = 120  # characters
+PICTURES = ["results_pictures_detections.png", "results_pictures_labels.png"]
+METRICS = {  # what `dvc metrics show` has to fit a terminal
+    "metrics.json": NAMES,
+    "train.json": ("AP", "AP50"),
+    "speed.json": ("img/s",),
+}
+
+
+def by_class(clone) -> dict[str, str]:
+    with (clone.folder / "results/plots/classes.csv").open(newline="") as file:
+        return {row["class"]: row["AP"] for row in csv.DictReader(file)}
+
+
+def curves(clone) -> list[dict[str, str]]:
+    with (clone.folder / "results/curves.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def widest(text: str) -> int:
+    return max(len(line.rstrip()) for line in text.splitlines())
 
 
 def status(clone) -> dict[str, list]:
@@ -63,11 +89,10 @@ def with_downstream(stages: set[str]) -> set[str]:
 def test_a_run_makes_everything(short_run):
     for output in OUTPUTS:
         assert (short_run.folder / output).stat().st_size > 0, output
-    metrics = json.loads((short_run.folder / "results/metrics.json").read_text())
-    assert list(metrics)[:12] == list(NAMES)
-    assert list(metrics)[12:] == [f"AP/{digit}" for digit in range(10)]
-    train = json.loads((short_run.folder / "results/train.json").read_text())
-    assert train["steps"] == 3
+    for name, keys in METRICS.items():
+        assert tuple(json.loads((short_run.folder / "results" / name).read_text())) == keys, name
+    assert list(by_class(short_run)) == [str(digit) for digit in range(10)]
+    assert curves(short_run)[-1]["step"] == "3"
     assert not any((short_run.folder / "models/unfinished").glob("*")), "the state goes when the model is written"
 
 
@@ -132,15 +157,65 @@ def test_another_learning_rate_leaves_pack_and_performance():
     assert with_downstream({"train"}) == {"train", "evaluate", "benchmark"}
 
 
-def test_metrics_plots_and_an_experiment_as_typed(short_run):
-    assert "results/metrics.json" in short_run.run("dvc", "metrics", "show").stdout
+def test_metrics_fit_a_terminal(short_run):
+    """With numbers as a good model has them."""
+    results = short_run.folder / "results"
+    before = {name: (results / name).read_text() for name in METRICS}
+    for name, keys in METRICS.items():
+        (results / name).write_text(json.dumps(dict.fromkeys(keys, 1234.567 if name == "speed.json" else 0.771)))
+    try:
+        shown = short_run.run("dvc", "metrics", "show").stdout
+    finally:
+        for name, text in before.items():
+            (results / name).write_text(text)
+    assert set(shown.split()) > {*NAMES, "img/s", *(f"results/{name}" for name in METRICS)}
+    assert widest(shown) <= TERMINAL, shown
+
+
+def test_values_set_on_the_command_line_change_their_lines_alone(short_run):
+    """The stage ops is up to date, so nothing runs."""
+    file = short_run.folder / "params.yaml"
+    before = file.read_text()
+    values = ("epochs=160", "train.lr=1e-3", "evaluate.nms=hard", "train.gammas=[1.0,0.5,0.2,0.01,0.001]")
+    try:
+        short_run.run("dvc", "exp", "run", *(word for value in values for word in ("-S", value)), "ops")
+        lines = list(difflib.ndiff(before.splitlines(), file.read_text().splitlines()))
+    finally:
+        file.write_text(before)
+    new = [line[2:].partition("#")[0].strip() for line in lines if line.startswith("+ ")]
+    assert new == ["epochs: 160", "lr: 0.001", "- 0.2", "nms: hard"]
+    comments = [[line.partition("#")[2] for line in lines if line.startswith(sign)] for sign in ("- ", "+ ")]
+    assert comments[0] == comments[1]
+
+
+def test_plots_need_no_network_and_stand_once(short_run):
+    short_run.run("flows.plots")
     short_run.run("dvc", "plots", "show")
-    assert (short_run.folder / "dvc_plots/index.html").exists()
+    folder = short_run.folder / "dvc_plots"
+    page = (folder / "index.html").read_text()
+    scripts = re.findall(r'<script src="([^"]+)"', page)
+    assert "window.vegaEmbed" in (folder / scripts[0]).read_text() and not any("//" in script for script in scripts)
+    titles = re.findall(r'"title": \{"text": "([^"]+)"', page)
+    assert sorted(titles) == ["AP by class", "AP by epoch", "loss by epoch", "precision by recall"]
+    assert re.findall(r'<img src="static/workspace_(.+?)"', page) == PICTURES
+
+
+def test_an_experiment_as_typed(short_run):
     data = (short_run.folder / "data/cache/train.lmdb").stat().st_mtime_ns
     done = short_run.run("dvc", "exp", "run", "-S", "epochs=2", "-S", "train.max_steps=2")
     assert "Running stage 'train'" in done.stdout and "Running stage 'pack'" not in done.stdout
     assert (short_run.folder / "data/cache/train.lmdb").stat().st_mtime_ns == data
-    assert "epochs" in short_run.run("dvc", "exp", "show", "--csv").stdout
+    name = re.search(r"Ran experiment\(s\): (\S+)", done.stdout)[1]
+
+    shown = short_run.run("m2det.cli.main", "experiments", COLUMNS=str(TERMINAL)).stdout
+    assert widest(shown) <= TERMINAL, shown
+    [row] = [line.split() for line in shown.splitlines() if line.split()[0] == name]
+    metrics = json.loads((short_run.folder / "results/metrics.json").read_text())
+    assert row[1] == "done" and float(row[2]) == metrics["AP"] and "epochs=2" in row, shown
+
+    short_run.run("dvc", "plots", "diff", "HEAD", name)
+    made = {path.name for path in (short_run.folder / "dvc_plots/static").iterdir()}
+    assert made >= {f"{name}_{picture}" for picture in PICTURES}, "pictures are compared"
 
 
 WRONG = [
@@ -210,8 +285,7 @@ def test_coco_2014_runs_to_metrics(prepared, shared):
         }
     )
     prepared.run("dvc", "repro", "evaluate")
-    metrics = json.loads((prepared.folder / "results/metrics.json").read_text())
-    assert len(metrics) == 92 and "AP/toothbrush" in metrics
+    assert len(by_class(prepared)) == 80 and "toothbrush" in by_class(prepared)
     manifest = json.loads((prepared.folder / "data/cache/manifest.json").read_text())
     assert (manifest["splits"]["train"]["images"], manifest["splits"]["val"]["images"]) == (126, 56)
     assert str(shared) not in (prepared.folder / "dvc.lock").read_text()
@@ -308,7 +382,7 @@ def test_finetuning_starts_from_a_model_of_other_classes(prepared):
 def test_two_processes_train_in_the_stage(clone):
     clone.edit(SHORT | {"  processes: ": "  processes: 2", "  batch_size: ": "  batch_size: 8"})
     done = clone.run("dvc", "repro", "evaluate")
-    assert json.loads((clone.folder / "results/train.json").read_text())["steps"] == 3
+    assert curves(clone)[-1]["step"] == "3"
     assert not list((clone.folder / "models/unfinished").glob("*/step-*.pt"))
     clone.edit({"  batch_size: ": "  batch_size: 4000"})
     done = clone.run("dvc", "repro", "train", ok=False)

@@ -117,6 +117,23 @@ def test_they_are_listed_and_deleted(tmp_path, monkeypatch, capsys):
     assert unfinished_runs(tmp_path / "models/unfinished") == [] and not folder.exists()
 
 
+def test_runs_are_told_apart_by_what_differs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train = SHAPE["train"] | {"gammas": [1.0, 0.1]}
+    shapes = {
+        "a": SHAPE | {"train": train, "hashes": {"cache": "1" * 64, "code": "2" * 64, "params": "3" * 64}},
+        "b": SHAPE
+        | {"train": train | {"gammas": [1.0]}, "hashes": {"cache": "1" * 64, "code": "4" * 64, "params": "5"}},
+    }
+    for name, shape in shapes.items():
+        write_run_config(tmp_path / "models/unfinished" / name, shape)
+    assert main(["runs"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "a  m2det-tiny, 3 epochs, seed 1, hashes.code 222222, train.gammas [1.0, 0.1]: step 0, 0.0 MB",
+        "b  m2det-tiny, 3 epochs, seed 1, hashes.code 444444, train.gammas [1.0]: step 0, 0.0 MB",
+    ]
+
+
 def test_a_damaged_description_is_left_out_and_can_be_deleted(tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b", "c"):

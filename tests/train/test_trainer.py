@@ -1,6 +1,7 @@
 """Training resumes bit for bit, learns, stops on a loss that is not finite, and can be asked to stop."""
 
 import csv
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from m2det.train.checkpoint import checkpoints, load_state, save_state
 from m2det.train.evaluator import validate
 from m2det.train.logger import write_curves
 from m2det.train.state import Callbacks
+from m2det.train.trainer import train
 from tests.conftest import ROOT
 from tests.train.one_of_several import Poisoned, assert_close, first_gradients
 from tests.training import AfterStep, interrupt_at_5, run, settings
@@ -337,19 +339,49 @@ def test_a_log_line_says_what_a_step_cost(material, tmp_path):
     assert achieved == pytest.approx(3 * forward_flops(model) * rate / 1e12, rel=0.05)
 
 
-def test_each_start_writes_how_the_training_is_run_into_the_log(material, tmp_path):
+def test_each_start_writes_how_the_training_is_run_into_the_log(material, tmp_path, caplog):
+    """As on the screen, the lines of the loggers included."""
+    caplog.set_level(logging.INFO, "m2det")
     interrupt_at_5(material, tmp_path, settings(microbatch=2))
     run(material, tmp_path, settings(microbatch=2))
     lines = (tmp_path / "log.txt").read_text().splitlines()
     first, second = (i for i, line in enumerate(lines) if line.startswith("training "))
-    assert lines[first] == "training m2det-tiny from step 0 of 9, 4 images per step" and first == 0
+    assert lines[first] == "training m2det-tiny from step 0 of 9, 4 images per step"
     assert lines[second] == "training m2det-tiny from step 5 of 9, 4 images per step"
     for start in (first, second):
         device, precision, columns = lines[start + 1 : start + 4]
         how = "processes (world size) 1, accumulation 2, microbatch 2, workers 0, compile False, graph False"
-        assert device.startswith("device cpu (") and device.endswith(how)
+        assert device.startswith("device cpu (") and device.endswith(f"; requested), {how}")
         assert re.fullmatch(r"precision \w+ \(.+\), loss scale \d+; optimizer sgd fused; torch [\d.+a-z]+", precision)
         assert columns.startswith("loss_loc, loss_conf: means since the epoch's start")
+    for before in (lines[:first], lines[first:second]):
+        for start in ("precision: ", "optimizer: sgd", "learning rate: "):
+            assert sum(line.startswith(start) for line in before) == 1, (start, before)
+    assert "resuming at step 5 of 9" in lines[first:second]
+    assert not logging.getLogger("m2det").handlers, "what follows a training is not of its log"
+
+
+def test_the_curves_grow_with_each_epoch_and_are_there_again_after_an_interruption(material, tmp_path):
+    """Nine steps, three an epoch; DVC deletes the file before the interrupted training continues."""
+    state, log_file, curves = tmp_path / "state", tmp_path / "log.txt", tmp_path / "results/curves.csv"
+    rows_at = {}
+
+    def look(state):
+        rows_at[state.step] = curves.read_text().splitlines()[1:] if curves.exists() else []
+        if state.step == 5 and not rows_at.get("interrupted"):
+            rows_at["interrupted"] = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def start():
+        return train(settings(), *material, state, log_file, callbacks=AfterStep(look), curves_file=curves)
+
+    with pytest.raises(SystemExit):
+        start()
+    curves.unlink()
+    result = start()
+    assert [len(rows_at[step]) for step in range(1, 10)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    write_curves(tmp_path / "at the end", result.rows)
+    assert curves.read_bytes() == (tmp_path / "at the end").read_bytes()
 
 
 @pytest.mark.slow
