@@ -22,7 +22,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("detect", help="draw boxes on pictures, and write COCO results")
     names = "pictures or folders of pictures; put -- or ./ before a name that begins with -"
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|DIR", help=names)
-    parser.add_argument("--weights", required=True, type=Path, metavar="FILE", help="a model.safetensors")
+    weights = "a model.safetensors, or a folder that `m2det release` made"
+    parser.add_argument("--weights", required=True, type=Path, metavar="FILE|DIR", help=weights)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the drawn pictures")
     results = "also write DIR/detections.json in COCO's results format; bytes of a name that are not UTF-8 as \\xff"
     parser.add_argument("--json", action="store_true", help=results)
@@ -40,7 +41,7 @@ def detect_files(
 
     Args:
         paths: Pictures, or folders of pictures.
-        weights: A model file.
+        weights: A model file, or the folder of a release.
         out: The folder for the drawn pictures.
         min_score: Detections that score less are not drawn.
         as_json: Also write the results of all pictures in COCO's format. `image_id` counts the pictures from 1, and

@@ -62,8 +62,7 @@ def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend
                 f"{results_json} has detections on image {result['image_id']}, which {ground_truth_json} "
                 "does not have; they belong to different splits"
             )
-    if backend == "auto":
-        backend = "hotcoco" if find_spec("hotcoco") else "pycocotools"
+    backend = choose_scorer(backend)
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables
         run = _evaluate(truth, results, str(ground_truth_json), str(results_json), backend)
     precision = np.asarray(run.eval["precision"], dtype=np.float64)[:, :, :, 0, -1]
@@ -72,6 +71,13 @@ def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend
         valid = precision[:, :, k][precision[:, :, k] > -1]
         metrics[f"AP/{category['name']}"] = float(valid.mean()) if valid.size else -1.0
     return CocoScores(metrics, precision, backend)
+
+
+def choose_scorer(backend: str) -> str:
+    """Return the scorer's name; for auto hotcoco if installed, else pycocotools."""
+    if backend == "auto":
+        return "hotcoco" if find_spec("hotcoco") else "pycocotools"
+    return backend
 
 
 def _evaluate(truth: dict[str, Any], results: list[Any], truth_path: str, results_path: str, backend: str) -> Any:

@@ -111,7 +111,7 @@ def test_how_a_training_is_run_makes_no_result_stale(short_run, key):
         assert getattr(load_params(file).run, key) != getattr(now, key)
         assert json.loads(short_run.run("dvc", "status", "--json", "pack", "weights", "train", "evaluate").stdout) == {}
         measured = {"device", "processes", "workers", "compile"}
-        stale = MEASUREMENTS if key in measured else {"performance"} if key == "graph" else set()
+        stale = MEASUREMENTS if key in measured else {"performance"} if key in ("graph", "deterministic") else set()
         assert stages_to_run(short_run) == stale
     finally:
         file.write_text(before)
