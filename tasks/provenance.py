@@ -34,7 +34,8 @@ def describe_commit() -> dict[str, Any]:
     made = {path_of(out) for entry in read_stages("dvc.yaml").values() for out in outs_of(entry)} | {"dvc.lock"}
     changed = _git("diff", "--name-only", "--no-renames", "--relative", "-z", base).split("\0")
     untracked = _git("ls-files", "--others", "--exclude-standard", "--directory", "-z").split("\0")
-    edited = sorted({path for path in (*changed, *untracked) if path and path not in made})
+    paths = {path for path in (*changed, *untracked) if path}
+    edited = sorted(path for path in paths if not any(Path(path).is_relative_to(out) for out in made))
     return {"commit": commit, "dirty": bool(edited), "edited": edited[:MAX_NAMES]}
 
 

@@ -20,7 +20,7 @@ from tasks.inputs import outs_of, path_of, read_stages, restore
 from tasks.provenance import NAME
 
 METRICS = RESULTS / "metrics.json"
-TOLERANCE = 1e-3  # of a metric computed again: other devices and versions round differently
+DECIMALS, TOLERANCE = 3, 1e-3  # of a metric computed again: other devices and versions round differently
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def evaluate_again(model: Path) -> tuple[list[Difference], str]:
         detect_val(params(), CACHE, model, folder / "detections.json", Group())
         truth = PackedSplit(CACHE, "val").ground_truth
         scores = coco_scores(truth, folder / "detections.json", params().evaluate.scorer)
-    now = {name: round(scores.metrics[name], 6) for name in NAMES}
-    apart = {name: abs(now[name] - before[name]) for name in NAMES}
+    now = {name: round(scores.metrics[name], DECIMALS) for name in NAMES}
+    apart = {name: round(abs(now[name] - round(before[name], DECIMALS)), DECIMALS) for name in NAMES}
     found = [
         Difference(f"{name} is {before[name]} in {METRICS}, and {now[name]} now: `dvc repro -f -s evaluate`")
         for name in NAMES

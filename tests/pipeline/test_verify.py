@@ -43,7 +43,7 @@ STAGES = {
     "evaluate": {
         "deps": ["models/m2det.safetensors", "data/cache", "tasks/evaluate.py"],
         "params": ["evaluate"],
-        "outs": ["results/detections.json", "results/evaluation.json"],
+        "outs": ["results/detections.json", "results/evaluation.json", "results/plots"],
         "metrics": [{"results/metrics.json": {"cache": False}}],
     },
 }
@@ -224,7 +224,7 @@ def test_deep_evaluates_again_and_names_numbers_that_differ(capsys):
     write_lock()
     assert tasks.verify.main([str(MODEL)]) == 0
     assert tasks.verify.main(["--deep", str(MODEL)]) == 2
-    assert f"AP is 0.5 in results/metrics.json, and {metrics['AP']} now" in capsys.readouterr().out
+    assert f"AP is 0.5 in results/metrics.json, and {round(metrics['AP'], 3)} now" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("project")
@@ -267,6 +267,7 @@ def test_the_record_beside_the_model_names_commit_and_edits():
     assert describe_commit()["edited"] == [], "what stages make, and dvc.lock, are no edits"
     append("m2det/boxes.py")()
     Path("m2det/new.py").touch()
+    write_whole(RESULTS / "plots/labels.csv", b"in a folder that a stage makes")
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     assert describe_commit() == {"commit": commit, "dirty": True, "edited": ["m2det/boxes.py", "m2det/new.py"]}
     shutil.rmtree(".git")
