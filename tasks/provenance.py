@@ -23,8 +23,8 @@ def describe_commit() -> dict[str, Any]:
     """Return git's commit, and which files differ from it; outputs of stages and dvc.lock are no differences.
 
     Returns:
-        commit, dirty and edited: at most MAX_NAMES paths, a folder with a slash at the end where all of it is new.
-        Without git or a commit, commit and dirty are None.
+        commit, dirty, and edited: the first MAX_NAMES paths, files that git does not track among them. Without git or
+        a commit, commit and dirty are None.
     """
     # a run of the flow works in a clone, whose one commit on top of the user's holds what was edited
     base = "HEAD^" if "/.dvc/tmp/runs/" in Path.cwd().as_posix() else "HEAD"
@@ -33,7 +33,7 @@ def describe_commit() -> dict[str, Any]:
         return {"commit": None, "dirty": None, "edited": []}
     made = {path_of(out) for entry in read_stages("dvc.yaml").values() for out in outs_of(entry)} | {"dvc.lock"}
     changed = _git("diff", "--name-only", "--no-renames", "--relative", "-z", base).split("\0")
-    untracked = _git("ls-files", "--others", "--exclude-standard", "--directory", "-z").split("\0")
+    untracked = _git("ls-files", "--others", "--exclude-standard", "-z").split("\0")
     paths = {path for path in (*changed, *untracked) if path}
     edited = sorted(path for path in paths if not any(Path(path).is_relative_to(out) for out in made))
     return {"commit": commit, "dirty": bool(edited), "edited": edited[:MAX_NAMES]}
