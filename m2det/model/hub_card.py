@@ -57,6 +57,7 @@ def front_matter(release: Release) -> dict[str, Any]:
     metrics = [
         {"type": "mAP" if key.startswith("AP") else "mAR", "name": f"{key} ({MEANINGS[key]})", "value": value}
         for key, value in _known(release.metrics).items()
+        if value >= 0  # -1: no such object
     ]
     result = {
         "task": {"type": "object-detection", "name": "Object Detection"},
@@ -114,8 +115,8 @@ COCO's box evaluation on the {release.images:,} validation images of {_cell(rele
 
 ## Training
 
-{trained["epoch"]} epochs, {trained["step"]} steps. All settings are in `params.yaml`; the model file's card holds those
-that shape the weights, and the md5 of the data, the backbone and the code.
+The weights are of epoch {trained["epoch"]}, step {trained["step"]}. All settings are in `params.yaml`; the model file's
+card holds those that shape the weights, and the md5 of the data, the backbone and the code.
 
 - code: {commit}
 - machine: {_cell(made["device_name"])} ({made["device"]}), {processes}
@@ -140,4 +141,4 @@ def _known(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _cell(text: str) -> str:
     """Text from a file, as Markdown shows it literally."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+-.!|~" else c for c in printable(text))
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>#!|~" else c for c in printable(text))
