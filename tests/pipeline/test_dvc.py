@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 MEASUREMENTS = {"benchmark", "performance"}
 OUTPUTS = (
     "models/m2det.safetensors",
+    "models/m2det.json",
     "results/metrics.json",
     "results/perf.json",
     "results/performance.json",

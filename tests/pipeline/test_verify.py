@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,20 @@ def test_a_release_has_all_that_others_need(material, capsys, tmp_path):
 
 
 @pytest.mark.usefixtures("project")
+def test_a_release_that_cannot_be_written_leaves_nothing(monkeypatch):
+    def full(path: Path, content: bytes | str) -> None:
+        if path.name == "README.md":
+            raise OSError(ENOSPC, "No space left on device", str(path))
+        write_whole(path, content)
+
+    monkeypatch.setattr(tasks.release, "write_whole", full)
+    before = sorted(Path().iterdir())
+    with pytest.raises(tasks.release.InputError, match=r"released: no space left .* make room"):
+        tasks.release.release(Path("released"))
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.usefixtures("project")
 def test_the_model_card_is_one_by_hugging_faces_own_library():
     tasks.release.release(Path("released"))
     card = ModelCard.load("released/README.md")
@@ -274,6 +289,18 @@ def test_the_record_beside_the_model_names_commit_and_edits():
     assert describe_commit() == {"commit": commit, "dirty": True, "edited": ["m2det/boxes.py", "m2det/new.py"]}
     shutil.rmtree(".git")
     assert describe_commit() == {"commit": None, "dirty": None, "edited": []}
+
+
+def test_the_record_of_a_runs_copy_names_the_users_commit(project, monkeypatch):
+    """flows.run_copy commits the working copy's edits, in a clone."""
+    before = describe_commit()["commit"]
+    copy = project / ".dvc/tmp/runs/digits-01234567/project"
+    subprocess.run(["git", "clone", "-q", str(project), str(copy)], check=True)
+    monkeypatch.chdir(copy)
+    append("m2det/boxes.py")()
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost"]
+    subprocess.run([*git, "commit", "-qam", "the working copy when digits started"], check=True)
+    assert describe_commit() == {"commit": before, "dirty": True, "edited": ["m2det/boxes.py"]}
 
 
 def test_inputs_hash_as_dvc_does(project):
