@@ -30,6 +30,7 @@ class Traits:
         fused_supports_found_inf: Whether the fused optimizers skip a step by the flag `found_inf` on the device,
             without a synchronization.
         environment: Environment variables to set before the processes start.
+        deterministic: More of them, for run.deterministic.
     """
 
     autocast_dtype: torch.dtype
@@ -38,11 +39,15 @@ class Traits:
     supports_graphs: bool = True
     fused_supports_found_inf: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    deterministic: Mapping[str, str] = field(default_factory=dict)
 
 
 TRAITS = {
     "cpu": Traits(torch.bfloat16, supports_graphs=False),
-    "cuda": Traits(torch.float16),
+    "cuda": Traits(
+        torch.float16,
+        deterministic={"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},  # else torch refuses cuBLAS, whose streams share memory
+    ),
     "npu": Traits(
         torch.float16,
         channels_last=False,  # torch_npu raises
@@ -54,6 +59,7 @@ TRAITS = {
             "HCCL_CONNECT_TIMEOUT": "1200",  # seconds; one process may compile operators while others wait
             "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",  # less fragmentation
         },
+        deterministic={"HCCL_DETERMINISTIC": "true"},  # sums over processes in one order
     ),
 }
 
@@ -125,6 +131,20 @@ def _choice(device_type: str) -> tuple[torch.device, str]:
         else:
             reason = f"{available} is not supported" if accelerator else available
     return device, reason
+
+
+def environment_of(device: torch.device, deterministic: bool) -> dict[str, str]:
+    """Return the environment variables to set before processes that use the device start."""
+    traits = TRAITS[device.type]
+    return {**traits.environment, **(traits.deterministic if deterministic else {})}
+
+
+def set_determinism(deterministic: bool) -> None:
+    """Let torch use only algorithms that give equal bits for equal inputs, where that is wanted, in this process.
+
+    Torch raises an error for an operator that has none on the device.
+    """
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def import_torch_npu() -> None:

@@ -36,7 +36,7 @@ def inputs_of(stage: str) -> Inputs:
         str(PARAMS),
         [key for key in params if isinstance(key, str)],
         [dep for dep in deps if dep not in made],
-        {dep: (md5.get(dep, ""), _restore(dep, *made[dep])) for dep in deps if dep in made},
+        {dep: (md5.get(dep, ""), restore(dep, *made[dep])) for dep in deps if dep in made},
     )
 
 
@@ -91,7 +91,14 @@ def is_cached(out: str | dict[str, Any]) -> bool:
     return isinstance(out, str) or next(iter(out.values())).get("cache", True)
 
 
-def _restore(dep: str, maker: str, out: str | dict[str, Any]) -> str:
+def restore(dep: str, maker: str, out: str | dict[str, Any]) -> str:
+    """Return the command that brings back what a stage made.
+
+    Args:
+        dep: Its path.
+        maker: The stage.
+        out: Its entry in dvc.yaml.
+    """
     command = ["dvc", "checkout", "--force", dep] if is_cached(out) else ["dvc", "repro", "--single-item", maker]
     return shlex.join(command)
 

@@ -13,10 +13,12 @@ from m2det.data.packed.reader import cache_digest
 from m2det.distributed.children import run_child
 from m2det.errors import explain_disk_errors
 from m2det.files.hashing import digest, digest_files
+from m2det.files.inputs import select
 from m2det.files.locks import locked
 from m2det.files.whole import write_whole
 from tasks.common import BACKBONE, CACHE, METRIC_DECIMALS, MODEL, RESULTS, main_root, params, sources, write_json
-from tasks.inputs import finished_in, require_unchanged
+from tasks.inputs import finished_in, inputs_of, require_unchanged
+from tasks.provenance import describe_commit, write_provenance
 
 if TYPE_CHECKING:
     from m2det.train.state import TrainResult
@@ -26,7 +28,7 @@ FINGERPRINT_SECTIONS = ("epochs", "seed", "model", "train", "precision")  # with
 
 
 def train() -> None:
-    """Write models/m2det.safetensors, results/train.json, results/curves.csv and results/log.txt.
+    """Write models/m2det.safetensors and .json, results/train.json, results/curves.csv and results/log.txt.
 
     The state of an unfinished run lies in its run directory, models/unfinished/<fingerprint>/ of the main working copy,
     where DVC deletes nothing; the fingerprint covers everything that shapes the numbers, so only the same run resumes
@@ -41,6 +43,7 @@ def train() -> None:
     from m2det.train.trainer import train as train_alone
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    commit = describe_commit()
     processes = count_processes(params())
     check_workers(params(), processes)
     params().train.accumulation(processes)  # raises InputError if it is no whole number
@@ -59,6 +62,7 @@ def train() -> None:
             outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt", curves_file=CURVES)
         require_unchanged("train")
         _publish(outcome, hashes, unfinished)
+        write_provenance(MODEL, commit, processes)
 
 
 def _hashes() -> dict[str, str]:
@@ -71,18 +75,24 @@ def _hashes() -> dict[str, str]:
 
 def _publish(outcome: TrainResult, hashes: dict[str, str], unfinished: Path) -> None:
     """Write the outputs, the model last."""
+    from m2det.evaluate.metrics import choose_scorer
     from m2det.model.model_file import save_trained
+    from m2det.train.evaluator import POSTPROCESSING
     from m2det.train.logger import write_curves
 
     kept = next(row for row in outcome.rows if row["epoch"] == outcome.kept_epoch)
     manifest = json.loads((CACHE / "manifest.json").read_text())
+    inputs = inputs_of("train")
     card = {
         "model": params().model.name,
         "overrides": params().model.all_overrides,
         "classes": manifest["classes"],
         "category_ids": manifest["category_ids"],
-        "trained": {"epoch": kept["epoch"], "step": kept["step"], "AP": kept["AP"], "AP50": kept["AP50"]},
+        "trained": {name: kept[name] for name in ("epoch", "step", "AP", "AP50")}
+        | {"scorer": choose_scorer(POSTPROCESSING.scorer)},
         "hashes": hashes,
+        "params": select(params().model_dump(mode="json"), inputs.keys),
+        "deps": inputs.md5_of_deps(),
     }
     write_curves(CURVES, outcome.rows)
     write_whole(RESULTS / "log.txt", (unfinished / "log.txt").read_bytes())

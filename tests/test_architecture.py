@@ -57,6 +57,7 @@ SHAPE_NO_RESULT = {
     "m2det.text": "escapes what is printed",
     "tasks.common": "says where files lie",
     "tasks.inputs": "compares the inputs with what they were",
+    "tasks.provenance": "says where a model was made",
 }
 AFTER_PACKING = {"m2det.data.sources": "the packed cache, a dependency, has all that these modules read"}
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from m2det.config import Params, load_params
-from m2det.device import choose_device, device_name, synchronize
+from m2det.device import choose_device, device_name, set_determinism, synchronize
 from m2det.distributed.group import Group
 from m2det.distributed.launch import run_worker
 from m2det.distributed.threads import load_average
@@ -53,6 +53,7 @@ def measure(params: Params, cache: Path, backbone: Path, group: Group) -> dict[s
     steps = settings.warmup + settings.steps
     train = params.train.model_copy(update={"max_steps": steps})
     params = params.model_copy(update={"epochs": steps, "train": train})  # an epoch has one step at least
+    set_determinism(params.run.deterministic)
     device = group.local_device(choose_device(params.run.device))
     group.init(device)
     parts, data = build_training(params, cache, backbone, device, group)

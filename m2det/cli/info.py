@@ -10,7 +10,7 @@ from m2det.text import printable
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("info", help="print what a model file holds and was trained from")
-    parser.add_argument("weights", type=Path, metavar="FILE", help="a model.safetensors")
+    parser.add_argument("weights", type=Path, metavar="FILE|DIR", help="a model.safetensors, or a folder of a release")
     parser.set_defaults(run=lambda arguments: print(describe_model(arguments.weights)))
 
 
@@ -23,8 +23,9 @@ def describe_model(path: Path, results: Path = Path("results"), cache: Path = Pa
     from m2det.evaluate.record import describe_record
     from m2det.model import prior_boxes
     from m2det.model.flops import forward_flops
-    from m2det.model.model_file import load_trained
+    from m2det.model.model_file import find_model, load_trained
 
+    path = find_model(path)
     model, card = load_trained(path)
     config = model.config
     lines = [
@@ -36,6 +37,8 @@ def describe_model(path: Path, results: Path = Path("results"), cache: Path = Pa
         ("classes", f"{len(card['classes'])}: {', '.join(map(str, card['classes']))}"),
         ("trained", _training(card)),
         *((f"sha256 of {name}", str(value)) for name, value in sorted(card["hashes"].items())),
+        *((name, str(value)) for name, value in sorted(card.get("params", {}).items())),
+        *((f"md5 of {name}", value) for name, value in sorted(card.get("deps", {}).items())),
     ]
     if evaluation := describe_record(results, path, cache):
         lines.append(("evaluation", evaluation))
@@ -48,4 +51,6 @@ def _training(card: dict[str, Any]) -> str:
     if "trained" not in card:
         return "elsewhere: converted from an original checkpoint"
     trained = card["trained"]
-    return f"{trained['epoch']} epochs, {trained['step']} steps; AP {trained['AP']}, AP50 {trained['AP50']} in training"
+    scorer = f", by {trained['scorer']}" if "scorer" in trained else ""
+    numbers = f"AP {trained['AP']}, AP50 {trained['AP50']} in training{scorer}"
+    return f"{trained['epoch']} epochs, {trained['step']} steps; {numbers}"

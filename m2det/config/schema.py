@@ -183,6 +183,9 @@ class RunParams(Section):
         "capture the backbone and the TUMs as graphs (cuda; npu from Atlas A2 on): few launches from the host, more "
         "memory",
     )
+    deterministic: bool = setting(
+        False, "equal bits from equal runs on cuda and npu, too, at some speed; a CPU's runs have them anyway"
+    )
     log_every: Steps = setting(100, "steps between log lines", "steps")
     save_every: Steps = setting(
         500, "steps between checkpoints within an epoch; the end of an epoch always writes one", "steps"

@@ -14,7 +14,6 @@ from m2det.model import M2Det
 log = logging.getLogger(__name__)
 
 ORIGINAL_SIZES = (320, 512, 704, 800)
-IN_A_FOLDER = "m2det.safetensors"  # of `m2det release`
 
 
 def load_model(path: Path) -> tuple[M2Det, dict[str, Any]]:
@@ -29,7 +28,7 @@ def load_model(path: Path) -> tuple[M2Det, dict[str, Any]]:
         if not path.is_file():
             raise InputError(f"{path}: no such file; name a model file or a checkpoint of the original")
         return load_original(path, None, None)
-    return load_trained(path / IN_A_FOLDER if path.is_dir() else path)
+    return load_trained(path)
 
 
 def load_original(path: Path, size: int | None, annotations: Path | None) -> tuple[M2Det, dict[str, Any]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from m2det.config import Params
-from m2det.device import TRAITS, choose_device
+from m2det.device import choose_device, environment_of
 from m2det.distributed.cores import check_processes
 from m2det.distributed.group import Group
 from m2det.distributed.lifetime import describe_exit, die_with_parent, end_after_parent, usable_cores
@@ -62,7 +62,7 @@ def count_processes(params: Params) -> int:
 
 def needs_torchrun(params: Params, processes: int) -> bool:
     """Return whether torchrun must start the processes: for several, or to set the device's environment variables."""
-    return processes > 1 or bool(TRAITS[choose_device(params.run.device).type].environment)
+    return processes > 1 or bool(environment_of(choose_device(params.run.device), params.run.deterministic))
 
 
 def launch(
@@ -91,7 +91,7 @@ def launch(
     command = [*launcher, "-m", module, *arguments]
     device = choose_device(params.run.device)
     threads = threads_of_each(processes) if device.type == "cpu" else {}
-    environment = {**TRAITS[device.type].environment, **threads, **os.environ}
+    environment = {**environment_of(device, params.run.deterministic), **threads, **os.environ}
     try:
         run_child([str(part) for part in command], grace=grace + 2 * MARGIN_SECONDS, env=environment)
     except subprocess.CalledProcessError as error:

@@ -66,8 +66,7 @@ def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend
                 f"{results_json} has detections on image {result['image_id']}, which {ground_truth_json} "
                 "does not have; they belong to different splits"
             )
-    if backend == "auto":
-        backend = "hotcoco" if find_spec("hotcoco") else "pycocotools"
+    backend = choose_scorer(backend)
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables
         run = _evaluate(truth, results, str(ground_truth_json), str(results_json), backend)
     precision = np.asarray(run.eval["precision"], dtype=np.float64)[:, :, :, 0, -1]
@@ -81,6 +80,13 @@ def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend
 def class_ap(metrics: dict[str, float]) -> dict[str, float]:
     """Return AP by class name of what `coco_metrics` returned."""
     return {name.removeprefix(CLASS): value for name, value in metrics.items() if name.startswith(CLASS)}
+
+
+def choose_scorer(backend: str) -> str:
+    """Return the scorer's name; for auto hotcoco if installed, else pycocotools."""
+    if backend == "auto":
+        return "hotcoco" if find_spec("hotcoco") else "pycocotools"
+    return backend
 
 
 def _evaluate(truth: dict[str, Any], results: list[Any], truth_path: str, results_path: str, backend: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from m2det.config import Params, load_params
 from m2det.data.packed.reader import PackedSplit
-from m2det.device import choose_device, to_device
+from m2det.device import choose_device, set_determinism, to_device
 from m2det.distributed.group import Group
 from m2det.distributed.launch import run_worker
 from m2det.evaluate.crowding import describe_crowding
@@ -30,6 +30,7 @@ def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: 
         out: the JSON file to write.
         group: every process of it calls this, and rank 0 writes.
     """
+    set_determinism(params.run.deterministic)
     device = group.local_device(choose_device(params.run.device))
     group.init(device)
     model, _ = load_trained(model_file)

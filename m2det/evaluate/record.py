@@ -33,9 +33,18 @@ def describe_record(results: Path, model: Path, cache: Path) -> str:
     Returns:
         The sentence; empty if the folder has no record.
     """
+    return compare_record(results, model, cache)[1] if (results / NAME).is_file() else ""
+
+
+def compare_record(results: Path, model: Path, cache: Path) -> tuple[bool, str]:
+    """Return whether the metrics in `results` are of this model and, if it exists, of this packed cache.
+
+    Returns:
+        (whether they are, a sentence that says so or names what differs).
+    """
     path = results / NAME
     if not path.is_file():
-        return ""
+        return False, f"{path} is missing: run `dvc checkout evaluate`, or `dvc repro evaluate`"
     try:
         record = json.loads(path.read_text())
         sha256, scorer = record["sha256"], record["scorer"]
@@ -43,14 +52,16 @@ def describe_record(results: Path, model: Path, cache: Path) -> str:
         changed = [name for name in OUTPUTS if _sha256_or_none(results / name) != sha256[name]]
         same_model = file_sha256(model) == sha256["model"]
     except (ValueError, KeyError, TypeError):
-        return f"{path} is damaged: run `dvc repro -f -s evaluate`"
+        return False, f"{path} is damaged: run `dvc repro -f -s evaluate`"
     if changed:
-        return f"{' and '.join(str(results / name) for name in changed)} changed since: run `dvc repro -f -s evaluate`"
+        names = " and ".join(str(results / name) for name in changed)
+        return False, f"{names} changed since: run `dvc repro -f -s evaluate`"
     if not same_model:
-        return f"{results / 'metrics.json'} is of ANOTHER model, sha256 {sha256['model']}"
+        return False, f"{results / 'metrics.json'} is of ANOTHER model, sha256 {sha256['model']}"
     if not same_cache:
-        return f"{results / 'metrics.json'} is of this model, but of ANOTHER packed cache, sha256 {sha256['cache']}"
-    return f"{results / 'metrics.json'} is of this model, scored by {scorer}"
+        other = f"ANOTHER packed cache, sha256 {sha256['cache']}"
+        return False, f"{results / 'metrics.json'} is of this model, but of {other}"
+    return True, f"{results / 'metrics.json'} is of this model, scored by {scorer}"
 
 
 def _sha256_or_none(path: Path) -> str | None:

@@ -94,7 +94,7 @@ class Inputs:
         """
         contents = dict(_read(sources))
         written = _bytes(params)
-        settings = _select(read_yaml(Path(params)), keys)
+        settings = select(read_yaml(Path(params)), keys)
         made = {
             path: Data({p: (stat, _small_md5(p, stat)) for p, stat in _stats(path).items()}, md5, restore)
             for path, (md5, restore) in data.items()
@@ -168,6 +168,15 @@ class Inputs:
             else:
                 log.info("the inputs are the recorded ones again")
 
+    def md5_of_deps(self) -> dict[str, str]:
+        """Return the md5 of each source and of each data, as recorded, and as DVC computes it."""
+        md5 = {source: _combined(source, _within(source, self.md5)) for source in self.sources}
+        for path, data in self.data.items():
+            files = {name: value for name, (_, value) in data.files.items()}
+            known = files and all(files.values())  # of large files it is not
+            md5[path] = _combined(path, files) if known else data.md5 or content_md5(Path(path))
+        return md5
+
     def undo(self, changes: Sequence[Change], folder: Path) -> str:
         """Return the shell command that brings back the changed inputs from the folder where `keep` wrote."""
         commands = []
@@ -184,7 +193,7 @@ class Inputs:
         if not self.keys:
             return
         try:
-            now = _select(read_yaml(Path(self.params)), self.keys)
+            now = select(read_yaml(Path(self.params)), self.keys)
         except (InputError, OSError) as error:
             yield Change(str(error), self.params)
             return
@@ -223,26 +232,40 @@ def content_md5(path: Path) -> str:
     """Return the md5 of a file's content, or of a folder: over the md5 and name of each file, as DVC computes it."""
     if not path.is_dir():
         return _file_md5(path)
-    entries = [{"md5": _file_md5(Path(p)), "relpath": Path(p).relative_to(path).as_posix()} for p in _files(str(path))]
+    return _combined(path.as_posix(), {p: _file_md5(Path(p)) for p in _files(str(path))})
+
+
+def _combined(path: str, md5: Mapping[str, str]) -> str:
+    """The md5 of a file or folder, from those of the files in it."""
+    if path in md5:
+        return md5[path]
+    entries = [{"md5": value, "relpath": Path(name).relative_to(path).as_posix()} for name, value in md5.items()]
     listing = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
     return f"{_md5(listing.encode())}.dir"
 
 
-def _select(raw: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Settings and sections -> single values by dotted key."""
+def _within(path: str, md5: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in md5.items() if Path(name).is_relative_to(path)}
+
+
+def select(raw: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Return the named settings, and those of the named sections, by dotted key; ABSENT for a missing one."""
     chosen: dict[str, Any] = {}
     for key in keys:
         value: Any = raw
         for part in key.split("."):
             value = value.get(part, ABSENT) if isinstance(value, dict) else ABSENT
-        chosen |= _flat(key, value)
+        chosen |= flatten({key: value})
     return chosen
 
 
-def _flat(key: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {key: value}
-    return {k: v for name, inner in value.items() for k, v in _flat(f"{key}.{name}", inner).items()}
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of settings and sections by dotted key; an empty section is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = flatten(value) if isinstance(value, dict) and value else {}
+        flat |= {f"{key}.{name}": v for name, v in inner.items()} or {key: value}
+    return flat
 
 
 def _files(path: str) -> list[str]:

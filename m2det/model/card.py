@@ -1,4 +1,7 @@
-"""The card of a model file: its configuration, classes, training and the hashes of its inputs."""
+"""The card of a model file: its configuration, classes, training, settings and the hashes of its inputs.
+
+A card has nothing that differs between two equal runs; models/m2det.json, beside the file, has the rest.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ Text = Annotated[str, Field(min_length=1, max_length=200)]
 ClassName = Annotated[str, Field(min_length=1, max_length=1000)]  # as m2det.data.sources.coco_json lets in
 Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
+Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")]  # .dir: of a folder
+Key = Annotated[str, Field(min_length=1, max_length=1000)]  # a path, or a setting with its sections
 AveragePrecision = Annotated[float, Field(ge=-1, le=1)]  # -1: no ground truth
 
 
@@ -22,12 +27,13 @@ class _Strict(BaseModel):
 
 
 class Trained(_Strict):
-    """The epoch whose weights were kept."""
+    """The epoch whose weights were kept, its AP, and the scorer that computed the AP (older files: unknown)."""
 
     epoch: Number
     step: Number
     AP: AveragePrecision
     AP50: AveragePrecision
+    scorer: Text = ""
 
 
 class Card(_Strict):
@@ -40,6 +46,8 @@ class Card(_Strict):
         category_ids: COCO category id of each class.
         trained: The epoch whose weights were kept; None for converted weights.
         hashes: sha256 of each input of the training.
+        params: All settings that shape the training, by dotted key; none in older files.
+        deps: md5 of each file and folder that the training depends on, as in dvc.lock; none in older files.
     """
 
     model: Text
@@ -48,6 +56,8 @@ class Card(_Strict):
     category_ids: list[Id]
     trained: Trained | None = None
     hashes: Annotated[dict[Text, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(max_length=50)] = {}
+    params: Annotated[dict[Key, Any], Field(max_length=1000)] = {}
+    deps: Annotated[dict[Key, Md5], Field(max_length=1000)] = {}
 
     @model_validator(mode="after")
     def _classes_have_ids(self) -> Card:

@@ -16,6 +16,8 @@ from m2det.model.card import check_card
 
 log = logging.getLogger(__name__)
 
+RELEASED = "model.safetensors"  # in a folder that `m2det release` has made
+
 
 def save_trained(path: Path, model: M2Det, card: dict[str, Any]) -> None:
     """Write a model file; equal runs give equal bytes. Leaves the model on the CPU.
@@ -44,10 +46,13 @@ def load_trained(path: str | Path) -> tuple[M2Det, dict[str, Any]]:
     All checks come before the network takes memory: the card and each tensor's name, shape and dtype before the tensors
     are read, then the checksum and the values.
 
+    Args:
+        path: A model file, or a folder that `m2det release` has made.
+
     Raises:
         InputError: The file is missing, damaged, or not a model written by m2det.
     """
-    path = Path(path)
+    path = find_model(Path(path))
     if not path.is_file():
         raise InputError(f"{path}: no such file; train a model first (`dvc repro`), or name another")
 
@@ -66,6 +71,11 @@ def load_trained(path: str | Path) -> tuple[M2Det, dict[str, Any]]:
     model = build_model(card["model"], len(card["classes"]), **card["overrides"])
     model.load_state_dict({key: tensors[name] for key, name in first_names(model).items()})
     return model.eval(), card
+
+
+def find_model(path: Path) -> Path:
+    """Return the model file: the path itself, or the one in a folder that `m2det release` has made."""
+    return path / RELEASED if path.is_dir() else path
 
 
 def _check_fits(card: dict[str, Any], specs: Mapping[str, TensorSpec], where: str, advice: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from m2det.config import Params
 from m2det.data.batch import Batch
 from m2det.data.dataloader import training_loader
-from m2det.device import choose_device
+from m2det.device import choose_device, set_determinism
 from m2det.distributed.group import ALONE, Group
 from m2det.distributed.shutdown import LOG_NAME, shutdown_message
 from m2det.distributed.stop import StopRequest
@@ -58,6 +58,7 @@ def train(
         InputError: parameters that the data does not allow; a loss that is not finite; a full disk.
         SystemExit: a signal stopped the training, after a checkpoint.
     """
+    set_determinism(params.run.deterministic)
     log_file_or_none = log_file if group.is_main_process else None
     with loggers_write_to(log_file_or_none):
         device = group.local_device(choose_device(params.run.device))

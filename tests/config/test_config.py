@@ -25,6 +25,7 @@ KEYS = {
         "workers",
         "compile",
         "graph",
+        "deterministic",
         "log_every",
         "save_every",
         "stop_grace",

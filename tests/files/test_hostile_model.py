@@ -138,8 +138,8 @@ NASTY = st.one_of(
     st.sampled_from(["", "x" * 300, "x" * 100_000, "\x1b[2J", "a\nb", "m2det99999-vgg16", "m2det320-resnet152"]),
     st.sampled_from([[], {}, [[]], [None], [0] * 1000, ["a", "a"], {"a": {"b": []}}, [1e308] * 5, [-1.0] * 5]),
 )
-KEYS = ("model", "overrides", "classes", "category_ids", "trained", "hashes", "unknown", SHA256)
-TRAINED = {"epoch": 3, "step": 9, "AP": 0.5, "AP50": -1.0}
+KEYS = ("model", "overrides", "classes", "category_ids", "trained", "hashes", "params", "deps", "unknown", SHA256)
+TRAINED = {"epoch": 3, "step": 9, "AP": 0.5, "AP50": -1.0, "scorer": "hotcoco"}
 OVERRIDES = (
     *("size", "levels", "scales", "planes", "fused", "sizes", "bn_momentum", "sfam", "smooth", "shared"),
     *("name", "backbone", "unknown"),
@@ -152,8 +152,8 @@ OVERRIDES = (
         st.tuples(st.just("card"), st.sampled_from(KEYS), NASTY),
         st.tuples(st.just("overrides"), st.sampled_from(OVERRIDES), NASTY),
         st.tuples(st.just("trained"), st.sampled_from([*TRAINED, "unknown"]), NASTY),
-        st.tuples(st.just("hashes"), st.sampled_from(["cache", "x" * 300, "\x1b"]), NASTY),
-        st.tuples(st.just("without"), st.sampled_from(KEYS[:6]), st.none()),
+        st.tuples(st.sampled_from(["hashes", "params", "deps"]), st.sampled_from(["cache", "x" * 300, "\x1b"]), NASTY),
+        st.tuples(st.just("without"), st.sampled_from(KEYS[:8]), st.none()),
     ),
     st.booleans(),
 )
@@ -161,6 +161,7 @@ def test_a_hostile_card_is_one_sentence_with_and_without_its_checksum(content, t
     tensors, card = content
     part, key, value = change
     hostile = json.loads(json.dumps(card)) | {"trained": TRAINED, "hashes": {"cache": "0" * 64}}
+    hostile |= {"params": {"train.lr": 0.1}, "deps": {"m2det/train": "0" * 32 + ".dir"}}
     if part == "card":
         hostile[key] = value
     elif part != "without":
