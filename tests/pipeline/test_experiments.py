@@ -79,6 +79,13 @@ def small(small_project: Clone) -> Iterator[Clone]:
     small_project.run("dvc", "checkout", "--quiet", "--force")
 
 
+def wait_until_it_trains(small: Clone, running: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not (small.folder / "seen.json").exists():
+        assert running.poll() is None and time.monotonic() < deadline, running.communicate()
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_an_experiment_in_a_copy_takes_no_disk_and_touches_nothing(small):
     folder, inode, links = json.loads((small.folder / "seen.json").read_text())
@@ -97,10 +104,7 @@ def test_a_commit_during_an_experiment_in_the_working_copy_is_on_no_branch(small
     (small.folder / "go").unlink()
     (small.folder / "seen.json").unlink()
     running = small.start("dvc", "exp", "run", "--name", "here", "-S", "epochs=3")
-    deadline = time.monotonic() + 60
-    while not (small.folder / "seen.json").exists():
-        assert running.poll() is None and time.monotonic() < deadline, running.communicate()
-        time.sleep(0.05)
+    wait_until_it_trains(small, running)
     assert git(small.folder, "rev-parse", "--abbrev-ref", "HEAD") == "HEAD", "detached"
     (small.folder / "notes.txt").write_text("written meanwhile\n")
     commit(small.folder, "meanwhile")
@@ -113,6 +117,22 @@ def test_a_commit_during_an_experiment_in_the_working_copy_is_on_no_branch(small
     git(small.folder, "checkout", ".")
     git(small.folder, "-c", "user.name=test", "-c", "user.email=test@localhost", "cherry-pick", made)
     assert (small.folder / "notes.txt").read_text() == "written meanwhile\n"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_an_experiment_that_is_killed_in_the_working_copy_leaves_head_detached(small):
+    (small.folder / "go").unlink()
+    (small.folder / "seen.json").unlink()
+    running = small.start("dvc", "exp", "run", "-S", "epochs=4")
+    wait_until_it_trains(small, running)
+    running.kill()
+    (small.folder / "go").touch()
+    running.communicate(timeout=60)
+    assert git(small.folder, "rev-parse", "--abbrev-ref", "HEAD") == "HEAD"
+    small.shell("git checkout . && git switch main && dvc checkout --force")
+    assert git(small.folder, "rev-parse", "--abbrev-ref", "HEAD") == "main"
+    assert (small.folder / "model").read_text() == "epochs: 1\n"
 
 
 @pytest.mark.slow
