@@ -113,7 +113,7 @@ def test_a_commit_during_an_experiment_in_the_working_copy_is_on_no_branch(small
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 0, output
     assert git(small.folder, "rev-parse", "--abbrev-ref", "HEAD") == "main"
-    assert git(small.folder, "branch", "--contains", made) == ""
+    assert git(small.folder, "branch", "--contains", made) == "" and made in git(small.folder, "reflog", "--format=%H")
     git(small.folder, "checkout", ".")
     git(small.folder, "-c", "user.name=test", "-c", "user.email=test@localhost", "cherry-pick", made)
     assert (small.folder / "notes.txt").read_text() == "written meanwhile\n"

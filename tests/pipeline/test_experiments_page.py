@@ -50,7 +50,7 @@ class Story:
         (self.home / ".gitconfig").write_text("[user]\nname = test\nemail = test@localhost\n")
         made = make_clone(folder / "made")
         small_images(made.folder / "own")
-        made.edit(SHORT)
+        made.edit(SHORT | {"  processes: ": "  processes: 1"})
         split = "[{annotations: a.json, images: images}]"
         data = {"  source: digits": "  source: coco", "  root: ": "  root: own"}
         made.edit(data | {"  train: []": f"  train: {split}", "  val: []": f"  val: {split}"})
@@ -114,7 +114,7 @@ def test_the_story_of_the_page(tmp_path, monkeypatch):
 
     assert "pack" not in story.ran(story.tell("dvc exp run --name longer"))
     compared = story.tell("dvc metrics diff")
-    assert "results/metrics.json" in compared and re.search(r"params.yaml +epochs +1 +2", compared), compared
+    assert "results/" in compared and re.search(r"params.yaml +epochs +1 +2", compared), compared
     story.tell('git add dvc.lock params.yaml results && git commit -m "Two')
     assert git(clone.folder, "status", "--short") == ""
     kept = (clone.folder / "models/m2det.safetensors").read_bytes()
@@ -143,7 +143,7 @@ def test_the_story_of_the_page(tmp_path, monkeypatch):
     assert values["resnet"]["model"] | {"sfam": True} == {
         "name": "m2det320-resnet18",
         "sfam": True,
-        "overrides": {"levels": 4},
+        "overrides": {"levels": 2},
     }
     shown = story.tell("dvc queue status")
     assert all(name in shown for name in ("half-steps", "milestones", "resnet", "seed-50"))
