@@ -98,7 +98,7 @@ def interrupt_a_training(clone: Clone) -> None:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert git(clone.folder, "status", "--short"), "settings and results are not those of the commit"
 
 
