@@ -114,7 +114,7 @@ def test_the_story_of_the_page(tmp_path, monkeypatch):
 
     assert "pack" not in story.ran(story.tell("dvc exp run --name longer"))
     compared = story.tell("dvc metrics diff")
-    assert "results/" in compared and re.search(r"params.yaml +epochs +1 +2", compared), compared
+    assert re.search(r"params.yaml +epochs +1 +2", compared), compared
     story.tell('git add dvc.lock params.yaml results && git commit -m "Two')
     assert git(clone.folder, "status", "--short") == ""
     kept = (clone.folder / "models/m2det.safetensors").read_bytes()
