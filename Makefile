@@ -20,8 +20,8 @@ test-fast: .venv/installed  ## what to run while changing code
 	python setup.py -q build_ext --inplace
 	pytest -q -n 2
 
-test-slow: .venv/installed  ## the rest: every combination of what a slow test shows for one
-	@echo "make test-slow: 22 tests, some minutes on 2 cores"
+test-slow: .venv/s3  ## the rest: every combination of what a slow test shows for one
+	@echo "make test-slow: 24 tests, some minutes on 2 cores"
 	python setup.py -q build_ext --inplace
 	pytest -q -m long -n 2 --dist loadfile
 
@@ -58,4 +58,8 @@ clean:  ## everything that can be made again, except the virtual environment and
 	$(BIN)/pip install -q -c constraints.txt $(TORCH)
 	$(BIN)/pip install -q -c constraints.txt -e '.[pipeline,export,turbojpeg,video,dev,docs]'
 	$(BIN)/python -m flows.plots
+	touch $@
+
+.venv/s3: .venv/installed  # a server of S3's protocol, for one of test-slow
+	$(BIN)/pip install -q -c constraints.txt -e '.[s3,s3-test]'
 	touch $@
