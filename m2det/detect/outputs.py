@@ -150,10 +150,10 @@ def image_ids_in(annotations: Path) -> dict[str, int]:
     Raises:
         InputError: the file is no such file, or two images have one name.
     """
-    from m2det.data.sources.coco_json import read_annotations
+    from m2det.data.sources.coco_json import read_coco
 
     ids: dict[str, int] = {}
-    for image in read_annotations(annotations, True)["images"]:
-        if ids.setdefault(image["file_name"], image["id"]) != image["id"]:
-            raise InputError(f"{annotations}: two images are named {image['file_name']}; ids cannot be told by names")
+    for image in read_coco(annotations, outside=True).images:
+        if ids.setdefault(image.file_name, image.id) != image.id:
+            raise InputError(f"{annotations}: two images are named {image.file_name}; ids cannot be told by names")
     return ids
