@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
@@ -174,37 +172,6 @@ class TrainingLog:
         self._bar.close()
         with explain_disk_errors(self._path):  # closing writes again what a full disk did not take
             self._file.close()
-
-
-class _LogFile(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002
-        with explain_disk_errors(Path(self.baseFilename)):
-            raise
-
-
-@contextmanager
-def loggers_write_to(path: Path | None) -> Iterator[None]:
-    """Append what the loggers of m2det say to a log, as it is on the screen.
-
-    Args:
-        path: of the log; None for no file.
-
-    Raises:
-        InputError: the disk is full.
-    """
-    if path is None:
-        yield
-        return
-    with explain_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _LogFile(path, encoding="utf-8")
-    logger = logging.getLogger("m2det")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
 
 
 def describe_run(params: Params, parts: TrainingParts, data: TrainingData, step: int) -> str:

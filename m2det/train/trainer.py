@@ -24,7 +24,8 @@ from m2det.train.build import TrainingData, TrainingParts, build_training
 from m2det.train.checkpoint import last_step
 from m2det.train.diagnose import diagnose_nonfinite
 from m2det.train.evaluator import end_epoch
-from m2det.train.logger import TrainingLog, describe_run, loggers_write_to
+from m2det.train.log_file import loggers_write_to
+from m2det.train.logger import TrainingLog, describe_run
 from m2det.train.loss_monitor import LossMonitor
 from m2det.train.optim import lr_of_step, set_lr
 from m2det.train.prefetch import gc_disabled, group_microbatches, prefetch_to_device

@@ -25,6 +25,7 @@ from m2det.model.model_file import save_trained
 from m2det.train.amp import Precision
 from m2det.train.checkpoint import checkpoints, step_of
 from m2det.train.evaluator import validate
+from m2det.train.logger import write_curves
 from m2det.train.rank import train_distributed
 from tests.conftest import ROOT
 from tests.train.one_of_several import assert_close, first_gradients, run_case
@@ -40,7 +41,12 @@ def torchrun(case: str, *arguments: object, processes: int = 2, options: Sequenc
 
 
 def together(material, folder: Path, params_file: Path, processes: int = 2):
-    return train_distributed(load_params(params_file), params_file, *material, folder / "state", processes, run_child)
+    """Train; the file of the curves, which rank 0 writes, has the rows of the result."""
+    params, curves = load_params(params_file), folder / "curves.csv"
+    result = train_distributed(params, params_file, *material, folder / "state", processes, run_child, curves)
+    write_curves(folder / "wanted.csv", result.rows)
+    assert curves.read_bytes() == (folder / "wanted.csv").read_bytes()
+    return result
 
 
 def rank_zero(launcher: int) -> int:
