@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from m2det.model.model_file import load_trained
 from tests.pipeline.conftest import SHORT, Clone, make_clone
+from tests.squares import make_material
 
 pytestmark = pytest.mark.slow
 
@@ -25,12 +26,24 @@ def md5_of_outputs(clone: Clone) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def clones(tmp_path_factory) -> list[Clone]:
-    """Two clones in which one process has trained three steps."""
+    """Two clones in which one process has trained three steps, on 14 images beside the clones."""
+    data = tmp_path_factory.mktemp("data")
+    make_material(data)
     made = [make_clone(tmp_path_factory.mktemp("clone")) for _ in range(2)]
     for clone in made:
-        clone.edit(SHORT | {"  processes: ": "  processes: 1"})
-        clone.run("dvc", "repro", "evaluate")
+        source = {"  source: digits": "  source: coco", "  root: ": f"  root: {data}"}
+        source |= {f"  {name}: []": f"  {name}: [{{annotations: a.json, images: images}}]" for name in ("train", "val")}
+        clone.edit(SHORT | source | {"  processes: ": "  processes: 1"})
+    both(made, "dvc", "repro", "evaluate")
     return made
+
+
+def both(clones: list[Clone], *command: str) -> None:
+    """Run the command in the clones at once."""
+    running = [clone.start(*command) for clone in clones]
+    for process in running:
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
 
 
 def test_two_clones_make_the_same_bytes_with_one_process_and_with_two(clones):
@@ -38,7 +51,8 @@ def test_two_clones_make_the_same_bytes_with_one_process_and_with_two(clones):
     assert {path: first[path] for path in EQUAL} == {path: second[path] for path in EQUAL}
     for clone in clones:
         clone.edit({"  processes: ": "  processes: 2", "  batch_size: 4": "  batch_size: 8"})
-        clone.run("dvc", "repro", "--single-item", "train")
+    both(clones, "dvc", "repro", "--single-item", "train")
+    for clone in clones:
         made = json.loads((clone.folder / "models/m2det.json").read_text())
         assert (made["processes"], made["params"]["train"]["batch_size"]) == (2, 8)
     paired, other = map(md5_of_outputs, clones)
