@@ -46,6 +46,33 @@ def both(clones: list[Clone], *command: str) -> None:
         assert process.returncode == 0, output
 
 
+def test_a_model_proves_what_it_was_made_from(clones):
+    clone, folder = clones[0], clones[0].folder
+    _, card = load_trained(folder / "models/m2det.safetensors")
+    entry = YAML(typ="safe").load(folder / "dvc.lock")["stages"]["train"]
+    assert card["deps"] == {dep["path"]: dep["md5"] for dep in entry["deps"]}
+    assert card["params"]["train.lr"] == entry["params"]["params.yaml"]["train"]["lr"]
+    assert not [key for key in card["params"] if key.startswith("run.")]
+    made = json.loads((folder / "models/m2det.json").read_text())
+    assert made["git"]["edited"] == ["params.yaml"] and made["git"]["dirty"]
+    done = clone.run("m2det", "verify", "--deep", "models/m2det.safetensors")
+    assert "the largest difference of 12 numbers is 0" in done.stdout and "meets dvc.lock" in done.stdout
+    code = folder / "m2det/boxes.py"
+    before = code.read_text()
+    code.write_text(before + "\n")
+    done = clone.run("m2det", "verify", "models/m2det.safetensors", ok=False)
+    code.write_text(before)
+    assert done.returncode == 1 and done.stdout.startswith("m2det/boxes.py: other code than the model's")
+
+
+def test_dvcs_registry_knows_the_model(clones):
+    clone, model = clones[0], "models/m2det.safetensors"
+    clone.shell("git -c user.name=t -c user.email=t@localhost tag -am 'released' m2det@v1.2.0")
+    assert dvc.api.artifacts_show("m2det", version="v1.2.0", repo=str(clone.folder))["path"] == model
+    [known] = Repo(str(clone.folder)).artifacts.read()["dvc.yaml"].values()
+    assert (known.path, known.type) == (model, "model") and "object-detection" in known.labels and known.desc
+
+
 def test_two_clones_make_the_same_bytes_with_one_process_and_with_two(clones):
     first, second = map(md5_of_outputs, clones)
     assert {path: first[path] for path in EQUAL} == {path: second[path] for path in EQUAL}
@@ -58,29 +85,3 @@ def test_two_clones_make_the_same_bytes_with_one_process_and_with_two(clones):
     paired, other = map(md5_of_outputs, clones)
     assert paired["models/m2det.safetensors"] == other["models/m2det.safetensors"]
     assert paired["models/m2det.safetensors"] != first["models/m2det.safetensors"]
-
-
-def test_a_model_proves_what_it_was_made_from(clones):
-    clone, folder = clones[0], clones[0].folder
-    clone.run("dvc", "repro", "evaluate")
-    _, card = load_trained(folder / "models/m2det.safetensors")
-    entry = YAML(typ="safe").load(folder / "dvc.lock")["stages"]["train"]
-    assert card["deps"] == {dep["path"]: dep["md5"] for dep in entry["deps"]}
-    assert card["params"]["train.lr"] == entry["params"]["params.yaml"]["train"]["lr"]
-    assert not [key for key in card["params"] if key.startswith("run.")]
-    made = json.loads((folder / "models/m2det.json").read_text())
-    assert made["git"]["edited"] == ["params.yaml"] and made["git"]["dirty"]
-    done = clone.run("m2det", "verify", "--deep", "models/m2det.safetensors")
-    assert "the largest difference of 12 numbers is 0" in done.stdout and "meets dvc.lock" in done.stdout
-    clone.run("m2det", "release", "released")
-    (folder / "m2det/boxes.py").write_text((folder / "m2det/boxes.py").read_text() + "\n")
-    done = clone.run("m2det", "verify", "released", ok=False)
-    assert done.returncode == 1 and done.stdout.startswith("m2det/boxes.py: other code than the model's")
-
-
-def test_dvcs_registry_knows_the_model(clones):
-    clone, model = clones[0], "models/m2det.safetensors"
-    clone.shell("git -c user.name=t -c user.email=t@localhost tag -am 'released' m2det@v1.2.0")
-    assert dvc.api.artifacts_show("m2det", version="v1.2.0", repo=str(clone.folder))["path"] == model
-    [known] = Repo(str(clone.folder)).artifacts.read()["dvc.yaml"].values()
-    assert (known.path, known.type) == (model, "model") and "object-detection" in known.labels and known.desc
