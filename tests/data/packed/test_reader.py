@@ -85,6 +85,17 @@ def test_a_split_is_readable_after_fork_and_unpickling(dataset, tmp_path):
     assert len(split.records) == 12
 
 
+def test_splits_of_the_same_images_are_readable_where_they_are_one_file(dataset, tmp_path):
+    """DVC links equal files to one object of its cache; LMDB opens a file once in a process."""
+    folder, split = tmp_path / "cache", read_split([dataset])
+    folder.mkdir()
+    finish_cache(folder, split.categories, {name: write_split(folder, name, split) for name in ("train", "val")})
+    (folder / "val.lmdb").unlink()
+    (folder / "val.lmdb").hardlink_to(folder / "train.lmdb")
+    train, val = PackedSplit(folder, "train"), PackedSplit(folder, "val")
+    assert [train.record(i) for i in range(12)] == [val.record(i) for i in range(12)]
+
+
 def test_an_unfinished_or_truncated_cache_is_refused(dataset, tmp_path):
     pack(dataset, tmp_path / "cache")
     lmdb = tmp_path / "cache/train.lmdb"
