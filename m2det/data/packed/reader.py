@@ -162,18 +162,22 @@ def is_finished(folder: Path) -> bool:
     return True
 
 
-_open: dict[Path, tuple[int, Any]] = {}  # file -> (process that opened it, environment)
+_open: dict[tuple[int, int], tuple[int, Any]] = {}  # device, inode -> (process that opened it, environment)
 
 
 def _environment(path: Path) -> Any:
-    """Return this process's one environment of a file: LMDB refuses a second, and a forked one is the parent's."""
-    pid = os.getpid()
-    if path in _open and _open[path][0] != pid:
-        _open.pop(path)[1].close()  # inherited; without a lock file closing it touches this process alone
-    if path not in _open:
+    """Return this process's one environment of a file: LMDB refuses a second, and a forked one is the parent's.
+
+    Splits of the same images are one file under two names where DVC's links are.
+    """
+    pid, status = os.getpid(), path.stat()
+    file = (status.st_dev, status.st_ino)
+    if file in _open and _open[file][0] != pid:
+        _open.pop(file)[1].close()  # inherited; without a lock file closing it touches this process alone
+    if file not in _open:
         env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
-        _open[path] = (pid, env)
-    return _open[path][1]
+        _open[file] = (pid, env)
+    return _open[file][1]
 
 
 def _only_chunk(column: pa.ChunkedArray) -> pa.Array:

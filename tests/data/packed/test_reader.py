@@ -75,14 +75,26 @@ def test_a_split_is_readable_after_fork_and_unpickling(dataset, tmp_path):
     packed = PackedSplit(tmp_path / "cache", "train")
     first = packed.record(0)
     assert pickle.loads(pickle.dumps(packed)).record(0) == first
-    path = (tmp_path / "cache/train.lmdb").resolve()
+    status = (tmp_path / "cache/train.lmdb").stat()
+    file = (status.st_dev, status.st_ino)
     reading, writing = os.pipe()
     if os.fork() == 0:
-        own = packed.record(0) == first and reader._open[path][0] == os.getpid()
+        own = packed.record(0) == first and reader._open[file][0] == os.getpid()
         os.write(writing, b"1" if own else b"0")
         os._exit(0)
     assert os.read(reading, 1) == b"1", "a child opens the file by itself"
     assert len(split.records) == 12
+
+
+def test_splits_of_the_same_images_are_readable_where_they_are_one_file(dataset, tmp_path):
+    """DVC links equal files to one object of its cache; LMDB opens a file once in a process."""
+    folder, split = tmp_path / "cache", read_split([dataset])
+    folder.mkdir()
+    finish_cache(folder, split.categories, {name: write_split(folder, name, split) for name in ("train", "val")})
+    (folder / "val.lmdb").unlink()
+    (folder / "val.lmdb").hardlink_to(folder / "train.lmdb")
+    train, val = PackedSplit(folder, "train"), PackedSplit(folder, "val")
+    assert [train.record(i) for i in range(12)] == [val.record(i) for i in range(12)]
 
 
 def test_an_unfinished_or_truncated_cache_is_refused(dataset, tmp_path):
