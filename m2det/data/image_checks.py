@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-
-from m2det.data.jpeg import JPEG_START, REDUCTIONS, decode_bgr, jpeg_decoder
+from m2det.data.jpeg import REDUCTIONS, decode_bgr, jpeg_decoder
+from m2det.data.orientation import JPEG_START, exif_orientation, jpeg_markers, jpeg_size, upright_size
 from m2det.errors import InputError
 
 
@@ -17,37 +15,15 @@ def check_jpeg_is_whole(data: bytes, name: str) -> None:
     """
     if not data.startswith(JPEG_START):
         return
-    scan = next((offset for marker, offset in _markers(data) if marker == 0xDA), len(data))
+    scan = next((offset for marker, offset in jpeg_markers(data) if marker == 0xDA), len(data))
     if data.rfind(b"\xff\xd9", scan) < 0:  # from the back, where the marker mostly is
         raise InputError(f"{name} is truncated (a JPEG without an end); replace it")
-
-
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of a JPEG's frame header (ITU T.81, B.2.2), px; None if the data are no JPEG."""
-    for marker, offset in _markers(data):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and offset + 7 <= len(data):
-            height, width = struct.unpack_from(">HH", data, offset + 3)
-            return width, height
-    return None
-
-
-def _markers(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield a JPEG's markers up to its first scan, each with the offset after it; stray and fill bytes are skipped."""
-    offset = data.find(b"\xff", 2) if data.startswith(JPEG_START) else -1
-    while 0 <= offset < len(data) - 3:
-        marker = data[offset + 1]
-        if marker not in (0x00, 0x01, *range(0xD0, 0xDA), 0xFF):  # those have no segment
-            yield marker, offset + 2
-            if marker == 0xDA:
-                return
-            offset += 1 + int.from_bytes(data[offset + 2 : offset + 4], "big")
-        offset = data.find(b"\xff", offset + 1)
 
 
 def check_header(data: bytes, name: str, width: int, height: int) -> None:
     """Check as check_size does, but a JPEG by its header and end alone; other images are decoded."""
     check_jpeg_is_whole(data, name)
-    if jpeg_size(data) != (width, height):
+    if jpeg_size(data) is None or upright_size(data) != (width, height):
         check_size(data, name, width, height)
 
 
@@ -59,26 +35,27 @@ def check_size(data: bytes, name: str, width: int, height: int) -> None:
     Args:
         data: the image file.
         name: of the image, for the message.
-        width: as annotated, px.
-        height: as annotated, px.
+        width: of the upright image as annotated, px.
+        height: likewise.
     """
     check_jpeg_is_whole(data, name)
-    header_size = jpeg_size(data)
+    header_size = upright_size(data) if jpeg_size(data) else None
     if header_size is not None and header_size != (width, height):
-        raise InputError(_wrong_size(name, header_size, width, height))
-    image, reduction = None, REDUCTIONS[0] if header_size else 1
+        raise InputError(_wrong_size(name, data, header_size, width, height))
+    reduction = REDUCTIONS[0] if header_size else 1
     if header_size:
         try:
-            image = jpeg_decoder()(data, reduction)
+            if jpeg_decoder()(data, reduction) is not None:
+                return
         except (ValueError, OSError) as error:
             if "premature end" in str(error).lower():
                 raise InputError(f"{name} is damaged ({error}); replace it") from error
-    if image is None:
-        image = decode_bgr(data, name, reduction=reduction)
-    actual = image.shape[1::-1]
+    actual = decode_bgr(data, name, reduction).shape[1::-1]
     if actual != (-(-width // reduction), -(-height // reduction)):
-        raise InputError(_wrong_size(name, actual, width, height))
+        raise InputError(_wrong_size(name, data, actual, width, height))
 
 
-def _wrong_size(name: str, actual: tuple[int, ...], width: int, height: int) -> str:
-    return f"{name} is {actual[0]}x{actual[1]} px, its annotation says {width}x{height}; correct one of them"
+def _wrong_size(name: str, data: bytes, actual: tuple[int, ...], width: int, height: int) -> str:
+    orientation = exif_orientation(data)
+    turned = f", turned as its EXIF orientation {orientation} says" if orientation > 1 else ""
+    return f"{name} is {actual[0]}x{actual[1]} px{turned}, its annotation says {width}x{height}; correct one of them"

@@ -12,6 +12,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from m2det.data.orientation import JPEG_START, PNG_START, TIFF_STARTS, exif_orientation, turn_upright
 from m2det.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -20,19 +21,17 @@ REDUCTIONS = (8, 4, 2, 1)  # what a JPEG's side can be divided by while it is de
 RAW = struct.Struct("<4sHH")  # head of a record of plain pixels: RAW_MARK, width, height; uint8 BGR rows follow
 RAW_MARK = b"\x00BGR"  # begins no image file
 
-JPEG_START, PNG_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _REDUCED = {r: getattr(cv2, f"IMREAD_REDUCED_COLOR_{r}") for r in (2, 4, 8)} | {1: cv2.IMREAD_COLOR}
 
 JpegDecoder = Callable[[bytes, int], np.ndarray | None]
 
 
-def decode_bgr(data: bytes, name: str, upright: bool = False, reduction: int = 1) -> np.ndarray:
-    """Decode an image; of a damaged one the readable part is returned (check_size finds those).
+def decode_bgr(data: bytes, name: str, reduction: int = 1) -> np.ndarray:
+    """Decode an image, upright as its EXIF says; of a damaged one the readable part is returned.
 
     Args:
         data: an encoded image, or a record of plain pixels (RAW).
         name: of the image, for the message.
-        upright: turn the image by its EXIF orientation; a data set's boxes are of the image as stored.
         reduction: one of REDUCTIONS; H and W are divided by that and rounded up.
 
     Returns:
@@ -44,15 +43,16 @@ def decode_bgr(data: bytes, name: str, upright: bool = False, reduction: int = 1
     image = _raw_pixels(data) if data.startswith(RAW_MARK) else None
     if image is not None:
         return _shrunk(image, reduction)
-    if data.startswith(JPEG_START) and not upright:
+    if data.startswith(JPEG_START):
         # stray bytes, odd colour spaces: the strict libraries refuse them, OpenCV decides
         with suppress(ValueError, OSError):
             image = jpeg_decoder()(data, reduction)
     if image is None:
-        image = opencv_decoder(data, reduction, upright)
+        image = opencv_decoder(data, reduction)
     if image is None:
         raise InputError(f"{name} cannot be decoded: it is damaged, empty or no image; replace it")
-    return image
+    orientation = 1 if data.startswith(TIFF_STARTS) else exif_orientation(data)  # OpenCV turns a TIFF by itself
+    return image if orientation == 1 else turn_upright(image, orientation)
 
 
 @lru_cache(maxsize=1)
@@ -106,14 +106,15 @@ def turbojpeg_decoder() -> JpegDecoder:
     return decode
 
 
-def opencv_decoder(data: bytes, reduction: int, upright: bool = False) -> np.ndarray | None:
-    """Decode any image; None if the bytes are no image."""
+def opencv_decoder(data: bytes, reduction: int) -> np.ndarray | None:
+    """Decode any image as stored; None if the bytes are no image."""
     if data.startswith(PNG_START) and not _png_chunks_fit(data):
         return None  # OpenCV allocates any length that a chunk claims, up to 4 GB
-    turn, encoded = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION, np.frombuffer(data, np.uint8)
     is_jpeg = data.startswith(JPEG_START)
+    # OpenCV's versions differ in which formats' EXIF they heed
+    how = (_REDUCED[reduction] if is_jpeg else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(encoded, (_REDUCED[reduction] if is_jpeg else cv2.IMREAD_COLOR) | turn) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
     except cv2.error:  # a header of more than 2^30 pixels
         return None
     return image if is_jpeg or image is None else _shrunk(image, reduction)

@@ -73,7 +73,7 @@ class Detections:
         from m2det.files.regular_file import read_file
 
         assert self.path
-        return decode_bgr(read_file(self.path), str(self.path), upright=True)
+        return decode_bgr(read_file(self.path), str(self.path))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -232,7 +232,7 @@ def _as_bgr(picture: Any, channels: str) -> tuple[Image, Path | None]:
     if isinstance(picture, str | Path):
         if str(picture).startswith(URL_PREFIXES):
             raise InputError(f"{picture}: pictures are not downloaded; download it, and give the file")
-        return decode_bgr(read_file(Path(picture)), str(picture), upright=True), Path(picture)
+        return decode_bgr(read_file(Path(picture)), str(picture)), Path(picture)
     if _is_pil(picture):
         from PIL import ImageOps
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from m2det.data.image_checks import jpeg_size
 from m2det.data.jpeg import decode_bgr, jpeg_decoder
 from m2det.data.ordered_map import ordered_map
+from m2det.data.orientation import jpeg_size
 from m2det.data.packed.writer import write_split
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.data.sources.records import Category, ImageRecord, Split

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from m2det.data import jpeg as decoders
-from m2det.data.image_checks import check_header, check_jpeg_is_whole, check_size, jpeg_size
+from m2det.data.image_checks import check_header, check_jpeg_is_whole, check_size
 from m2det.data.jpeg import REDUCTIONS, decode_bgr
+from m2det.data.orientation import jpeg_size
 from m2det.errors import InputError
 
 
@@ -118,13 +119,6 @@ def test_a_jpeg_that_ends_early_is_never_decoded_by_a_strict_library(name, reduc
     for _ in range(2):  # a warning that is an error must be one the second time, too
         with pytest.raises(ValueError, match="Premature end"):
             decoder(whole[: len(whole) * 2 // 3], reduction)
-
-
-def test_orientation_is_applied_only_on_request():
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    turned = with_segment(cv2.imencode(".jpg", smooth())[1].tobytes(), 0xE1, exif)
-    assert decode_bgr(turned, "x").shape == (131, 205, 3)
-    assert decode_bgr(turned, "x", upright=True).shape == (205, 131, 3)
 
 
 def test_the_choice_is_logged_with_its_reason_and_falls_back(monkeypatch, caplog):
