@@ -183,9 +183,12 @@ def _read_images(paths: Sequence[Path], size: int, batch: int) -> Tensor:
     import torch
 
     from m2det.data.jpeg import decode_bgr
-    from m2det.data.transforms import resize_to_square
+    from m2det.data.transforms import square_of_file
     from m2det.files.regular_file import read_file
 
-    squares = [resize_to_square(decode_bgr(read_file(path), str(path)), size) for path in paths]
+    squares = []
+    for path in paths:
+        data = read_file(path)
+        squares.append(square_of_file(data, str(path), decode_bgr(data, str(path)), size))
     squares += [squares[i % len(squares)] for i in range(-len(squares) % max(batch, 2))]
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float().contiguous()

@@ -48,15 +48,17 @@ def crop_resize(
         annotated: (width, height) of the annotated image, px.
         stored: (width, height) of the image as stored, px.
         size: of the output's side, px.
-        reduce: decode the image at a fraction where the crop still has a pixel for each one of the output. The crop
-            then moves to whole pixels of the smaller image, by half a pixel at most, and boxes move with it.
+        reduce: decode the image at a fraction where the crop then still has more pixels than the output: linear
+            resizing of the whole would look at some of them and pass over the others. The crop moves to whole pixels
+            of the smaller image, by half a pixel at most, and boxes move with it. COCO's images, 640 px at most, are
+            never reduced as a whole at 320 px or more.
     """
     left, top, right, bottom = augmentation.src_rect
     x0, y0, x1, y1 = (round(fraction * size) for fraction in augmentation.dst_rect)
     x1, y1 = max(x0 + 1, x1), max(y0 + 1, y1)
     x_scale, y_scale = annotated[0] / stored[0], annotated[1] / stored[1]
     shrinking = min((right - left) / x_scale / (x1 - x0), (bottom - top) / y_scale / (y1 - y0))
-    reduction = next(r for r in REDUCTIONS if r == 1 or (reduce and shrinking >= r))
+    reduction = next(r for r in REDUCTIONS if r == 1 or (reduce and shrinking > r))
     x_scale, y_scale = x_scale * reduction, y_scale * reduction
     left, right = _whole_pixels(left, right, x_scale, -(-stored[0] // reduction))
     top, bottom = _whole_pixels(top, bottom, y_scale, -(-stored[1] // reduction))

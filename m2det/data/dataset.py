@@ -8,8 +8,8 @@ from m2det.config import TrainParams
 from m2det.data.crop_resize import crop_resize
 from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
-from m2det.data.sampling import UNCHANGED, Stream, generator, identity, sample_augmentation
-from m2det.data.transforms import apply
+from m2det.data.sampling import Stream, generator, identity, sample_augmentation
+from m2det.data.transforms import apply, whole_image
 
 Key = tuple[int, int]  # (epoch, index) of a training sample
 Objects = tuple[np.ndarray, np.ndarray]  # boxes float32 [N,4] xyxy in [0,1], labels [N]
@@ -46,7 +46,7 @@ class TrainingDataset:
         trained = ~objects.iscrowd  # crowds are regions, not objects: only evaluation uses them
         boxes, labels = objects.boxes[trained], objects.labels[trained]
         width, height = self.split.sizes[index].tolist()
-        stored, reduce = encoding.size(width, height), encoding.images != "raw"
+        stored, reduce = encoding.size(width, height), encoding.reducible
         augmentation = identity(width, height, len(boxes))
         if len(boxes):
             augmentation = sample_augmentation(boxes, width, height, rng, *self.probabilities)
@@ -87,8 +87,9 @@ class PlainDataset:
         """
         index = key[1]
         objects = self.split.annotations(index)
-        width, height = self.split.sizes[index].tolist()
-        stored = self.split.encoding.size(width, height)
-        rects = crop_resize(identity(width, height), (width, height), stored, self.size, reduce=False)
-        apply(decode_bgr(self.split.record(index), self.split.file_names[index]), rects, out, UNCHANGED)
+        annotated = tuple(self.split.sizes[index].tolist())
+        encoding = self.split.encoding
+        rects = whole_image(annotated, self.size, encoding.size(*annotated), encoding.reducible)
+        image = decode_bgr(self.split.record(index), self.split.file_names[index], rects.reduction)
+        apply(image, rects, out, UNCHANGED)
         return rects.boxes(objects.boxes, self.size), objects.labels

@@ -42,7 +42,7 @@ def decode_bgr(data: bytes, name: str, reduction: int = 1) -> np.ndarray:
     """
     image = _raw_pixels(data) if data.startswith(RAW_MARK) else None
     if image is not None:
-        return _shrunk(image, reduction)
+        return shrunk(image, reduction)
     if data.startswith(JPEG_START):
         # stray bytes, odd colour spaces: the strict libraries refuse them, OpenCV decides
         with suppress(ValueError, OSError):
@@ -117,7 +117,7 @@ def opencv_decoder(data: bytes, reduction: int) -> np.ndarray | None:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
     except cv2.error:  # a header of more than 2^30 pixels
         return None
-    return image if is_jpeg or image is None else _shrunk(image, reduction)
+    return image if is_jpeg or image is None else shrunk(image, reduction)
 
 
 def _raw_pixels(data: bytes) -> np.ndarray | None:
@@ -135,7 +135,8 @@ def _png_chunks_fit(data: bytes) -> bool:
     return offset <= len(data)
 
 
-def _shrunk(image: np.ndarray, reduction: int) -> np.ndarray:
+def shrunk(image: np.ndarray, reduction: int) -> np.ndarray:
+    """Return a decoded image, uint8 [H,W,3], with sides divided by one of REDUCTIONS and rounded up."""
     if reduction == 1:
         return image
     height, width = (-(-side // reduction) for side in image.shape[:2])

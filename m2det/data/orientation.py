@@ -44,12 +44,20 @@ def stored_size(data: bytes) -> tuple[int, int] | None:
         return jpeg_size(data)
     from PIL import Image, TiffImagePlugin  # reads the headers of all kinds
 
+    no_image = (OSError, ValueError, SyntaxError, KeyError, TypeError, Image.DecompressionBombError)
     try:
         with Image.open(BytesIO(data)) as image:
             if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose `size` is the upright one
                 return int(image.tag_v2[256]), int(image.tag_v2[257])
             return image.size
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, Image.DecompressionBombError):  # PIL's ways to say: no image
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        KeyError,
+        TypeError,
+        Image.DecompressionBombError,
+    ):  # PIL's ways to say: no image
         return None
 
 

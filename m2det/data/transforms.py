@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from m2det.data.crop_resize import CropResize, crop_resize
+from m2det.data.jpeg import decode_bgr, shrunk
 from m2det.data.sampling import UNCHANGED, Distortion, identity
 from m2det.model.preprocess import MEAN_BGR
 
@@ -62,9 +63,41 @@ def distort(image: np.ndarray, colours: Distortion, out: np.ndarray | None = Non
     return image
 
 
-def resize_to_square(image: np.ndarray, size: int) -> np.ndarray:
-    """Return the whole image, uint8 [H,W,3] BGR, resized to uint8 [size,size,3], as for training and evaluation."""
-    width, height = image.shape[1::-1]
+def square_of_file(data: bytes, name: str, image: np.ndarray, size: int) -> np.ndarray:
+    """Return an image file without augmentation, uint8 [size,size,3] BGR, as validation has it.
+
+    Args:
+        data: the file.
+        name: of the file, for messages.
+        image: the same decoded, uint8 [H,W,3] BGR.
+        size: of the output's side, px.
+    """
+    rects = whole_image(image.shape[1::-1], size)
+    reduced = decode_bgr(data, name, rects.reduction) if rects.reduction > 1 else image
+    return _square(reduced, rects, size)
+
+
+def square_of_pixels(image: np.ndarray, size: int) -> np.ndarray:
+    """Return an image without augmentation, uint8 [size,size,3] BGR; large ones as validation has those of no JPEG."""
+    rects = whole_image(image.shape[1::-1], size)
+    return _square(shrunk(image, rects.reduction), rects, size)
+
+
+def _square(image: np.ndarray, rects: CropResize, size: int) -> np.ndarray:
     out = np.empty((size, size, 3), np.uint8)
-    apply(image, crop_resize(identity(width, height), (width, height), (width, height), size, False), out, UNCHANGED)
+    apply(image, rects, out, UNCHANGED)
     return out
+
+
+def whole_image(
+    annotated: tuple[int, ...], size: int, stored: tuple[int, int] | None = None, reduce: bool = True
+) -> CropResize:
+    """Return how a whole image becomes a square, in validation, detection and export as in training.
+
+    Args:
+        annotated: (width, height) of the upright image, px.
+        size: of the output's side, px.
+        stored: (width, height) as decoded, px, if other than annotated.
+        reduce: as for crop_resize.
+    """
+    return crop_resize(identity(*annotated), annotated, stored or annotated, size, reduce)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from m2det.data.jpeg import decode_bgr
 from m2det.data.ordered_map import ordered_map
-from m2det.data.transforms import resize_to_square
+from m2det.data.transforms import square_of_file, square_of_pixels
 from m2det.detect.detections import Detections, Image
 from m2det.detect.model_loading import load_model
 from m2det.detect.tiles import Tile, merge_tiles, tiles_of
@@ -192,11 +192,12 @@ class Detector:
         yield from ordered_map(self._candidates(opened, options), finish, threads, lambda _: 1, 2 * options.batch)
 
     def _open(self, picture: Any, options: DetectionOptions) -> _Opened:
-        image, path = _as_bgr(picture, options.channels)
+        image, path, data = _as_bgr(picture, options.channels)
         height, width = image.shape[:2]
-        tiles = tiles_of((width, height), options.tiles, options.overlap)
-        squares = [resize_to_square(image[tile.slices], self.size) for tile in tiles]
-        return _Opened(image, path, tiles, np.stack(squares))
+        whole, *parts = tiles_of((width, height), options.tiles, options.overlap)
+        squares = [square_of_file(data, str(path), image, self.size) if data else square_of_pixels(image, self.size)]
+        squares += [square_of_pixels(image[tile.slices], self.size) for tile in parts]
+        return _Opened(image, path, [whole, *parts], np.stack(squares))
 
     def _candidates(
         self, opened: Iterator[_Opened | InputError], options: DetectionOptions
@@ -227,25 +228,26 @@ class Detector:
         return Detections(rows, (width, height), self.names, self.category_ids, opened.path, opened.image)
 
 
-def _as_bgr(picture: Any, channels: str) -> tuple[Image, Path | None]:
-    """Return a picture as uint8 [H,W,3] BGR, and its file."""
+def _as_bgr(picture: Any, channels: str) -> tuple[Image, Path | None, bytes]:
+    """Return a picture as uint8 [H,W,3] BGR, its file, and the file's content."""
     if isinstance(picture, str | Path):
         if str(picture).startswith(URL_PREFIXES):
             raise InputError(f"{picture}: pictures are not downloaded; download it, and give the file")
-        return decode_bgr(read_file(Path(picture)), str(picture)), Path(picture)
+        data = read_file(Path(picture))
+        return decode_bgr(data, str(picture)), Path(picture), data
     if _is_pil(picture):
         from PIL import ImageOps
 
         upright = ImageOps.exif_transpose(picture).convert("RGB")
-        return np.ascontiguousarray(np.asarray(upright)[:, :, ::-1]), None
+        return np.ascontiguousarray(np.asarray(upright)[:, :, ::-1]), None, b""
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or 0 in picture.shape:
         kind = f"an array {picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture)
         raise InputError(f"{kind} is no picture: give a file, a PIL image, or an array uint8 [H,W,3] or [H,W]")
     if picture.ndim == 2:
-        return np.repeat(picture[:, :, None], 3, axis=2), None
+        return np.repeat(picture[:, :, None], 3, axis=2), None, b""
     if picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"an array {list(picture.shape)} is no picture: give uint8 [H,W,3] or [H,W]")
-    return np.ascontiguousarray(picture if channels == "BGR" else picture[:, :, ::-1]), None
+    return np.ascontiguousarray(picture if channels == "BGR" else picture[:, :, ::-1]), None, b""
 
 
 def _is_pil(picture: Any) -> bool:

@@ -35,6 +35,11 @@ class ImageEncoding:
             return width, height
         return max(1, round(width * self.side / longer)), max(1, round(height * self.side / longer))
 
+    @property
+    def reducible(self) -> bool:
+        """Whether images are decoded faster at a fraction of their size."""
+        return self.images != "raw"
+
     def max_bytes(self, width: int, height: int, file_size: int) -> int:
         """Return an upper bound of a record's bytes; noise as a JPEG may be larger than its pixels."""
         stored_width, stored_height = self.size(width, height)
