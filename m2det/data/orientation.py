@@ -50,14 +50,7 @@ def stored_size(data: bytes) -> tuple[int, int] | None:
             if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose `size` is the upright one
                 return int(image.tag_v2[256]), int(image.tag_v2[257])
             return image.size
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        KeyError,
-        TypeError,
-        Image.DecompressionBombError,
-    ):  # PIL's ways to say: no image
+    except no_image:
         return None
 
 
