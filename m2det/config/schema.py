@@ -56,6 +56,11 @@ class DataParams(Section):
     outside: bool = setting(
         False, "allow images outside of their folder: through links, .. or absolute names in annotations"
     )
+    orientation: Literal["ask", "exif", "stored"] = setting(
+        "ask",
+        "pixels that boxes are of, in images that EXIF turns, where the annotated size does not tell: exif (as shown), "
+        "stored (as in the file), or ask (stop and say which images)",
+    )
     mirror: Annotated[Text, AfterValidator(address)] = setting(
         "http://images.cocodataset.org",
         "host that coco2014-download fetches from, official or a mirror of its layout; excluded from DVC's hashes",
@@ -86,6 +91,11 @@ class PackParams(Section):
         "auto",
         "decode (decode every image once), header (read markers and sizes only), or auto (decode splits of "
         "fewer than 20,000 images)",
+    )
+    on_bad_image: Literal["stop", "skip"] = setting(
+        "stop",
+        "what to do about images that are missing, damaged or not as annotated: stop (all are named), or skip (leave "
+        "them out; the cache's manifest lists them)",
     )
     images: Literal["original", "jpeg", "raw"] = setting(
         "original",
@@ -358,7 +368,7 @@ class EvaluateParams(Section):
     score_threshold: Fraction = setting(0.1, "candidates score more than this, before NMS")
     nms_iou: Fraction = setting(0.3, "IoU above which NMS acts (original's effective value: 0.3)")
     per_class: Annotated[int, Field(ge=1, le=100_000)] = setting(
-        50, "detections kept per class and image (original: 50)"
+        100, "detections kept per class and image; COCO's scorer counts up to 100 (original: 50)"
     )
     per_image: Annotated[int, Field(ge=0, le=10**6)] = setting(
         0, "detections kept per image; 0 keeps all (the original)"

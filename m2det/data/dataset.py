@@ -8,7 +8,7 @@ from m2det.config import TrainParams
 from m2det.data.crop_resize import crop_resize
 from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
-from m2det.data.sampling import Stream, generator, identity, sample_augmentation
+from m2det.data.sampling import UNCHANGED, Stream, generator, identity, sample_augmentation
 from m2det.data.transforms import apply, whole_image
 
 Key = tuple[int, int]  # (epoch, index) of a training sample

@@ -85,7 +85,7 @@ def viewing_params(min_score: float) -> EvaluateParams:
         nms="hard",
         score_threshold=min(0.05, min_score),
         nms_iou=0.45,
-        per_class=50,
+        per_class=100,
         per_image=100,
         scorer="auto",
     )

@@ -30,8 +30,8 @@ KEYS = {
         "save_every",
         "stop_grace",
     },
-    "data": {"source", "root", "outside", "mirror", "train", "val", "classes"},
-    "pack": {"verify", "images", "side", "quality"},
+    "data": {"source", "root", "outside", "orientation", "mirror", "train", "val", "classes"},
+    "pack": {"verify", "on_bad_image", "images", "side", "quality"},
     "weights": {"source", "sha256", "images", "checkpoint", "min_match"},
     "model": {"name", "sfam", "overrides"},
     "train": {

@@ -15,7 +15,7 @@ from m2det.data.sampling import (
     sample_augmentation,
     sample_crop,
 )
-from m2det.data.transforms import apply, decode_square, whole_image
+from m2det.data.transforms import apply, square_of_file
 from m2det.model.preprocess import MEAN_BGR
 
 
@@ -64,7 +64,7 @@ def test_a_whole_image_maps_exactly():
     rects = crop_resize(identity(200, 120), (200, 120), (200, 120), 200, False)
     np.testing.assert_allclose(rects.boxes(boxes, 200) * [200, 120, 200, 120], boxes, atol=1e-3)
     encoded = cv2.imencode(".png", image)[1].tobytes()
-    square = decode_square(encoded, "a", 200, whole_image((200, 120), 200))
+    square = square_of_file(encoded, "a", image, 200)
     np.testing.assert_array_equal(square, cv2.resize(image, (200, 200)))
 
 

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 import pytest
 
+from m2det.data import inspection
 from m2det.data.jpeg import decode_bgr
 from m2det.data.ordered_map import ordered_map
-from m2det.data.packed import lmdb_writer, writer
+from m2det.data.packed import lmdb_writer
 from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.lmdb_writer import BYTES_PER_CHUNK, RECORDS_PER_COMMIT
 from m2det.data.packed.writer import finish_cache, require_room, write_split
@@ -76,7 +77,7 @@ class Interruption:
 
     def __init__(self, monkeypatch) -> None:
         self.at, self.ids = 0, []
-        monkeypatch.setitem(writer.CHECKS, "header", self)
+        monkeypatch.setitem(inspection.CHECKS, "header", self)
 
     def __call__(self, _data, name, *_size) -> None:
         self.ids.append(int(name.split()[1]))

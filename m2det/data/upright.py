@@ -1,0 +1,106 @@
+"""Which pixels an image's boxes are of: those as shown, turned by EXIF, or those as stored.
+
+Where the two differ in size, the size that the annotation gives decides. Where they do not (square, upside down,
+mirrored), or where the boxes contradict the size, the setting decides: data.orientation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2det.data.orientation import SIDEWAYS, as_stored, exif_orientation, stored_size
+from m2det.data.sources.coco import TOLERANCE, clean
+from m2det.data.sources.records import ImageRecord, Split
+
+Setting = Literal["ask", "exif", "stored"]
+PLAIN, UPRIGHT, STORED, EXCHANGED, UNCLEAR = "plain", "upright", "stored", "exchanged", "unclear"
+REMEDY = (
+    "label tools draw on the image as shown: if yours does, set data.orientation: exif; if boxes are of the pixels as "
+    "stored, data.orientation: stored"
+)
+
+
+def which_pixels(data: bytes, record: ImageRecord, extent: NDArray[np.float64], setting: Setting) -> str:
+    """Return which pixels an image's boxes are of.
+
+    Args:
+        data: the image file.
+        record: its annotation.
+        extent: float [2], how far its boxes reach to the right and down as annotated, px.
+        setting: data.orientation.
+
+    Returns:
+        PLAIN: the file notes no orientation. UPRIGHT: those as shown. STORED: those in the file. EXCHANGED: those as
+        shown, though the annotation gives the stored image's size. UNCLEAR: nothing tells, and the setting is "ask".
+    """
+    orientation, size = exif_orientation(data), stored_size(data)
+    if orientation == 1 or size is None:
+        return PLAIN
+    shown = size[::-1] if orientation in SIDEWAYS else size
+    annotated = record.width, record.height
+    if annotated == shown != size:
+        return UPRIGHT
+    if annotated != size:
+        return PLAIN  # of a third size, which the check of sizes tells
+    if size == shown:
+        return {"ask": UNCLEAR, "exif": UPRIGHT, "stored": STORED}[setting]
+    contradicts = bool((extent > np.array(size) + TOLERANCE).any() and (extent <= np.array(shown) + TOLERANCE).all())
+    return {"ask": UNCLEAR if contradicts else STORED, "exif": EXCHANGED, "stored": STORED}[setting]
+
+
+def pixels_of(data: bytes, kind: str) -> bytes:
+    """Return the image file so that all decode the pixels that its boxes are of."""
+    return as_stored(data) if kind == STORED else data
+
+
+def extents(split: Split) -> NDArray[np.float64]:
+    """Return float [N,2]: how far each image's boxes reach to the right and down as annotated, px; 0 without boxes."""
+    position = {record.image_id: index for index, record in enumerate(split.records)}
+    entries = split.ground_truth["annotations"]
+    result = np.zeros((len(position), 2))
+    boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+    np.maximum.at(result, [position[entry["image_id"]] for entry in entries], boxes[:, :2] + boxes[:, 2:])
+    return result
+
+
+def exchange_sides(split: Split, image_ids: Collection[int]) -> Split:
+    """Return the split with width and height exchanged of some images, and their boxes cleaned again by that."""
+    label_of = {category.id: label for label, category in enumerate(split.categories, 1)}
+    entries: dict[int, list[dict[str, object]]] = {image_id: [] for image_id in image_ids}
+    for entry in split.ground_truth["annotations"]:
+        if entry["image_id"] in entries:
+            entries[entry["image_id"]].append(entry)
+    records = [
+        _turned(record, entries[record.image_id], label_of) if record.image_id in entries else record
+        for record in split.records
+    ]
+    images = [
+        {**image, "width": image["height"], "height": image["width"]} if image["id"] in entries else image
+        for image in split.ground_truth["images"]
+    ]
+    return replace(split, records=records, ground_truth={**split.ground_truth, "images": images})
+
+
+def _turned(record: ImageRecord, entries: list[dict[str, object]], label_of: dict[int, int]) -> ImageRecord:
+    size = np.full((len(entries), 2), (record.height, record.width), np.float64)
+    area = np.array([entry["area"] for entry in entries], np.float64)
+    boxes_xywh = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+    boxes, keep, *_ = clean(boxes_xywh, area, size)
+    labels = np.array([label_of[entry["category_id"]] for entry in entries], np.int16)  # type: ignore[index]
+    iscrowd = np.array([entry["iscrowd"] for entry in entries], bool)
+    objects = boxes[keep].astype(np.float32), labels[keep], iscrowd[keep], area[keep].astype(np.float32)
+    boxes32, labels, iscrowd, area32 = objects
+    return replace(
+        record,
+        width=record.height,
+        height=record.width,
+        boxes=boxes32,
+        labels=labels,
+        iscrowd=iscrowd,
+        area=area32,
+    )
