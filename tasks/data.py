@@ -12,7 +12,7 @@ from tasks.common import main_root, params
 
 def data() -> None:
     """Write data/coco/manifest.json; before it the images of `digits` and the annotations of `voc`."""
-    source = params().data
+    source, skip = params().data, params().pack.on_bad_image == "skip"
     roots = roots_of(source, main_root())
     root, advice = roots[1], WHERE_YOURS_IS
     with explain_disk_errors(RAW):
@@ -38,6 +38,6 @@ def data() -> None:
                 download_coco2014(root, source.mirror)
             derive_minival(root)
             splits, advice = SPLITS, ADVICE
-        write_manifest(RAW / "manifest.json", roots, splits, advice, may_lie_outside(source))
+        write_manifest(RAW / "manifest.json", roots, splits, advice, may_lie_outside(source), skip)
         if source.source != "digits":  # whose images are DVC's, with times of a checkout
             write_times(RAW / "manifest.json", roots[1], main_root() / RAW.parent / NAME)

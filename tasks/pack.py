@@ -7,9 +7,12 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
+from m2det.data.checks.run import check_annotations
+from m2det.data.inspection import MAX_NAMED, Fault, ImageFaults, describe_faults
 from m2det.data.jpeg import jpeg_decoder
 from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
@@ -17,6 +20,7 @@ from m2det.data.packed.writer import MEANING, ORIGINAL, finish_cache, require_ro
 from m2det.data.sources.coco import read_splits
 from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of
 from m2det.data.sources.records import Split
+from m2det.data.upright import orientation_of
 from m2det.distributed.lifetime import keep_freed_memory, usable_cores
 from m2det.errors import InputError, explain_disk_errors
 from m2det.files.hashing import digest, digest_files
@@ -26,6 +30,7 @@ from m2det.text import printable
 from tasks.common import CACHE, main_root, params, sources
 from tasks.inputs import finished_in, inputs_of, require_unchanged
 
+BAD_IMAGES = "bad_images.txt"  # beside the unfinished packs: all images that the last pack refused
 MAX_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
 
 
@@ -38,8 +43,8 @@ def pack() -> None:
     outside = may_lie_outside(params().data)
     pairs = load_sources(RAW / "manifest.json", roots_of(params().data, main_root()), outside)
     splits = read_splits(pairs, outside, params().data.classes)
-    for note in dict.fromkeys(note for split in splits.values() for note in split.notes):
-        print(printable(note.text))
+    for finding in dict.fromkeys(check_annotations(splits, params().evaluate)):
+        print(printable(str(finding)))
     categories = splits["train"].categories
     if not any(len(record.boxes) for record in splits["train"].records):
         reasons = "".join(f"; {note.text}" for note in splits["train"].notes)
@@ -52,7 +57,7 @@ def pack() -> None:
     unfinished = main_root() / "data" / "unfinished" / _fingerprint(splits.values())
     with explain_disk_errors(unfinished), locked(unfinished):
         for other in sorted(unfinished.parent.iterdir()):
-            if other != unfinished:
+            if other != unfinished and other.is_dir():
                 advice = "is an unfinished pack with other data, settings or code; delete it if nobody wants it"
                 print(f"{printable(str(other))} {advice}")
         total = 0
@@ -68,10 +73,24 @@ def pack() -> None:
         if not is_finished(unfinished):  # else it was packed before, but its inputs had changed by then
             (unfinished / "manifest.json").unlink(missing_ok=True)
             require_room(unfinished, total)
-            entries = {}
+            entries, faults = {}, []
             for name, split in splits.items():
-                entries[name] = write_split(unfinished, name, split, settings.verify, encodings[name], threads)
+                try:
+                    entries[name] = write_split(
+                        unfinished,
+                        name,
+                        split,
+                        settings.verify,
+                        encodings[name],
+                        threads,
+                        orientation_of(params().data),
+                        settings.on_bad_image == "skip",
+                    )
+                except ImageFaults as error:
+                    faults += error.faults  # those of the next split are to be told, too
                 inputs.warn_of_changes(unfinished / FOLDER)
+            if faults:
+                _refuse(faults, unfinished.parent / BAD_IMAGES)
             finish_cache(unfinished, categories, entries)
         entries = read_manifest(unfinished)["splits"]
         require_unchanged("pack")
@@ -83,13 +102,41 @@ def pack() -> None:
             f"{name}: {entry['images']} images, {entry['boxes']} boxes ({entry['clipped']} clipped, dropped: "
             f"{dropped}), {entry['crowds']} crowd regions; images checked by {MEANING[entry['verified']]}"
         )
+        skipped = entry.get("skipped", [])
+        if skipped:
+            print(f"{name}: {len(skipped)} bad images are skipped; {CACHE}/manifest.json lists all, this the first:")
+        for image in skipped[:MAX_NAMED]:
+            print(printable(f"  {image['reason']}"))
+
+
+def _refuse(faults: list[Fault], path: Path) -> NoReturn:
+    """Print the first faults, write all to a file, and raise InputError."""
+    sentences = describe_faults(faults)
+    path.write_text("\n".join(map(printable, sentences)) + "\n", encoding="utf-8")
+    for sentence in sentences[:MAX_NAMED]:
+        print(printable(sentence), flush=True)
+    if len(faults) == 1 or len(sentences) == 1:
+        raise InputError(sentences[0])
+    advice = "" if any(fault.kind != "bad" for fault in faults) else ", or set pack.on_bad_image: skip"
+    raise InputError(
+        f"{len(faults)} images cannot be packed; {min(len(sentences), MAX_NAMED)} sentences on them are above, all "
+        f"in {path}; correct them{advice}"
+    )
+
+
+def _mtime(path: Path) -> int:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 - quicker
+    except OSError:  # missing: packing says so, or skips it
+        return 0
 
 
 def _fingerprint(splits: Iterable[Split]) -> str:
     files = (RAW / "manifest.json").read_bytes()  # names and sizes of images, hashes of annotations
     # a pack must not continue after an image was replaced by another of the same size
-    times = [os.stat(record.path).st_mtime_ns for split in splits for record in split.records]  # noqa: PTH116 - quicker
-    settings = json.dumps([params().section("pack"), params().data.classes], sort_keys=True).encode()
+    times = [_mtime(record.path) for split in splits for record in split.records]
+    data = params().data
+    settings = json.dumps([params().section("pack"), data.orientation, data.classes], sort_keys=True).encode()
     code = digest_files(sources("pack"), Path())
     return digest(files, np.array(times).tobytes(), settings, code.encode(), str(FORMAT).encode())[:12]
 

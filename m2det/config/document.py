@@ -21,9 +21,9 @@ HEADER = """\
 <!-- Generated from m2det/config/schema.py by `python -m m2det.config.document`; edit the schema instead. -->
 
 `params.yaml` holds every key below; a missing or unknown one is an error. The defaults are those of M2Det512-VGG16 on
-COCO 2014 with one device (the recipe `coco512-1p`, but for the original's `evaluate.per_class`); a recipe names only what
-differs from them, and `m2det use NAME` writes all keys of a recipe into `params.yaml`. The project comes with the recipe
-`digits`.
+COCO 2014 with one device (the recipe `coco512-1p`, but for the original's `evaluate.per_class`); a recipe names only
+what differs from them, and `m2det use NAME` writes all keys of a recipe into `params.yaml`. The project comes with the
+recipe `digits`.
 """
 TABLE = "| key | default | values | unit | meaning |\n|---|---|---|---|---|\n"
 

@@ -14,6 +14,7 @@ CODES = {  # code -> severity, meaning; docs/data.md has the same table
     "no-box": (ERROR, "no box to train on"),
     "missing-images": (ERROR, "images that annotations name do not exist"),
     "bad-images": (ERROR, "images are damaged, empty, no images, or of another size than annotated"),
+    "skipped-images": (WARNING, "as missing-images or bad-images, where pack.on_bad_image is skip"),
     "orientation-unclear": (ERROR, "images are shown turned by EXIF, and nothing tells which pixels boxes are of"),
     "orientation-stored": (WARNING, "images are shown turned by EXIF, but annotations give the stored size"),
     "oriented": (INFO, "images are shown turned by EXIF, as their annotations are"),
@@ -44,7 +45,7 @@ class Finding:
         code: a key of CODES, or of a note of reading.
         message: a sentence with the numbers it rests on, and what to do.
         count: of the images, boxes or classes that it is about.
-        examples: at most MAX_EXAMPLES of them, as sentences or names.
+        examples: of them, as sentences or names; of errors all.
         split: its name; empty for what concerns several.
     """
 
@@ -62,11 +63,14 @@ class Finding:
     def as_dict(self) -> dict[str, object]:
         """Return the finding for JSON."""
         keys = ("code", "severity", "split", "count", "message")
-        return {key: getattr(self, key) for key in keys} | {"examples": list(self.examples[:MAX_EXAMPLES])}
+        return {key: getattr(self, key) for key in keys} | {"examples": list(self.examples)}
 
     def __str__(self) -> str:
         where = f"{self.split}: " if self.split else ""
-        return f"{self.severity}: {where}{self.message} [{self.code}]"
+        text = f"{self.severity}: {where}{self.message} [{self.code}]"
+        listed = self.examples[:MAX_EXAMPLES] if self.severity == ERROR else ()
+        rest = f"\n  and {len(self.examples) - MAX_EXAMPLES} more" if len(self.examples) > MAX_EXAMPLES else ""
+        return text + "".join(f"\n  {example}" for example in listed) + (rest if listed else "")
 
 
 def from_notes(notes: Iterable[Note], split: str) -> list[Finding]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from m2det.data.image_checks import check_header, check_size
 from m2det.data.orientation import exif_orientation, stored_size
 from m2det.data.sources.records import ImageRecord, Split
-from m2det.data.upright import EXCHANGED, REMEDY, UNCLEAR, Setting, extents, pixels_of, which_pixels
+from m2det.data.upright import EXCHANGED, REMEDY, UNCLEAR, UPRIGHT, Setting, extents, pixels_of, which_pixels
 from m2det.errors import InputError
 
 CHECKS = {"decode": check_size, "header": check_header}
@@ -72,7 +72,7 @@ class Inspector:
             kind = which_pixels(data, record, self._extents[index], self.setting)
             if (orientation := exif_orientation(data)) > 1:
                 self.pixels[orientation, kind] += 1
-                self.example = self.example or _describe_turn(data, record)
+                self.example = self.example or _describe_turn(data, record, kind)
             if kind in (UNCLEAR, EXCHANGED):
                 text = f"{name} has EXIF orientation {orientation}, and its annotation does not tell of which pixels"
                 raise ImageFaults([Fault(index, kind, f"{text} its boxes are, as shown or as stored")])
@@ -97,12 +97,13 @@ class Inspector:
         return []
 
 
-def _describe_turn(data: bytes, record: ImageRecord) -> str:
-    width, height = stored_size(data) or (0, 0)
-    return (
-        f" (such as {record.file_name}: stored {width}x{height} and turned by EXIF orientation "
-        f"{exif_orientation(data)} to the {record.width}x{record.height} of its annotation)"
-    )
+def _describe_turn(data: bytes, record: ImageRecord, kind: str) -> str:
+    orientation, (width, height) = exif_orientation(data), stored_size(data) or (0, 0)
+    stored, annotated = f"stored {width}x{height}", f"{record.width}x{record.height}"
+    if kind == UPRIGHT and stored != annotated:
+        turned = f"turned by EXIF orientation {orientation} to the {annotated} of its annotation"
+        return f" (such as {record.file_name}: {stored} and {turned})"
+    return f" (such as {record.file_name}: {stored}, annotated {annotated})"
 
 
 def _read(record: ImageRecord) -> bytes:

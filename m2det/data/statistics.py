@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from textwrap import fill
 
 import numpy as np
@@ -10,11 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from m2det.boxes import cxcywh_to_xyxy, iou_xyxy
-from m2det.data.image_checks import check_header
-from m2det.data.sources.image_folder import ImageFolder
-from m2det.data.sources.records import ImageRecord, Split
-from m2det.errors import InputError
+from m2det.data.findings import Finding
+from m2det.data.sources.records import Split
 from m2det.model import prior_boxes
+from m2det.model.config import get_config
 from m2det.text import printable
 
 Boxes = NDArray[np.float32]
@@ -22,26 +20,23 @@ Boxes = NDArray[np.float32]
 MODELS = ("m2det-tiny", "m2det320-vgg16", "m2det512-vgg16", "m2det704-vgg16", "m2det800-vgg16")
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}  # COCO's, px^2 of the image
 MIN_IOU = 0.5  # from which training matches a prior with an object
+MIN_SHARE = 0.3  # of boxes; where no model matches so many, none fits
 TOLERANCE = 0.05  # the smallest model whose share is so close to the best is the one to take
-MAX_SAMPLED = 2000  # boxes against priors: more change no digit that is printed; and images that are read
+MAX_SAMPLED = 2000  # boxes against priors: more change no digit that is printed
 
 
 def describe_split(name: str, split: Split) -> str:
-    """Return a text: images, boxes by class and size, what cleaning drops. Raises InputError as find_images does."""
+    """Return a text: images, boxes by class and size, what cleaning drops."""
     counts = np.array([len(record.boxes) for record in split.records])
     boxes, area = objects(split)
     labels = np.concatenate([record.labels[~record.iscrowd] for record in split.records])
     widths, heights = np.array([(record.width, record.height) for record in split.records]).T
-    existing, missing = find_images(split)
-    read, bad = read_sampled(existing)
     dropped = ", ".join(f"{count} {reason}" for reason, count in split.dropped.items() if count) or "none"
     by_size = ", ".join(f"{_within(area, size).mean():.0%} {size}" for size in SIZES) if len(boxes) else "none"
     by_class = [(int((labels == i).sum()), printable(c.name)) for i, c in enumerate(split.categories, 1)]
     classes = ", ".join(f"{name} {count}" for count, name in sorted(by_class, key=lambda item: -item[0]))
     return f"""{printable(name)}: {len(counts)} images, {len(boxes)} boxes of {len(by_class)} classes
 images     {_span(widths)} wide, {_span(heights)} px high; {(counts == 0).sum()} without a box
-missing    {len(missing)}{"".join(f", the first is {printable(str(record.path))}" for record in missing[:1])}
-damaged    {len(bad)} of {read} that were read{"".join(f"; {sentence}" for sentence in bad[:3])}
 boxes      {np.median(counts):.0f} in the median image, {counts.max()} at most; {counts.sum() - len(boxes)} crowds
 dropped    {dropped}; {split.clipped} reach over an edge and are clipped
 by size    {by_size} (COCO's: small is below 32x32 px, large above 96x96 px)
@@ -49,28 +44,7 @@ by size    {by_size} (COCO's: small is below 32x32 px, large above 96x96 px)
 """
 
 
-def find_images(split: Split) -> tuple[list[ImageRecord], list[ImageRecord]]:
-    """Return the images whose files exist, and those without. Raises InputError for what `pack` would not open."""
-    names: dict[ImageFolder, list[str]] = {}
-    for record in split.records:
-        names.setdefault(record.folder, []).append(record.file_name)
-    sizes = {folder: folder.sizes(inside) for folder, inside in names.items()}
-    existing = [record for record in split.records if record.file_name in sizes[record.folder]]
-    return existing, [record for record in split.records if record.file_name not in sizes[record.folder]]
-
-
-def read_sampled(records: Sequence[ImageRecord], seed: int = 0) -> tuple[int, list[str]]:
-    """Return how many images were read, and a sentence for each that `pack` would refuse by its header."""
-    bad = []
-    for i in sorted(np.random.default_rng(seed).permutation(len(records))[:MAX_SAMPLED].tolist()):
-        try:
-            check_header(records[i].read(), str(records[i].path), records[i].width, records[i].height)
-        except InputError as error:
-            bad.append(str(error))
-    return min(len(records), MAX_SAMPLED), bad
-
-
-def describe_priors(split: Split, seed: int = 0) -> str:
+def describe_priors(split: Split, seed: int = 0) -> tuple[str, list[Finding]]:
     """Return a table: of each model, by size, the share of boxes that priors match, and how many; and which fits."""
     boxes, area = objects(split)
     chosen = np.random.default_rng(seed).permutation(len(boxes))[:MAX_SAMPLED]
@@ -88,9 +62,32 @@ def describe_priors(split: Split, seed: int = 0) -> str:
         cells = (f"{(counts > 0).mean():.1%} {counts.mean():5.1f}" for counts in (matches[k] for k in kinds.values()))
         lines.append(f"{name:<16}{len(priors):>8,}" + "".join(f"{cell:>14}" for cell in cells))
         shares[name] = (matches > 0).mean()
-    fit = next(name for name in MODELS[1:] if shares[name] >= max(shares.values()) - TOLERANCE)
+    best = max(shares.values())
+    if best < MIN_SHARE:
+        return "\n".join(lines), [_none_fits(boxes, best)]
+    fit = next(name for name in MODELS[1:] if shares[name] >= best - TOLERANCE)
     lines.append(f"fits: {fit}, the smallest within {100 * TOLERANCE:.0f} points of the best")
-    return "\n".join(lines)
+    return "\n".join(lines), []
+
+
+def _none_fits(boxes: Boxes, best: float) -> Finding:
+    """Return why no model fits: boxes of the median size against the largest input's cells, and what to do."""
+    size = get_config(MODELS[-1]).size
+    width, height = np.median(boxes[:, 2:] - boxes[:, :2], axis=0) * size
+    cell = get_config(MODELS[-1]).steps[0]
+    smallest = min(get_config(MODELS[-1]).prior_sizes) * size
+    small = max(width, height) < smallest
+    remedy = (
+        "cut the images into tiles, train on them and detect in tiles; a larger input (model.overrides: size) helps "
+        "where memory allows"
+        if small
+        else "`m2det data anchors` proposes sizes and says what they gain"
+    )
+    text = (
+        f"no model here fits: the best matches {best:.1%} of the boxes. The median box has {width:.0f}x{height:.0f} px in "
+        f"the largest input ({size} px), the smallest prior {smallest:.0f} px, a cell {cell} px; {remedy}"
+    )
+    return Finding("no-model-fits", text, len(boxes))
 
 
 def objects(split: Split) -> tuple[Boxes, Boxes]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from m2det.config import DataParams
 from m2det.data.orientation import SIDEWAYS, as_stored, exif_orientation, stored_size
 from m2det.data.sources.coco import TOLERANCE, clean
 from m2det.data.sources.records import ImageRecord, Split
@@ -23,6 +24,11 @@ REMEDY = (
     "label tools draw on the image as shown: if yours does, set data.orientation: exif; if boxes are of the pixels as "
     "stored, data.orientation: stored"
 )
+
+
+def orientation_of(data: DataParams) -> Setting:
+    """Return data.orientation. COCO 2014 was annotated before browsers turned images: its pixels are as stored."""
+    return "stored" if data.orientation == "ask" and data.source.startswith("coco2014") else data.orientation
 
 
 def which_pixels(data: bytes, record: ImageRecord, extent: NDArray[np.float64], setting: Setting) -> str:
@@ -71,7 +77,7 @@ def extents(split: Split) -> NDArray[np.float64]:
 def exchange_sides(split: Split, image_ids: Collection[int]) -> Split:
     """Return the split with width and height exchanged of some images, and their boxes cleaned again by that."""
     label_of = {category.id: label for label, category in enumerate(split.categories, 1)}
-    entries: dict[int, list[dict[str, object]]] = {image_id: [] for image_id in image_ids}
+    entries: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
     for entry in split.ground_truth["annotations"]:
         if entry["image_id"] in entries:
             entries[entry["image_id"]].append(entry)
@@ -86,21 +92,20 @@ def exchange_sides(split: Split, image_ids: Collection[int]) -> Split:
     return replace(split, records=records, ground_truth={**split.ground_truth, "images": images})
 
 
-def _turned(record: ImageRecord, entries: list[dict[str, object]], label_of: dict[int, int]) -> ImageRecord:
+def _turned(record: ImageRecord, entries: list[dict[str, Any]], label_of: dict[int, int]) -> ImageRecord:
     size = np.full((len(entries), 2), (record.height, record.width), np.float64)
     area = np.array([entry["area"] for entry in entries], np.float64)
     boxes_xywh = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
-    boxes, keep, *_ = clean(boxes_xywh, area, size)
-    labels = np.array([label_of[entry["category_id"]] for entry in entries], np.int16)  # type: ignore[index]
+    boxes, reason, _ = clean(boxes_xywh, area, size)
+    keep = reason < 0
+    labels = np.array([label_of[entry["category_id"]] for entry in entries], np.int16)
     iscrowd = np.array([entry["iscrowd"] for entry in entries], bool)
-    objects = boxes[keep].astype(np.float32), labels[keep], iscrowd[keep], area[keep].astype(np.float32)
-    boxes32, labels, iscrowd, area32 = objects
     return replace(
         record,
         width=record.height,
         height=record.width,
-        boxes=boxes32,
-        labels=labels,
-        iscrowd=iscrowd,
-        area=area32,
+        boxes=boxes[keep].astype(np.float32),
+        labels=labels[keep],
+        iscrowd=iscrowd[keep],
+        area=area[keep].astype(np.float32),
     )

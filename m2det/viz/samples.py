@@ -11,6 +11,8 @@ from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.sampling import Stream, generator
 from m2det.data.sources.records import Split
+from m2det.data.upright import Setting, extents, pixels_of, which_pixels
+from m2det.errors import InputError
 from m2det.model.config import get_config
 from m2det.viz.draw import BLUE, GREEN, BoxAnnotation, contact_sheet, thumbnail
 
@@ -18,18 +20,36 @@ SIDE = 288  # of a thumbnail, px
 COLUMNS, ROWS = 5, 4
 
 
-def draw_annotated(split: Split, seed: int = 0) -> NDArray[np.uint8]:
-    """Draw random images with the boxes that training would get. Raises InputError for a file that is no image."""
-    records = [record for record in split.records if len(record.boxes)] or split.records
-    thumbnails = []
-    for record in (records[i] for i in _sample_indices(len(records), seed, 0)):
-        image = decode_bgr(record.read(), str(record.path))
+def draw_annotated(split: Split, orientation: Setting = "ask", seed: int = 0) -> NDArray[np.uint8]:
+    """Draw random images with the boxes that training would get; those that cannot be read are left out.
+
+    Args:
+        split: to draw of.
+        orientation: which pixels boxes are of, as data.orientation; images of which nothing tells are shown upright.
+        seed: of the choice.
+    """
+    indices = [i for i, record in enumerate(split.records) if len(record.boxes)] or list(range(len(split.records)))
+    reach, thumbnails, unreadable = extents(split), [], 0
+    for index in (indices[i] for i in generator(seed, Stream.SHOWN, 0).permutation(len(indices)).tolist()):
+        record = split.records[index]
+        try:
+            data = record.read()
+            image = decode_bgr(pixels_of(data, which_pixels(data, record, reach[index], orientation)), str(record.path))
+        except (InputError, OSError):
+            unreadable += 1
+            continue
         names = [split.categories[label - 1].name for label in record.labels]
         colours = [BLUE if crowd else GREEN for crowd in record.iscrowd]
         boxes = [BoxAnnotation(tuple(box), *rest) for box, *rest in zip(record.boxes, names, colours, strict=True)]
-        thumbnails.append((thumbnail(image, boxes, SIDE), f"image {record.image_id}: {len(boxes)} boxes"))
-    title = f"{len(thumbnails)} of {len(records)} images with boxes, as cleaned (blue: crowds)"
-    return contact_sheet(thumbnails, COLUMNS, [title])
+        caption = f"image {record.image_id}: {len(boxes)} boxes"
+        thumbnails.append((index, thumbnail(image, boxes, SIDE), caption))
+        if len(thumbnails) == COLUMNS * ROWS:
+            break
+    left_out = f"; {unreadable} left out that cannot be read" if unreadable else ""
+    title = f"{len(thumbnails)} of {len(indices)} images with boxes, as cleaned (blue: crowds){left_out}"
+    nothing = (0, np.full((SIDE, SIDE, 3), 235, np.uint8), "no image can be read")
+    ordered = sorted(thumbnails or [nothing], key=lambda item: item[0])
+    return contact_sheet([(picture, caption) for _, picture, caption in ordered], COLUMNS, [title])
 
 
 def draw_packed(split: PackedSplit, params: Params, epoch: int) -> NDArray[np.uint8]:

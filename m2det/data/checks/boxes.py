@@ -46,8 +46,8 @@ def _form(table: BoxTable) -> Iterator[Finding]:
     form = "bbox is x y width height, x y being the upper left corner"
     if over.mean() >= OVER_EDGE and corners.mean() >= ALL:
         as_corners, as_sides = (np.isclose(table.area, sides.prod(1), rtol=0.02) for sides in (second - first, second))
-        areas = as_corners & ~as_sides
-        also = f", and the area of {areas.sum()} is theirs as corners, not w x h" if areas.any() else ""
+        areas = int((as_corners & ~as_sides).sum())
+        also = f", and the area of {areas} is theirs as corners, not w x h" if areas else ""
         text = f"{share}; as x1 y1 x2 y2 {corners.sum()} lie inside{also}: boxes look like x1 y1 x2 y2; {form}"
         yield Finding("corner-boxes", text, int(over.sum()), table.examples(over), table.split)
     elif over.mean() >= OVER_EDGE and centers.mean() >= ALL:
@@ -104,8 +104,8 @@ def _crowded(table: BoxTable, evaluate: EvaluateParams) -> Iterator[Finding]:
     )
     ap = ap_limit(np.minimum(of_class, kept).sum() / of_class.sum())
     text = (
-        f"{most} boxes of one class ({printable(table.classes[label - 1])}) in an image, and {crowded.sum()} times more "
-        f"than {kept}, but {limit}: AP of that class cannot exceed {ap:.2f}; cut such images into tiles"
+        f"{most} boxes of one class ({printable(table.classes[label - 1])}) in an image, {crowded.sum()} times more "
+        f"than {kept}; but {limit}: AP of that class cannot exceed {ap:.2f}; cut such images into tiles"
     )
     rows = [(table.names[pairs[0, i]], counts[i], table.classes[pairs[1, i] - 1]) for i in np.flatnonzero(crowded)[:20]]
     names = tuple(f"{name}: {number} of {class_name}" for name, number, class_name in rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from m2det.data.findings import MAX_EXAMPLES, Finding
+from m2det.data.findings import Finding
 from m2det.data.inspection import Fault, Inspector
 from m2det.data.jpeg import decode_bgr
 from m2det.data.sources.records import ImageRecord
@@ -22,10 +22,10 @@ def check_missing(missing: Sequence[ImageRecord], total: int, split: str) -> Ite
     """Yield which of a split's images do not exist."""
     if missing:
         text = (
-            f"{len(missing)} of {total} images do not exist, the first is {missing[0].path}; check names and the "
-            "image folder, or remove them from the annotations"
+            f"{len(missing)} of {total} images do not exist; check names and the image folder, or remove them from the "
+            "annotations"
         )
-        names = tuple(str(record.path) for record in missing[:MAX_EXAMPLES])
+        names = tuple(str(record.path) for record in missing)
         yield Finding("missing-images", text, len(missing), names, split)
 
 
@@ -33,12 +33,12 @@ def check_faults(faults: Sequence[Fault], read: int, split: str) -> Iterator[Fin
     """Yield the images that pack would refuse, of those that were read."""
     bad = [fault.text for fault in faults if fault.kind == "bad"]
     if bad:
-        text = f"{len(bad)} of {read} images that were read cannot be used; the first: {bad[0]}"
-        yield Finding("bad-images", text, len(bad), tuple(bad[:MAX_EXAMPLES]), split)
+        text = f"{len(bad)} of {read} images that were read cannot be used"
+        yield Finding("bad-images", text, len(bad), tuple(bad), split)
 
 
 def check_orientation(inspector: Inspector, read: int, split: str) -> Iterator[Finding]:
-    """Yield how many of the images read are shown turned by EXIF, and which of their pixels boxes are taken to be of."""
+    """Yield how many of the images read EXIF turns, and which of their pixels boxes are taken to be of."""
     for code, kinds, text in (
         ("oriented", (UPRIGHT, EXCHANGED), "they are turned upright for training, validation and detection alike"),
         (
@@ -50,7 +50,7 @@ def check_orientation(inspector: Inspector, read: int, split: str) -> Iterator[F
         (
             "orientation-unclear",
             (UNCLEAR,),
-            f"and size and boxes of their annotations do not tell whether boxes are of the turned image; {REMEDY}",
+            f"the size and boxes of their annotations do not tell whether boxes are of the turned image; {REMEDY}",
         ),
     ):
         by_orientation = Counter[int]()
@@ -66,12 +66,12 @@ def check_orientation(inspector: Inspector, read: int, split: str) -> Iterator[F
             yield Finding(code, sentence, total, (), split)
 
 
-def check_range(images: Sequence[bytes], split: str) -> Iterator[Finding]:
+def check_range(records: Sequence[ImageRecord], split: str) -> Iterator[Finding]:
     """Yield whether most images use a small part of the 256 grey levels."""
-    spans = []
-    for data in images[:MAX_DECODED]:
+    spans: list[tuple[float, float]] = []
+    for record in records[:: -(-len(records) // MAX_DECODED) or 1]:
         try:
-            low, high = np.percentile(decode_bgr(data, "", 8), (0.1, 99.9))
+            low, high = np.percentile(decode_bgr(record.read(), record.file_name, 8), (0.1, 99.9))
         except InputError:  # told elsewhere
             continue
         spans.append((low, high))

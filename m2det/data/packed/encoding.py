@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
@@ -70,5 +71,8 @@ class ImageEncoding:
 
     def expected_bytes(self, records: Sequence[ImageRecord]) -> int:
         """Estimate the bytes of all records on disk from some of them."""
-        sampled = records[:: -(-len(records) // MAX_SAMPLED)]
-        return sum(len(self.encode(r.read(), r.file_name)) for r in sampled) * len(records) // len(sampled)
+        sizes = []
+        for record in records[:: -(-len(records) // MAX_SAMPLED)]:
+            with suppress(InputError):  # a bad image is told when it is packed
+                sizes.append(len(self.encode(record.read(), record.file_name)))
+        return sum(sizes) * len(records) // max(1, len(sizes))

@@ -16,6 +16,7 @@ from m2det.data.sources.coco_json import CocoFile, gc_disabled, read_coco
 from m2det.data.sources.coco_types import Annotation, Image
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.data.sources.records import ImageRecord, Note, Split
+from m2det.data.sources.root_category import root_categories
 from m2det.errors import InputError
 
 NOT_POSITIVE = "area not positive"
@@ -66,12 +67,13 @@ def read_splits(sources: Mapping[str, Sources], outside: bool = False, classes: 
     files = {name: [read_coco(path, outside) for path, _ in pairs] for name, pairs in sources.items()}
     lists = {name: [(file.path, file.categories) for file in each] for name, each in files.items()}
     categories, differences = unite([pair for each in lists.values() for pair in each])
-    chosen = select(categories, classes)
+    roots, root_notes = root_categories([file for each in files.values() for file in each])
+    chosen = select(categories if classes else [c for c in categories if c.name not in roots], classes)
     if {"train", "val"} <= lists.keys():
         require_common(lists["train"], lists["val"], chosen)
     splits = {}
     for name, pairs in sources.items():
-        notes = [note for file in files[name] for note in file.notes]
+        notes = [note for file in files[name] for note in file.notes] + ([] if classes else root_notes)
         paths = [path for path, _ in pairs]
         notes += [note for path, note in differences if path in paths]
         folders = [ImageFolder(folder, outside) for _, folder in pairs]

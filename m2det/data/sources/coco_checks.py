@@ -63,7 +63,8 @@ def check_categories(entries: Sequence[NamedCategory], path: Path) -> list[Categ
             if str(value) in seen:
                 raise InputError(f"{path}: category {key} {value!r} occurs twice; it must be unique")
             seen.add(str(value))
-    return sorted((Category(entry.id, str(entry.name)) for entry in entries), key=lambda category: category.id)
+    categories = (Category(entry.id, str(entry.name), str(entry.supercategory or "")) for entry in entries)
+    return sorted(categories, key=lambda category: category.id)
 
 
 def check_annotations(content: Content, path: Path) -> list[Note]:

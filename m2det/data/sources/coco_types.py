@@ -37,6 +37,7 @@ class NamedCategory(msgspec.Struct, gc=False):
 
     id: int
     name: str | int | float
+    supercategory: Any = None
 
 
 class Content(msgspec.Struct, gc=False):

@@ -19,6 +19,7 @@ from m2det.errors import InputError
 from m2det.files.hashing import file_sha256
 
 RAW = Path("data/coco")  # what the stage `data` makes, under the project's folder
+MAX_NAMED = 20  # missing images in a sentence; `m2det data check --json` lists more
 RELIST = "put it back as it was, or run `dvc repro data`"
 RESTORE = "put it back as it was, or run `dvc repro -f data`"  # by -f: DVC does not look at images
 
@@ -43,6 +44,7 @@ def write_manifest(
     splits: Mapping[str, Sequence[tuple[str, str]]],
     advice: str = "check names and the data root",
     outside: bool = False,
+    skip_missing: bool = False,
 ) -> None:
     """Write the list of a data set's files.
 
@@ -52,12 +54,13 @@ def write_manifest(
         splits: each split's (annotation file, image folder) pairs.
         advice: the end of an error about a missing file.
         outside: whether images may lie out of their folder.
+        skip_missing: leave out images that are missing: the stage `pack` skips them.
 
     Raises:
         InputError: an annotation file, folder or image is missing, or an image lies outside and must not.
     """
     content = {
-        split: [_describe(roots, annotations, images, advice, outside) for annotations, images in pairs]
+        split: [_describe(roots, annotations, images, advice, outside, skip_missing) for annotations, images in pairs]
         for split, pairs in splits.items()
     }
     temporary = path.with_name(path.name + ".tmp")
@@ -97,17 +100,21 @@ def missing_paths(roots: Roots, pairs: Sequence[tuple[str, str]], advice: str) -
             yield f"image folder {folder} is missing; {advice}"
 
 
-def _describe(roots: Roots, annotations: str, images: str, advice: str, outside: bool) -> dict[str, object]:
+def _describe(
+    roots: Roots, annotations: str, images: str, advice: str, outside: bool, skip_missing: bool
+) -> dict[str, object]:
     for fault in missing_paths(roots, [(annotations, images)], advice):
         raise InputError(fault)
     file, folder = roots[0] / annotations, roots[1] / images
     names = sorted({image.file_name for image in read_coco(file, outside).images})
     sizes = ImageFolder(folder, outside).sizes(names)
     missing = [name for name in names if name not in sizes]
-    if missing:
+    if missing and not skip_missing:
+        more = f", with {', '.join(missing[1:MAX_NAMED])}" if len(missing) > 1 else ""
+        rest = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
         raise InputError(
             f"{len(missing)} of the {len(names)} images that {file} names are not in {folder}, "
-            f"the first is {missing[0]}; {explain_missing(folder, missing) or advice}"
+            f"the first is {missing[0]}{more}{rest}; {explain_missing(folder, missing) or advice}"
         )
     return {"annotations": annotations, "sha256": file_sha256(file), "images": images, "files": sizes}
 

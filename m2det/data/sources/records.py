@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from m2det.data.sources.image_folder import ImageFolder
 
 @dataclass(frozen=True)
 class Category:
-    """A class of objects, by the annotation file's id."""
+    """A class of objects, by the annotation file's id. supercategory: the name of its group, empty without one."""
 
     id: int
     name: str
+    supercategory: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, eq=False)
