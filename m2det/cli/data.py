@@ -24,6 +24,7 @@ def add_parser(subparsers: Any) -> None:
     check = parts.add_parser("check", help="describe a data set, its faults and doubts, which model fits; draw it")
     _add_source(check)
     check.add_argument("--out", type=Path, default=Path("annotated.png"), metavar="PNG", help="(default %(default)s)")
+    check.add_argument("--all", action="store_true", help="read every image, not 2,000 of a split alone")
     check.add_argument("--json", action="store_true", help="print the findings as JSON (codes: docs/data.md)")
     check.add_argument("--strict", action="store_true", help="exit with 1 if there are warnings; 2 is for errors")
     check.set_defaults(run=_check)
@@ -81,7 +82,7 @@ def _check(arguments: argparse.Namespace) -> int:
         params = _params(arguments)
         return params, _read(arguments, params.data)
 
-    report = check(read)
+    report = check(read, arguments.all)
     if arguments.json:
         print(json.dumps(report.as_dict(), indent=1))
     else:

@@ -84,8 +84,8 @@ def _none_fits(boxes: Boxes, best: float) -> Finding:
         else "`m2det data anchors` proposes sizes and says what they gain"
     )
     text = (
-        f"no model here fits: the best matches {best:.1%} of the boxes. The median box has {width:.0f}x{height:.0f} px in "
-        f"the largest input ({size} px), the smallest prior {smallest:.0f} px, a cell {cell} px; {remedy}"
+        f"no model here fits: the best matches {best:.1%} of the boxes. The median box has {width:.0f}x{height:.0f} px "
+        f"in the largest input ({size} px), the smallest prior {smallest:.0f} px, a cell {cell} px; {remedy}"
     )
     return Finding("no-model-fits", text, len(boxes))
 

@@ -46,7 +46,7 @@ def _form(table: BoxTable) -> Iterator[Finding]:
     form = "bbox is x y width height, x y being the upper left corner"
     if over.mean() >= OVER_EDGE and corners.mean() >= ALL:
         as_corners, as_sides = (np.isclose(table.area, sides.prod(1), rtol=0.02) for sides in (second - first, second))
-        areas = int((as_corners & ~as_sides).sum())
+        areas = int(np.count_nonzero(as_corners & ~as_sides))
         also = f", and the area of {areas} is theirs as corners, not w x h" if areas else ""
         text = f"{share}; as x1 y1 x2 y2 {corners.sum()} lie inside{also}: boxes look like x1 y1 x2 y2; {form}"
         yield Finding("corner-boxes", text, int(over.sum()), table.examples(over), table.split)
@@ -59,8 +59,7 @@ def _form(table: BoxTable) -> Iterator[Finding]:
 
 
 def _inside(low: NDArray[np.float64], high: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = (low >= -SLACK).all(1) & (high <= sizes + SLACK).all(1)
-    return inside
+    return np.logical_and((low >= -SLACK).all(1), (high <= sizes + SLACK).all(1), dtype=bool)
 
 
 def _areas(table: BoxTable) -> Iterator[Finding]:

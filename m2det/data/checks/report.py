@@ -10,7 +10,7 @@ import numpy as np
 
 from m2det.config import Params
 from m2det.data.checks.files import find_images
-from m2det.data.checks.run import check_annotations, check_images
+from m2det.data.checks.run import MAX_READ, check_annotations, check_images
 from m2det.data.checks.splits import check_splits
 from m2det.data.findings import ERROR, WARNING, Finding, worst
 from m2det.data.sources.records import Split
@@ -49,11 +49,12 @@ class Report:
         return {"splits": splits, "findings": [finding.as_dict() for finding in self.findings]}
 
 
-def check(read: Callable[[], tuple[Params, dict[str, Split]]]) -> Report:
+def check(read: Callable[[], tuple[Params, dict[str, Split]]], all_images: bool = False) -> Report:
     """Check a data set: its annotations, a sample of its images, and which model fits.
 
     Args:
         read: gives the parameters and the splits, of which the first is trained on; an InputError is a finding.
+        all_images: read every image, not MAX_READ of a split alone.
     """
     report = Report()
     try:
@@ -66,7 +67,8 @@ def check(read: Callable[[], tuple[Params, dict[str, Split]]]) -> Report:
     for name, split in report.splits.items():
         files = find_images(split)
         sizes |= files.sizes
-        report.splits[name], found = check_images(name, split, files, report.orientation, usable_cores())
+        most = len(split.records) if all_images else MAX_READ
+        report.splits[name], found = check_images(name, split, files, report.orientation, usable_cores(), most)
         report.findings += found
     report.findings += [*check_annotations(report.splits, params.evaluate), *check_splits(report.splits, sizes)]
     if params.pack.on_bad_image == "skip":

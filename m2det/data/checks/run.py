@@ -35,7 +35,9 @@ def check_annotations(splits: Mapping[str, Split], evaluate: EvaluateParams) -> 
         yield from check_boxes(table, evaluate)
 
 
-def check_images(name: str, split: Split, files: Files, setting: Setting, threads: int) -> tuple[Split, list[Finding]]:
+def check_images(
+    name: str, split: Split, files: Files, setting: Setting, threads: int, most: int = MAX_READ
+) -> tuple[Split, list[Finding]]:
     """Read a sample of a split's images and return what is found.
 
     Args:
@@ -44,12 +46,13 @@ def check_images(name: str, split: Split, files: Files, setting: Setting, thread
         files: which of them exist.
         setting: data.orientation.
         threads: that read.
+        most: images that are read.
 
     Returns:
         The split, sides exchanged of the images that were found to be drawn so, and the findings.
     """
     findings = list(check_missing(files.missing, len(split.records), name))
-    chosen = np.sort(np.random.default_rng(0).permutation(files.existing)[:MAX_READ]).astype(int).tolist()
+    chosen = np.sort(np.random.default_rng(0).permutation(files.existing)[:most]).astype(int).tolist()
     inspector = Inspector(split, "header", setting)
     faults = files.faults + inspector.faults(chosen, threads)
     exchanged = {split.records[fault.index].image_id for fault in faults if fault.kind == EXCHANGED}
