@@ -18,6 +18,7 @@ from prefect.artifacts import Artifact, create_markdown_artifact, create_table_a
 from prefect.cache_policies import NO_CACHE
 
 from flows.progress import API_ERRORS
+from m2det.evaluate.undefined import undefined_note
 from m2det.progress import minutes
 from tasks.common import MODEL, RESULTS
 
@@ -101,7 +102,8 @@ def metrics_artifact(folder: Path, deployment: str) -> None:
         before = {row["metric"]: row["value"] for row in json.loads(str(last.data))} if last else {}
         table = [_row(NAMES.get(name, name), metrics[name], before) for name in SHOWN]
         table += [_row(f"AP/{name}", ap, before) for name, ap in _class_ap(folder).items()]
-        create_table_artifact(table, key, f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
+        note = undefined_note(metrics["AP"])
+        create_table_artifact(table, key, f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}{note}")
 
 
 def _class_ap(folder: Path) -> dict[str, float]:
@@ -160,7 +162,7 @@ def summary(run: RunEnd) -> str:
     facts: dict[str, str] = {}
     if run.has("evaluate"):
         metrics = _read(run.folder, "metrics.json")
-        facts |= {"AP": f"{metrics['AP']:.3f}", "AP50": f"{metrics['AP50']:.3f}"}
+        facts |= {"AP": f"{metrics['AP']:.3f}{undefined_note(metrics['AP'])}", "AP50": f"{metrics['AP50']:.3f}"}
     if run.has("train"):
         facts["trained on"] = _device(run.folder / RESULTS / "log.txt")
     if run.has("benchmark"):

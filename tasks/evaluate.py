@@ -38,6 +38,7 @@ def score() -> None:
     from m2det.data.packed.reader import PackedSplit
     from m2det.evaluate.metrics import NAMES, class_ap, coco_scores
     from m2det.evaluate.record import write_record
+    from m2det.evaluate.undefined import explain_undefined
     from m2det.viz.curves import draw_precision_recall, precision_by_recall, write_class_ap, write_precision_recall
 
     scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, DETECTIONS, params().evaluate.scorer)
@@ -49,6 +50,8 @@ def score() -> None:
     write_whole(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_record(RESULTS, MODEL, cache_digest(CACHE), scores.scorer)
     print("  ".join(f"{name} {scores.metrics[name]:.4f}" for name in ("AP", "AP50", "AP75")))
+    for sentence in explain_undefined(scores.metrics):
+        print(sentence)
 
 
 def draw() -> None:
@@ -57,6 +60,7 @@ def draw() -> None:
     import numpy as np
 
     from m2det.data.packed.reader import PackedSplit
+    from m2det.evaluate.undefined import undefined_note
     from m2det.model import get_config
     from m2det.viz.curves import draw_learning_curve
     from m2det.viz.detections import SHOWN_SCORE, draw_review, review
@@ -80,7 +84,7 @@ def draw() -> None:
     wrong = sum(int((~r.correct).sum()) for r in reviews)
     title = [
         f"{params().model.name} on {len(split)} validation images: AP {metrics['AP']:.3f}, AP50 "
-        f"{metrics['AP50']:.3f}; at score {SHOWN_SCORE} {found} of {total} objects found, {wrong} detections wrong",
+        f"{metrics['AP50']:.3f}{undefined_note(metrics['AP'])}; at score {SHOWN_SCORE} {found} of {total} objects found, {wrong} detections wrong",
         "left: ground truth (green found, blue missed)   right: detections (green right, red wrong), with scores",
     ]
     _, png = cv2.imencode(".png", draw_review(split, reviews, title))

@@ -97,7 +97,7 @@ def pack() -> None:
         _publish(unfinished)
     print(f"{len(categories)} classes: {printable(', '.join(category.name for category in categories))}")
     for name, entry in entries.items():
-        dropped = ", ".join(f"{count} {reason}" for reason, count in entry["dropped"].items()) or "none"
+        dropped = ", ".join(f"{count} {reason}" for reason, count in entry["dropped"].items() if count) or "none"
         print(
             f"{name}: {entry['images']} images, {entry['boxes']} boxes ({entry['clipped']} clipped, dropped: "
             f"{dropped}), {entry['crowds']} crowd regions; images checked by {MEANING[entry['verified']]}"
@@ -113,10 +113,10 @@ def _refuse(faults: list[Fault], path: Path) -> NoReturn:
     """Print the first faults, write all to a file, and raise InputError."""
     sentences = describe_faults(faults)
     path.write_text("\n".join(map(printable, sentences)) + "\n", encoding="utf-8")
+    if len(sentences) == 1:
+        raise InputError(sentences[0])
     for sentence in sentences[:MAX_NAMED]:
         print(printable(sentence), flush=True)
-    if len(faults) == 1 or len(sentences) == 1:
-        raise InputError(sentences[0])
     advice = "" if any(fault.kind != "bad" for fault in faults) else ", or set pack.on_bad_image: skip"
     raise InputError(
         f"{len(faults)} images cannot be packed; {min(len(sentences), MAX_NAMED)} sentences on them are above, all "

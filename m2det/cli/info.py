@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from m2det.evaluate.undefined import undefined_note
 from m2det.text import printable
 
 
@@ -52,5 +53,5 @@ def _training(card: dict[str, Any]) -> str:
         return "elsewhere: converted from an original checkpoint"
     trained = card["trained"]
     scorer = f", by {trained['scorer']}" if "scorer" in trained else ""
-    numbers = f"AP {trained['AP']}, AP50 {trained['AP50']} in training{scorer}"
-    return f"{trained['epoch']} epochs, {trained['step']} steps; {numbers}"
+    ap = f"AP {trained['AP']}, AP50 {trained['AP50']}{undefined_note(trained['AP'])} in training{scorer}"
+    return f"{trained['epoch']} epochs, {trained['step']} steps; {ap}"

@@ -23,6 +23,7 @@ MAX_BOXES = 2000  # that the search looks at, and as many others that it is meas
 MIN_SIZE, MAX_SIZE = 0.01, 1.05  # fractions of the input's side
 MIN_RATIO = 1.1  # between a map's size and the next
 STEPS = (1.3, 1.15, 1.07, 1.03)  # factors by which sizes are moved, coarse to fine
+MIN_STEP = 1e-4  # of the score, for a move to count
 MIN_GAIN = 0.02  # share of boxes below which the model's own sizes are as good
 
 
@@ -69,17 +70,18 @@ def _share(boxes: NDArray[np.float32], config: M2DetConfig, sizes: tuple[float, 
 
 def _search(boxes: Floats, config: M2DetConfig) -> tuple[float, ...]:
     """Return the best of some starts after moving each size up and down while that helps."""
+    overlaps = _Overlaps(boxes, config)
     side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
     quantiles = np.quantile(side, np.linspace(0.02, 0.98, len(config.prior_sizes)))
     largest = min(MAX_SIZE, max(quantiles[-1], 2 * quantiles[0]))
     even = np.geomspace(max(MIN_SIZE, quantiles[0]), largest, len(quantiles))
-    candidates = [_climb(boxes, config, _rising(np.array(start))) for start in (config.prior_sizes, quantiles, even)]
+    candidates = [_climb(overlaps, _rising(np.array(start))) for start in (config.prior_sizes, quantiles, even)]
     _, best = max(candidates, key=lambda candidate: candidate[0])
     return best
 
 
-def _climb(boxes: Floats, config: M2DetConfig, sizes: tuple[float, ...]) -> tuple[float, tuple[float, ...]]:
-    score = _score(boxes, config, sizes)
+def _climb(overlaps: _Overlaps, sizes: tuple[float, ...]) -> tuple[float, tuple[float, ...]]:
+    score = overlaps.score(sizes)
     for step in STEPS:
         improved = True
         while improved:
@@ -89,8 +91,8 @@ def _climb(boxes: Floats, config: M2DetConfig, sizes: tuple[float, ...]) -> tupl
                     moved = np.array(sizes)
                     moved[k] *= factor
                     candidate = _rising(moved)
-                    value = _score(boxes, config, candidate)
-                    if value > score + 1e-6:
+                    value = overlaps.score(candidate)
+                    if value > score + MIN_STEP:
                         sizes, score, improved = candidate, value, True
     return score, sizes
 
@@ -104,26 +106,37 @@ def _rising(sizes: Floats) -> tuple[float, ...]:
     return tuple(round(float(size), 3) for size in rising[1:])
 
 
-def _score(boxes: Floats, config: M2DetConfig, sizes: tuple[float, ...]) -> float:
-    """Return the share of boxes that are matched; the mean overlap, a tenth of that, decides between equal ones.
+class _Overlaps:
+    """Best overlaps of boxes with the priors of each map, kept: a size that moves changes those of two maps alone."""
 
-    Of each map and shape only the prior of the nearest cell is compared: none of that shape overlaps more.
-    """
-    best = np.zeros(len(boxes))
-    center, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    for k, (side, step) in enumerate(zip(config.feature_sizes, config.steps, strict=True)):
-        pitch = step / config.size
-        nearest = (np.clip(np.round(center / pitch - 0.5), 0, side - 1) + 0.5) * pitch
-        size, mean = sizes[k], sqrt(sizes[k] * sizes[k + 1])
-        shapes = [(size, size), (mean, mean)]
-        shapes += [(size * r, size / r) for ratio in (2, 3) for r in (sqrt(ratio), 1 / sqrt(ratio))]
-        shape = np.minimum(np.array(shapes), 1)[:, None]  # [6,1,2]
-        low = np.maximum(nearest - shape / 2, center - extent / 2)
-        high = np.minimum(nearest + shape / 2, center + extent / 2)
-        shared = (high - low).clip(0).prod(2)
-        overlap = shared / (shape.prod(2) + extent.prod(1) - shared)
-        best = np.maximum(best, overlap.max(0))
-    return float((best >= MIN_IOU).mean() + 0.1 * best.mean())
+    def __init__(self, boxes: Floats, config: M2DetConfig) -> None:
+        self._center, self._extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        self._maps = list(zip(config.feature_sizes, (step / config.size for step in config.steps), strict=True))
+        self._known: dict[tuple[int, float, float], Floats] = {}
+
+    def score(self, sizes: tuple[float, ...]) -> float:
+        """Return the share of boxes that are matched; the mean overlap, a tenth of it, decides between equal ones."""
+        best = np.max([self._best(k, *sizes[k : k + 2]) for k in range(len(self._maps))], axis=0)
+        return float((best >= MIN_IOU).mean() + 0.1 * best.mean())
+
+    def _best(self, k: int, size: float, next_size: float) -> Floats:
+        """Return [N]: each box's best overlap with a prior of the map k.
+
+        Of each shape only the prior of the nearest cell is compared: none of that shape overlaps more.
+        """
+        if (k, size, next_size) not in self._known:
+            side, pitch = self._maps[k]
+            nearest = (np.clip(np.round(self._center / pitch - 0.5), 0, side - 1) + 0.5) * pitch
+            mean = sqrt(size * next_size)
+            shapes = [(size, size), (mean, mean)]
+            shapes += [(size * r, size / r) for ratio in (2, 3) for r in (sqrt(ratio), 1 / sqrt(ratio))]
+            shape = np.minimum(np.array(shapes), 1)[:, None]  # [6,1,2]
+            low = np.maximum(nearest - shape / 2, self._center - self._extent / 2)
+            high = np.minimum(nearest + shape / 2, self._center + self._extent / 2)
+            shared = (high - low).clip(0).prod(2)
+            overlap = shared / (shape.prod(2) + self._extent.prod(1) - shared)
+            self._known[k, size, next_size] = overlap.max(0)
+        return self._known[k, size, next_size]
 
 
 def describe_proposal(proposal: Proposal, config: M2DetConfig) -> str:

@@ -43,8 +43,10 @@ def describe_faults(faults: Sequence[Fault]) -> list[str]:
     """Return a sentence for each bad image, and before them one for all whose pixels are not clear."""
     unclear = [fault.text for fault in faults if fault.kind != "bad"]
     if unclear:
-        more = f" ({len(unclear)} such images)" if len(unclear) > 1 else ""
-        unclear = [f"{unclear[0]}{more}: {REMEDY}"]
+        unclear = [
+            f"{len(unclear)} images carry an EXIF orientation, the first is {unclear[0]}, and neither size nor boxes of "
+            f"their annotations tell whether boxes are of the image as shown or as stored; {REMEDY}"
+        ]
     return unclear + [fault.text for fault in faults if fault.kind == "bad"]
 
 
@@ -74,8 +76,7 @@ class Inspector:
                 self.pixels[orientation, kind] += 1
                 self.example = self.example or _describe_turn(data, record, kind)
             if kind in (UNCLEAR, EXCHANGED):
-                text = f"{name} has EXIF orientation {orientation}, and its annotation does not tell of which pixels"
-                raise ImageFaults([Fault(index, kind, f"{text} its boxes are, as shown or as stored")])
+                raise ImageFaults([Fault(index, kind, f"{name} with orientation {orientation}")])
             data = pixels_of(data, kind)
             self.check(data, name, record.width, record.height)
         except ImageFaults:

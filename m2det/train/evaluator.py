@@ -14,6 +14,7 @@ from m2det.data.packed.reader import PackedSplit
 from m2det.distributed.group import Group
 from m2det.evaluate.inference import coco_results_distributed
 from m2det.evaluate.metrics import coco_metrics
+from m2det.evaluate.undefined import undefined_note
 from m2det.files.whole import temporary_folder, write_whole
 from m2det.model import M2Det
 from m2det.progress import NO_PROGRESS, Progress
@@ -62,7 +63,7 @@ def end_epoch(state: TrainingState, val: PackedSplit, workers: int, callbacks: C
     evaluate(state, row, val, workers, callbacks, log)
     log.epochs_ended(state.rows)
     state.finish_writing()
-    line = f"epoch {state.epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}, saved"
+    line = f"epoch {state.epoch}: AP {row['AP']:.4f} AP50 {row['AP50']:.4f}{undefined_note(row['AP'])}, saved"
     return f"{line}\n{describe_early_end(state)}" if state.out_of_patience and not state.finished else line
 
 

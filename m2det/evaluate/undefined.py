@@ -1,0 +1,31 @@
+"""The scorer's -1: a metric that is not defined, since the ground truth has no such boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from m2det.text import printable
+
+UNDEFINED = -1.0
+SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
+MAX_NAMED = 10
+
+
+def undefined_note(ap: float) -> str:
+    """Return what to print behind an AP: empty, or why it is -1."""
+    return " (-1: not defined, validation has no box)" if ap == UNDEFINED else ""
+
+
+def explain_undefined(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Yield a sentence for AP as a whole, of sizes and of classes, where they are -1 in what `coco_metrics` returned."""
+    if metrics["AP"] == UNDEFINED:
+        yield "AP and all other metrics are -1, not defined: validation has no box"
+        return
+    sizes = [size for name, size in SIZES.items() if metrics.get(name) == UNDEFINED]
+    if sizes:
+        yield f"AP of {', '.join(sizes)} boxes is -1, not defined: validation has none of that size"
+    classes = [name.removeprefix("AP/") for name, ap in metrics.items() if name.startswith("AP/") and ap == UNDEFINED]
+    if classes:
+        named = ", ".join(printable(name) for name in classes[:MAX_NAMED])
+        more = f" and {len(classes) - MAX_NAMED} more" if len(classes) > MAX_NAMED else ""
+        yield f"AP of {len(classes)} classes is -1, not defined: validation has no box of {named}{more}"
