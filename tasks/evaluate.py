@@ -82,9 +82,10 @@ def draw() -> None:
     metrics = json.loads((RESULTS / "metrics.json").read_text())
     found, total = sum(int(r.detected.sum()) for r in reviews), sum(len(r.detected) for r in reviews)
     wrong = sum(int((~r.correct).sum()) for r in reviews)
+    ap = f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}{undefined_note(metrics['AP'])}"
     title = [
-        f"{params().model.name} on {len(split)} validation images: AP {metrics['AP']:.3f}, AP50 "
-        f"{metrics['AP50']:.3f}{undefined_note(metrics['AP'])}; at score {SHOWN_SCORE} {found} of {total} objects found, {wrong} detections wrong",
+        f"{params().model.name} on {len(split)} validation images: {ap}; at score {SHOWN_SCORE} {found} of {total} "
+        f"objects found, {wrong} detections wrong",
         "left: ground truth (green found, blue missed)   right: detections (green right, red wrong), with scores",
     ]
     _, png = cv2.imencode(".png", draw_review(split, reviews, title))

@@ -44,8 +44,8 @@ def describe_faults(faults: Sequence[Fault]) -> list[str]:
     unclear = [fault.text for fault in faults if fault.kind != "bad"]
     if unclear:
         unclear = [
-            f"{len(unclear)} images carry an EXIF orientation, the first is {unclear[0]}, and neither size nor boxes of "
-            f"their annotations tell whether boxes are of the image as shown or as stored; {REMEDY}"
+            f"{len(unclear)} images carry an EXIF orientation, the first is {unclear[0]}, and neither size nor boxes "
+            f"of their annotations tell whether boxes are of the image as shown or as stored; {REMEDY}"
         ]
     return unclear + [fault.text for fault in faults if fault.kind == "bad"]
 

@@ -21,8 +21,8 @@ from m2det.data.sources.records import ImageRecord, Split
 Setting = Literal["ask", "exif", "stored"]
 PLAIN, UPRIGHT, STORED, EXCHANGED, UNCLEAR = "plain", "upright", "stored", "exchanged", "unclear"
 REMEDY = (
-    "most label tools draw on the image as shown: then set data.orientation: exif; if boxes are of the pixels as stored, "
-    "set data.orientation: stored"
+    "most label tools draw on the image as shown: then set data.orientation: exif; if boxes are of the pixels as "
+    "stored, set data.orientation: stored"
 )
 
 

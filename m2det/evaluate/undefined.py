@@ -17,7 +17,7 @@ def undefined_note(ap: float) -> str:
 
 
 def explain_undefined(metrics: Mapping[str, float]) -> Iterator[str]:
-    """Yield a sentence for AP as a whole, of sizes and of classes, where they are -1 in what `coco_metrics` returned."""
+    """Yield a sentence for AP as a whole, of sizes and of classes, where `coco_metrics` returned -1."""
     if metrics["AP"] == UNDEFINED:
         yield "AP and all other metrics are -1, not defined: validation has no box"
         return

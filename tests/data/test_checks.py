@@ -228,7 +228,7 @@ def test_where_no_model_fits_the_check_says_why_and_what_to_do(here, capsys):
 def test_anchors_gain_what_they_say(here, capsys):
     """Boxes of 5 % of the side and smaller, which the model's own sizes do not match."""
     rng, images, boxes = np.random.default_rng(0), [], []
-    for i in range(20):
+    for i in range(10):
         images.append({"id": i, "file_name": f"{i}.jpg", "width": 1000, "height": 1000})
         for _ in range(10):
             w, h = rng.uniform(18, 50, 2)
@@ -237,7 +237,7 @@ def test_anchors_gain_what_they_say(here, capsys):
             boxes.append({"image_id": i, "category_id": 1 + i % 2, "bbox": box, "area": w * h})
     path = write_set(here / "a", images, boxes)
     split = read_splits({"train": [(path, here / "a")]})["train"]
-    config = get_config("m2det512-vgg16")
+    config = get_config("m2det320-vgg16")
     proposal = propose_sizes(split, config)
     proposed = replace(config, sizes=proposal.sizes)  # as model.overrides would
     best = best_overlaps(split, prior_boxes(proposed).numpy().astype(float))
@@ -245,7 +245,9 @@ def test_anchors_gain_what_they_say(here, capsys):
     own = best_overlaps(split, prior_boxes(config).numpy().astype(float))
     assert proposal.before == pytest.approx((own >= 0.5).mean(), abs=0.005)
     assert proposal.after > proposal.before + 0.15
-    assert main(["data", "anchors", "--annotations", str(path), "--images", str(here / "a")]) == 0
+    assert (
+        main(["data", "anchors", "--annotations", str(path), "--images", str(here / "a"), "--model", config.name]) == 0
+    )
     out = capsys.readouterr().out
     assert f"  overrides: {{sizes: [{', '.join(f'{size:g}' for size in proposal.sizes)}]}}" in out
 
