@@ -18,8 +18,8 @@ from prefect.artifacts import Artifact, create_markdown_artifact, create_table_a
 from prefect.cache_policies import NO_CACHE
 
 from flows.progress import API_ERRORS
-from m2det.evaluate.undefined import undefined_note
 from m2det.progress import minutes
+from m2det.text import undefined_note
 from tasks.common import MODEL, RESULTS
 
 NAMES = {"APs": "AP small", "APm": "AP medium", "APl": "AP large"}  # of metrics.json; the others are their own

@@ -87,3 +87,8 @@ def ignore_closed_output() -> None:
         stream.flush()
         buffer = io.BufferedWriter(_IgnoreClosed(stream.fileno(), "wb", closefd=False))
         setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=True))
+
+
+def undefined_note(ap: float) -> str:
+    """Return what to print behind an AP: empty, or why the scorer gave -1."""
+    return " (-1: not defined, validation has no box)" if ap == -1 else ""

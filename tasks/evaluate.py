@@ -60,8 +60,8 @@ def draw() -> None:
     import numpy as np
 
     from m2det.data.packed.reader import PackedSplit
-    from m2det.evaluate.undefined import undefined_note
     from m2det.model import get_config
+    from m2det.text import undefined_note
     from m2det.viz.curves import draw_learning_curve
     from m2det.viz.detections import SHOWN_SCORE, draw_review, review
     from m2det.viz.labels import write_labels

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from m2det.evaluate.undefined import undefined_note
-from m2det.text import printable
+from m2det.text import printable, undefined_note
 
 
 def add_parser(subparsers: Any) -> None:

@@ -11,11 +11,6 @@ SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 MAX_NAMED = 10
 
 
-def undefined_note(ap: float) -> str:
-    """Return what to print behind an AP: empty, or why it is -1."""
-    return " (-1: not defined, validation has no box)" if ap == UNDEFINED else ""
-
-
 def explain_undefined(metrics: Mapping[str, float]) -> Iterator[str]:
     """Yield a sentence for AP as a whole, of sizes and of classes, where `coco_metrics` returned -1."""
     if metrics["AP"] == UNDEFINED:

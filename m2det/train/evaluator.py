@@ -14,10 +14,10 @@ from m2det.data.packed.reader import PackedSplit
 from m2det.distributed.group import Group
 from m2det.evaluate.inference import coco_results_distributed
 from m2det.evaluate.metrics import coco_metrics
-from m2det.evaluate.undefined import undefined_note
 from m2det.files.whole import temporary_folder, write_whole
 from m2det.model import M2Det
 from m2det.progress import NO_PROGRESS, Progress
+from m2det.text import undefined_note
 from m2det.train.amp import Precision
 from m2det.train.best_weights import best_file
 from m2det.train.logger import TrainingLog
