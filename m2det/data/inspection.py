@@ -6,6 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from m2det.data.image_checks import check_header, check_size
 from m2det.data.orientation import exif_orientation, stored_size
@@ -63,7 +67,10 @@ class Inspector:
         self.split, self.setting, self.check = split, setting, CHECKS[verify]
         self.pixels: Counter[tuple[int, str]] = Counter()
         self.example = ""
-        self._extents = extents(split)
+
+    @cached_property
+    def _extents(self) -> NDArray[np.float64]:
+        return extents(self.split)
 
     def read(self, index: int) -> bytes:
         """Return an image file that decodes to the pixels its boxes are of. Raises ImageFaults."""
@@ -71,7 +78,7 @@ class Inspector:
         name = f"image {record.image_id} ({record.path})"
         try:
             data = _read(record)
-            kind = which_pixels(data, record, self._extents[index], self.setting)
+            kind = which_pixels(data, record, lambda: self._extents[index], self.setting)
             if (orientation := exif_orientation(data)) > 1:
                 self.pixels[orientation, kind] += 1
                 self.example = self.example or _describe_turn(data, record, kind)

@@ -6,7 +6,7 @@ mirrored), or where the boxes contradict the size, the setting decides: data.ori
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -31,13 +31,13 @@ def orientation_of(data: DataParams) -> Setting:
     return "stored" if data.orientation == "ask" and data.source.startswith("coco2014") else data.orientation
 
 
-def which_pixels(data: bytes, record: ImageRecord, extent: NDArray[np.float64], setting: Setting) -> str:
+def which_pixels(data: bytes, record: ImageRecord, extent: Callable[[], NDArray[np.float64]], setting: Setting) -> str:
     """Return which pixels an image's boxes are of.
 
     Args:
         data: the image file.
         record: its annotation.
-        extent: float [2], how far its boxes reach to the right and down as annotated, px.
+        extent: gives float [2], how far its boxes reach to the right and down as annotated, px; few images need that.
         setting: data.orientation.
 
     Returns:
@@ -55,8 +55,11 @@ def which_pixels(data: bytes, record: ImageRecord, extent: NDArray[np.float64], 
         return PLAIN  # of a third size, which the check of sizes tells
     if size == shown:
         return {"ask": UNCLEAR, "exif": UPRIGHT, "stored": STORED}[setting]
-    contradicts = bool((extent > np.array(size) + TOLERANCE).any() and (extent <= np.array(shown) + TOLERANCE).all())
-    return {"ask": UNCLEAR if contradicts else STORED, "exif": EXCHANGED, "stored": STORED}[setting]
+    if setting != "ask":
+        return {"exif": EXCHANGED, "stored": STORED}[setting]
+    reach = extent()
+    contradicts = (reach > np.array(size) + TOLERANCE).any() and (reach <= np.array(shown) + TOLERANCE).all()
+    return UNCLEAR if contradicts else STORED
 
 
 def pixels_of(data: bytes, kind: str) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,12 +32,13 @@ def draw_annotated(split: Split, orientation: Setting = "ask", seed: int = 0) ->
         seed: of the choice.
     """
     indices = [i for i, record in enumerate(split.records) if len(record.boxes)] or list(range(len(split.records)))
-    reach, thumbnails, unreadable = extents(split), [], 0
+    reach, thumbnails, unreadable = cache(lambda: extents(split)), [], 0
     for index in (indices[i] for i in generator(seed, Stream.SHOWN, 0).permutation(len(indices)).tolist()):
         record = split.records[index]
         try:
             data = record.read()
-            image = decode_bgr(pixels_of(data, which_pixels(data, record, reach[index], orientation)), str(record.path))
+            kind = which_pixels(data, record, partial(_row, reach, index), orientation)
+            image = decode_bgr(pixels_of(data, kind), str(record.path))
         except (InputError, OSError):
             unreadable += 1
             continue
@@ -50,6 +54,11 @@ def draw_annotated(split: Split, orientation: Setting = "ask", seed: int = 0) ->
     nothing = (0, np.full((SIDE, SIDE, 3), 235, np.uint8), "no image can be read")
     ordered = sorted(thumbnails or [nothing], key=lambda item: item[0])
     return contact_sheet([(picture, caption) for _, picture, caption in ordered], COLUMNS, [title])
+
+
+def _row(array: Callable[[], NDArray[np.float64]], index: int) -> NDArray[np.float64]:
+    row: NDArray[np.float64] = array()[index]
+    return row
 
 
 def draw_packed(split: PackedSplit, params: Params, epoch: int) -> NDArray[np.uint8]:

@@ -74,7 +74,7 @@ def _contents(paths: Mapping[str, list[Path]], sizes: Mapping[Path, int]) -> dic
 def _unnamed(splits: Mapping[str, Split]) -> Iterator[Finding]:
     """Yield the image files of the folders that no record names."""
     records = [record for split in splits.values() for record in split.records]
-    named = {os.path.normpath(record.path) for record in records}
+    named = {os.path.normpath(f"{record.folder.path}/{record.file_name}") for record in records}
     for folder in sorted({record.folder.path for record in records}):
         found = [
             path
