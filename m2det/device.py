@@ -306,8 +306,9 @@ def limit_memory(device: torch.device, share: float) -> int:
         share: Above 0, at most 1.
     """
     if device.type != "cpu":
-        free, total = torch.accelerator.get_memory_info(device)
-        torch.get_device_module(device.type).set_per_process_memory_fraction(share * free / total, device)
+        backend = torch.get_device_module(device.type)
+        free, total = backend.mem_get_info(device)
+        backend.set_per_process_memory_fraction(share * free / total, device)
         return int(share * free)
     import resource
 
