@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from m2det.data.sources.coco2014 import ADVICE, SPLITS, derive_minival, download_coco2014
+from m2det.data.sources.detect_format import find_layout
 from m2det.data.sources.image_times import NAME, write_times
 from m2det.data.sources.manifest import RAW, may_lie_outside, roots_of, write_manifest
 from m2det.data.sources.presence import WHERE_YOURS_IS, missing_files
 from m2det.errors import InputError, explain_disk_errors
+from m2det.text import printable
 from tasks.common import main_root, params
 
 
 def data() -> None:
-    """Write data/coco/manifest.json; before it the images of `digits` and the annotations of `voc`."""
+    """Write data/coco/manifest.json; before it the images of `digits`, and annotations that yours must become."""
     source, skip = params().data, params().pack.on_bad_image == "skip"
     roots = roots_of(source, main_root())
     root, advice = roots[1], WHERE_YOURS_IS
@@ -24,20 +26,18 @@ def data() -> None:
 
             make_digits(RAW)
             splits = SPLITS
-        elif source.source == "voc":
-            from m2det.data.sources.voc import convert_voc
-
-            splits = convert_voc(root, RAW, source.outside)
-        elif source.source == "coco":
-            splits = {
-                name: [(entry.annotations, entry.images) for entry in entries]
-                for name, entries in (("train", source.train), ("val", source.val))
-            }
-        else:
+        elif source.source.startswith("coco2014"):
             if source.source == "coco2014-download":
                 download_coco2014(root, source.mirror)
             derive_minival(root)
             splits, advice = SPLITS, ADVICE
+        else:
+            layout = find_layout(source, root)
+            print(printable(f"{root} holds {layout.saw}"), flush=True)
+            converted = layout.convert(RAW, source.val_share)
+            for note in converted.notes:
+                print(printable(note.text), flush=True)
+            splits, roots = converted.pairs, (RAW if converted.made else root, root)
         write_manifest(RAW / "manifest.json", roots, splits, advice, may_lie_outside(source), skip)
         if source.source != "digits":  # whose images are DVC's, with times of a checkout
             write_times(RAW / "manifest.json", roots[1], main_root() / RAW.parent / NAME)

@@ -34,21 +34,27 @@ def detect() -> None:
 
 
 def score() -> None:
-    """Write results/metrics.json (COCO's 12 numbers), plots by recall and by class, and results/evaluation.json."""
+    """Write results/metrics.json (COCO's 12 numbers), plots by recall and by class, VOC's mAP, and evaluation.json."""
     from m2det.data.packed.reader import PackedSplit
     from m2det.evaluate.metrics import NAMES, class_ap, coco_scores
     from m2det.evaluate.record import write_record
     from m2det.evaluate.undefined import explain_undefined
+    from m2det.evaluate.voc_metrics import voc_scores
     from m2det.viz.curves import draw_precision_recall, precision_by_recall, write_class_ap, write_precision_recall
 
-    scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, DETECTIONS, params().evaluate.scorer)
+    truth = PackedSplit(CACHE, "val").ground_truth
+    scores = coco_scores(truth, DETECTIONS, params().evaluate.scorer)
     metrics = {name: round(scores.metrics[name], METRIC_DECIMALS) for name in NAMES}
     curves = precision_by_recall(scores.precision)
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
     draw_precision_recall(PICTURES / "precision_recall.png", curves)
     write_class_ap(RESULTS / "plots" / "classes.csv", class_ap(scores.metrics))
     write_whole(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    voc = voc_scores(truth, DETECTIONS)
+    write_whole(RESULTS / "voc.json", json.dumps(voc, indent=2) + "\n")
     write_record(RESULTS, MODEL, cache_digest(CACHE), scores.scorer)
+    if voc:
+        print(f"VOC's mAP {voc['mAP_11_points']:.4f} by 11 points, {voc['mAP_all_points']:.4f} by all points")
     print("  ".join(f"{name} {scores.metrics[name]:.4f}" for name in ("AP", "AP50", "AP75")))
     for sentence in explain_undefined(scores.metrics):
         print(sentence)

@@ -13,7 +13,7 @@ from m2det.data.packed.encoding import MAX_SAMPLED, ImageEncoding
 from m2det.data.sources.coco2014 import usable_splits
 from m2det.data.sources.coco_json import read_coco
 from m2det.data.sources.manifest import may_lie_outside, roots_of
-from m2det.data.sources.voc import listed_images
+from m2det.data.sources.tree import Tree
 from m2det.errors import InputError
 from tasks.common import main_root
 
@@ -47,10 +47,9 @@ def cache_room(data: DataParams, pack: PackParams) -> dict[Path, tuple[str, int]
     """
     folder = main_root() / "data" / "unfinished"
     encoding = ImageEncoding(pack.images, pack.side, pack.quality)
-    if data.source == "voc":
-        root = roots_of(data, main_root())[1]
-        listed = {root / name: images for name, images in listed_images(root, may_lie_outside(data)).items()}
-        return {folder: ("the packed cache", _bytes(listed, encoding))}
+    if data.source != "coco2014" and not data.train:
+        tree = Tree(roots_of(data, main_root())[1], data.outside)
+        return {folder: ("the packed cache", _bytes({tree.root: tree.images}, encoding))}
     pairs = _pairs(data)
     images = {path: _names(path) for path in {path for _, path in pairs}}
     need = {folder: ("the packed cache", _bytes(images, encoding))}
@@ -80,11 +79,10 @@ def checkpoint_room(params: Params) -> dict[Path, tuple[str, int]]:
 
 def _pairs(data: DataParams) -> list[tuple[Path, Path]]:
     roots = roots_of(data, main_root())
-    pairs = {
-        "coco": [(entry.annotations, entry.images) for entry in (*data.train, *data.val)],
-        "coco2014": usable_splits(roots[1]),
-    }
-    return [(roots[0] / annotations, roots[1] / images) for annotations, images in pairs.get(data.source, [])]
+    pairs = [(entry.annotations, entry.images) for entry in (*data.train, *data.val)]
+    if data.source == "coco2014":
+        pairs = usable_splits(roots[1])
+    return [(roots[0] / annotations, roots[1] / images) for annotations, images in pairs]
 
 
 def _bytes(images: Mapping[Path, Collection[str]], encoding: ImageEncoding) -> int:

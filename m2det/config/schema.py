@@ -44,10 +44,11 @@ Classes = Annotated[list[Text | dict[Text, list[Text]]], Field(max_length=1000),
 class DataParams(Section):
     """Where images and annotations come from."""
 
-    source: Literal["digits", "coco", "coco2014", "coco2014-download", "voc"] = setting(
+    source: Literal["auto", "digits", "coco", "yolo", "voc", "coco2014", "coco2014-download"] = setting(
         "coco2014",
-        "digits (made here), coco (your data in COCO's format), coco2014 (COCO 2014 under data.root), "
-        "coco2014-download (fetches it into data.root), or voc (data.root is VOCdevkit)",
+        "auto (your data under data.root, of the format that its files have), coco, yolo or voc (the same, of that "
+        "format), digits (made here), coco2014 (COCO 2014 under data.root), or coco2014-download (fetches it into "
+        "data.root)",
     )
     root: File = setting(
         "",
@@ -65,8 +66,13 @@ class DataParams(Section):
         "http://images.cocodataset.org",
         "host that coco2014-download fetches from, official or a mirror of its layout; excluded from DVC's hashes",
     )
-    train: Sources = setting([], "for coco: list of {annotations: FILE.json, images: FOLDER} to train on")
-    val: Sources = setting([], "for coco: list of {annotations: FILE.json, images: FOLDER} to validate on")
+    train: Sources = setting(
+        [], "for coco, optional for auto: list of {annotations: FILE.json, images: FOLDER} to train on"
+    )
+    val: Sources = setting([], "as data.train, to validate on; optional")
+    val_share: Annotated[float, Field(ge=0, le=0.9)] = setting(
+        0.2, "share of your images to validate on where no others are given for that; 0 wants them given"
+    )
     classes: Classes = setting(
         [],
         "classes to train on, others are left out: a list of names, and of {new name: [names]} to rename or merge; "
@@ -75,9 +81,13 @@ class DataParams(Section):
 
     @model_validator(mode="after")
     def _sources_fit(self) -> DataParams:
-        if self.source == "coco" and not (self.train and self.val):
-            raise ValueError("source 'coco' needs at least one entry each in data.train and data.val")
-        if self.source != "coco" and (self.train or self.val):
+        if self.source == "coco" and not self.train:
+            raise ValueError("source 'coco' needs at least one entry in data.train; source 'auto' looks for the files")
+        if self.val and not self.train:
+            raise ValueError("data.val is given without data.train: give both, or neither")
+        if self.train and not (self.val or self.val_share):
+            raise ValueError("no validation images are given in data.val, and data.val_share is 0: give one of them")
+        if self.source not in ("auto", "coco") and (self.train or self.val):
             raise ValueError(f"source {self.source!r} knows its own files: leave data.train and data.val empty")
         if self.source != "digits" and not self.root:
             raise ValueError(f"source {self.source!r} needs data.root, the folder with your annotations and images")

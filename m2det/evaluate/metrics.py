@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2det.errors import InputError
+from m2det.evaluate.difficult import without_difficult
 
 ID_TABLES = {"image_id": "images", "category_id": "categories"}
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -56,7 +57,10 @@ def coco_metrics(ground_truth_json: str | Path, results_json: str | Path, backen
 
 
 def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend: str = "auto") -> CocoScores:
-    """Return `coco_metrics` and the precision that it averages. Args and Raises as `coco_metrics`."""
+    """Return `coco_metrics` and the precision that it averages. Args and Raises as `coco_metrics`.
+
+    VOC's difficult objects do not count (m2det.evaluate.difficult).
+    """
     truth = json.loads(Path(ground_truth_json).read_text())
     results = json.loads(Path(results_json).read_text())
     image_ids = {image["id"] for image in truth["images"]}
@@ -66,9 +70,10 @@ def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend
                 f"{results_json} has detections on image {result['image_id']}, which {ground_truth_json} "
                 "does not have; they belong to different splits"
             )
+    truth, results = without_difficult(truth, results)
     backend = choose_scorer(backend)
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables
-        run = _evaluate(truth, results, str(ground_truth_json), str(results_json), backend)
+        run = _evaluate(truth, results, backend)
     precision = np.asarray(run.eval["precision"], dtype=np.float64)[:, :, :, 0, -1]
     metrics = dict(zip(NAMES, map(float, run.stats), strict=True))
     for k, category in enumerate(sorted(truth["categories"], key=lambda c: c["id"])):
@@ -89,13 +94,13 @@ def choose_scorer(backend: str) -> str:
     return backend
 
 
-def _evaluate(truth: dict[str, Any], results: list[Any], truth_path: str, results_path: str, backend: str) -> Any:
+def _evaluate(truth: dict[str, Any], results: list[Any], backend: str) -> Any:
     if backend == "hotcoco":
         import hotcoco
 
-        with _without_negative_ids(truth, results, truth_path, results_path) as (truth_path, results_path):
-            ground_truth = hotcoco.COCO(truth_path)
-            run = hotcoco.COCOeval(ground_truth, ground_truth.load_res(results_path), "bbox")
+        truth, results = _without_negative_ids(truth, results)
+        ground_truth = hotcoco.COCO(truth)
+        run = hotcoco.COCOeval(ground_truth, ground_truth.load_res(results), "bbox")
     elif backend == "pycocotools":
         from pycocotools import coco, cocoeval
 
@@ -117,15 +122,11 @@ def _evaluate(truth: dict[str, Any], results: list[Any], truth_path: str, result
     return run
 
 
-@contextlib.contextmanager
-def _without_negative_ids(
-    truth: dict[str, Any], results: list[Any], truth_path: str, results_path: str
-) -> Iterator[tuple[str, str]]:
-    """Yield the paths; where ids are negative, which hotcoco cannot read, of copies with ids from 0, in order."""
+def _without_negative_ids(truth: dict[str, Any], results: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Return both; where ids are negative, which hotcoco cannot read, copies with ids from 0, in order."""
     ids = {key: sorted(entry["id"] for entry in truth[table]) for key, table in ID_TABLES.items()}
     if all(each[0] >= 0 for each in ids.values() if each):
-        yield truth_path, results_path
-        return
+        return truth, results
     number = {key: {old: new for new, old in enumerate(each)} for key, each in ids.items()}
     images, categories = (
         [entry | {"id": number[key][entry["id"]]} for entry in truth[table]] for key, table in ID_TABLES.items()
@@ -134,14 +135,7 @@ def _without_negative_ids(
         [entry | {key: number[key].get(entry[key], -1) for key in number} for entry in each]
         for each in (truth["annotations"], results)
     )
-    with tempfile.TemporaryDirectory() as folder:
-        renumbered = {**truth, "images": images, "categories": categories, "annotations": annotations}
-        paths = []
-        for name, content in (("truth", renumbered), ("results", detections)):
-            path = Path(folder) / f"{name}.json"
-            path.write_text(json.dumps(content))
-            paths.append(str(path))
-        yield paths[0], paths[1]
+    return {**truth, "images": images, "categories": categories, "annotations": annotations}, detections
 
 
 def _index(coco: Any, dataset: dict[str, Any]) -> Any:

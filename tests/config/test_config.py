@@ -30,7 +30,7 @@ KEYS = {
         "save_every",
         "stop_grace",
     },
-    "data": {"source", "root", "outside", "orientation", "mirror", "train", "val", "classes"},
+    "data": {"source", "root", "outside", "orientation", "mirror", "train", "val", "val_share", "classes"},
     "pack": {"verify", "on_bad_image", "images", "side", "quality"},
     "weights": {"source", "sha256", "images", "checkpoint", "min_match"},
     "model": {"name", "sfam", "overrides"},

@@ -5,9 +5,10 @@ A new source needs one entry of `LISTERS`.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from posixpath import dirname
 
 from m2det.config import DataParams
 
@@ -33,34 +34,24 @@ def _none(_data: DataParams, _root: Path) -> Groups:
     return {}
 
 
-def _coco(data: DataParams, _root: Path) -> Groups:
-    return {entry.annotations: [entry.annotations] for entry in (*data.train, *data.val)}
-
-
 def _coco2014(_data: DataParams, root: Path) -> Groups:
     from m2det.data.sources.coco2014 import usable_splits
 
     return {name: [name] for name, _ in usable_splits(root)}
 
 
-def _voc(_data: DataParams, root: Path) -> Groups:
-    return {
-        folder: [*_files(root, folder)]
-        for year in ("VOC2007", "VOC2012")
-        for folder in (f"{year}/ImageSets/Main", f"{year}/Annotations")
-    }
+def _own(data: DataParams, root: Path) -> Groups:
+    """Return a file of JSON by its own name, and the label files of a folder by the folder's."""
+    from m2det.data.sources.detect_format import find_layout
 
-
-def _files(root: Path, folder: str) -> Iterator[str]:
-    if (root / folder).is_dir():
-        with os.scandir(root / folder) as entries:
-            yield from (f"{folder}/{entry.name}" for entry in entries)
+    groups = defaultdict(list)
+    for file in find_layout(data, root).annotation_files():
+        groups[file if file.endswith(".json") else dirname(file) or "."].append(file)
+    return dict(groups)
 
 
 LISTERS: dict[str, Callable[[DataParams, Path], Groups]] = {
-    "digits": _none,
-    "coco": _coco,
+    **dict.fromkeys(("digits", "coco2014-download"), _none),
+    **dict.fromkeys(("auto", "coco", "yolo", "voc"), _own),
     "coco2014": _coco2014,
-    "coco2014-download": _none,
-    "voc": _voc,
 }

@@ -130,7 +130,8 @@ def _join(files: Sequence[CocoFile], folders: Sequence[ImageFolder], classes: Cl
 
 def _clean_split(joined: _Joined, paths: Sequence[Path], classes: ClassList, notes: list[Note]) -> Split:
     images, annotations, owner = joined.images, joined.annotations, joined.owner
-    iscrowd = np.array([a.iscrowd for a in annotations], bool)
+    # training leaves out both; the scores treat each by its own rule
+    iscrowd = np.array([a.iscrowd or a.voc_difficult for a in annotations], bool)
     area = np.array([a.area for a in annotations], np.float64)
     boxes_xywh = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
     sizes = np.array([(image.width, image.height) for image in images], np.float64)
@@ -207,6 +208,7 @@ def _ground_truth(
                 "area": a.area,
                 "iscrowd": a.iscrowd,
             }
+            | ({} if a.voc_difficult is None else {"voc_difficult": a.voc_difficult})
             for number, (a, label) in enumerate(zip(annotations, labels.tolist(), strict=True), 1)
         ],
         "categories": [{"id": category.id, "name": category.name} for category in classes.categories],

@@ -21,7 +21,8 @@ class Image(msgspec.Struct, gc=False):
 class Annotation(msgspec.Struct, gc=False):
     """An entry of `annotations`; other keys, above all the outline, are left out.
 
-    bbox: x y width height, pixels, integers or floats as in the file. area: px^2.
+    bbox: x y width height, pixels, integers or floats as in the file. area: px^2. voc_difficult: ours, 0 or 1 in what
+    is made of Pascal VOC's format.
     """
 
     image_id: int
@@ -29,6 +30,7 @@ class Annotation(msgspec.Struct, gc=False):
     bbox: tuple[Number, Number, Number, Number]
     area: Number | None = None
     iscrowd: int | bool | None = None
+    voc_difficult: int | None = None
     id: Any = None
 
 

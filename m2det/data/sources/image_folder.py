@@ -54,13 +54,19 @@ class ImageFolder:
     def _real(self) -> str:
         return os.path.realpath(self.path)
 
-    def read(self, name: str) -> bytes:
-        """Return an image's bytes. Raises InputError as open_regular does, and for a file outside."""
+    def read(self, name: str, size: int = -1, from_end: bool = False) -> bytes:
+        """Return an image's bytes, or the first or last of them.
+
+        Raises:
+            InputError: as open_regular does, and for a file outside.
+        """
         path = os.path.join(self.path, name)  # noqa: PTH118 - quicker
         with open_regular(path) as file:
             if not self.outside:
                 self._require_within(path, real_path(file, path))
-            return file.read()
+            if from_end:
+                file.seek(-min(size, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return file.read(size)
 
     def sizes(self, names: Collection[str]) -> dict[str, int]:
         """Return the bytes of each named image that exists; names may have folders of their own.

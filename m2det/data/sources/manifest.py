@@ -28,9 +28,12 @@ Roots = tuple[Path, Path]  # the folders that annotation files and image folders
 
 
 def roots_of(data: DataParams, base: Path = Path()) -> Roots:
-    """Return the folders of a source's files: the stage's output, or data.root, which is relative to `base`."""
+    """Return the folders of a source's files: the stage's output, or data.root, which is relative to `base`.
+
+    Of the user's own data the manifest says which annotation files the stage has made.
+    """
     root = base / os.path.expanduser(data.root)  # noqa: PTH111 - Path's raises for an unknown user
-    return RAW if data.source in ("digits", "voc") else root, RAW if data.source == "digits" else root
+    return (RAW, RAW) if data.source == "digits" else (root, root)
 
 
 def may_lie_outside(data: DataParams) -> bool:
@@ -50,7 +53,7 @@ def write_manifest(
 
     Args:
         path: of the list, JSON.
-        roots: the folders that annotation files and image folders are relative to.
+        roots: the folders that annotation files and image folders are relative to; the former may be the list's own.
         splits: each split's (annotation file, image folder) pairs.
         advice: the end of an error about a missing file.
         outside: whether images may lie out of their folder.
@@ -60,7 +63,11 @@ def write_manifest(
         InputError: an annotation file, folder or image is missing, or an image lies outside and must not.
     """
     content = {
-        split: [_describe(roots, annotations, images, advice, outside, skip_missing) for annotations, images in pairs]
+        split: [
+            _describe(roots, annotations, images, advice, outside, skip_missing)
+            | ({"made": True} if roots[0] == path.parent else {})
+            for annotations, images in pairs
+        ]
         for split, pairs in splits.items()
     }
     temporary = path.with_name(path.name + ".tmp")
@@ -73,7 +80,7 @@ def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, l
 
     Args:
         path: of the list that write_manifest wrote.
-        roots: the folders that annotation files and image folders are relative to.
+        roots: the folders that annotation files, but those made beside the list, and image folders are relative to.
         outside: whether images may lie out of their folder.
 
     Raises:
@@ -83,9 +90,11 @@ def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, l
         raise InputError(f"{path} is missing, the list of source files; run `dvc repro data`")
     sources: dict[str, list[tuple[Path, Path]]] = {}
     for split, entries in json.loads(path.read_bytes()).items():
+        sources[split] = []
         for entry in entries:
-            _check(roots, entry, outside)
-        sources[split] = [(roots[0] / e["annotations"], roots[1] / e["images"]) for e in entries]
+            annotations = path.parent if entry.get("made") else roots[0]
+            _check((annotations, roots[1]), entry, outside)
+            sources[split].append((annotations / entry["annotations"], roots[1] / entry["images"]))
     warn_of_other_times(path, roots[1])
     return sources
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from m2det.config import DataParams
 from m2det.data.sources.coco2014 import ADVICE, absent_archives, require_room, usable_splits
+from m2det.data.sources.detect_format import find_layout
 from m2det.data.sources.manifest import missing_paths, roots_of
-from m2det.data.sources.voc import missing_splits
 from m2det.errors import InputError
 
 WHERE_YOURS_IS = "check data.root, data.train and data.val in params.yaml"
@@ -27,12 +27,19 @@ def missing_files(data: DataParams, base: Path) -> Iterator[str]:
         yield from _no_room(root)
     elif data.source != "digits" and not root.is_dir():
         yield f"data.root: {root} is no folder; give the one with your annotations and images"
-    elif data.source == "voc":
-        yield from missing_splits(root)
     elif data.source == "coco2014":
         yield from missing_paths(roots, usable_splits(root), ADVICE)
-    elif data.source == "coco":
+    elif data.train:
         yield from missing_paths(roots, [(e.annotations, e.images) for e in (*data.train, *data.val)], WHERE_YOURS_IS)
+    elif data.source != "digits":
+        yield from _no_layout(data, root)
+
+
+def _no_layout(data: DataParams, root: Path) -> Iterator[str]:
+    try:
+        find_layout(data, root)
+    except InputError as error:
+        yield str(error)
 
 
 def _no_room(root: Path) -> Iterator[str]:

@@ -1,137 +1,182 @@
-"""Pascal VOC as the original trains on it: trainval of 2007 and 2012, tested on 2007's test; written as COCO JSON.
+"""Data sets in Pascal VOC's format: VOC itself, as the original trains on it, and trees of one's own.
 
-Objects marked `difficult` become crowds: training leaves them out and evaluation counts nothing on them, as VOC's does.
+VOC itself (years and lists as below, names of digits, no class but its 20) keeps its 20 classes, in their order. Of any
+other tree the classes are those that its files name.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
+from posixpath import dirname
 
-from m2det.data.sources.image_folder import ImageFolder
+from m2det.data.orientation import stored_size, upright_size
+from m2det.data.sources.made import Converted, LabelledImage, make_annotations
+from m2det.data.sources.records import Note
+from m2det.data.sources.split_names import choose_splits, split_of
+from m2det.data.sources.tree import Tree, nearest, some, stem
+from m2det.data.sources.val_share import split_images
+from m2det.data.sources.voc_kit import Key, convert_years, find_years, has_its_classes, missing_split
+from m2det.data.sources.voc_lists import find_lists, names_in, split_lists
+from m2det.data.sources.voc_xml import VocImage, coco_object, read_xml
 from m2det.errors import InputError
 
-log = logging.getLogger(__name__)
-
-CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
-    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
-NAME = re.compile(r"\d[\d_]{0,14}", re.ASCII)  # so that a name is no path, and its annotations' ids fit into 64 bits
-INTEGER = re.compile(r"\d{1,9}", re.ASCII)  # int and float also take 1_0, inf and other scripts' digits
-NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d*)?(e-\d+)?", re.ASCII | re.IGNORECASE)
-SETS = {"train": [("VOC2007", "trainval"), ("VOC2012", "trainval")], "val": [("VOC2007", "test")]}
+ANNOTATION = b"<annotation"
+EXPECTED = "Pascal VOC's format has one for each image, mostly in Annotations"
+PEEKED = 5  # XML files, whose beginnings are looked at
+PEEK = 4096  # bytes
 
 
-def convert_voc(root: Path, target: Path, outside: bool = False) -> dict[str, list[tuple[str, str]]]:
-    """Write target/annotations/{YEAR}_{SET}.json from VOC's XML; pixels count from 0; images are not copied.
+@dataclass(frozen=True)
+class VocLayout:
+    """A data set in Pascal VOC's format.
 
-    A missing year is left out with a warning.
+    splits: names of the annotation files of `train` and, where given, `val`.
+    lists: the files that list images.
+    years: the annotation files of VOC itself, if this may be VOC; else empty.
+    notes: on how the files were found.
+    """
 
-    Args:
-        root: the folder VOCdevkit.
-        target: the folder to write to.
-        outside: whether annotations and lists of images may lie out of their folders, by links.
+    tree: Tree
+    splits: dict[str, list[str]]
+    lists: list[str]
+    years: dict[Key, list[str]]
+    notes: list[Note]
 
-    Returns:
-        Each split's pairs of (annotation file relative to target, image folder relative to root).
+    @property
+    def saw(self) -> str:
+        """What was recognised, and by which files."""
+        counts = ", ".join(f"{split} has {len(xmls)} XML files" for split, xmls in self.splits.items())
+        return f"Pascal VOC: {counts}, by {some(self.lists) or 'their folders, without lists'}"
+
+    def annotation_files(self) -> list[str]:
+        """Return the names of the XML files and of the lists."""
+        return sorted({*self.lists, *(xml for xmls in (*self.splits.values(), *self.years.values()) for xml in xmls)})
+
+    def convert(self, target: Path, val_share: float) -> Converted:
+        """Write the annotation files below target/annotations; pixels count from 0.
+
+        Raises:
+            InputError: a file is no VOC annotation or has no image, or VOC itself lacks a split.
+        """
+        years = {key: self._read(xmls) for key, xmls in self.years.items()}
+        if years and has_its_classes(years):
+            return convert_years(self.tree, years, target)
+        images = {split: self._read(xmls) for split, xmls in self.splits.items()}
+        names = sorted({o.name for split in images.values() for image in split.values() for o in image.objects})
+        if not names:
+            raise InputError(f"no XML file below {self.tree.root} has an object: there is nothing to learn from")
+        numbers = {name: number for number, name in enumerate(names, 1)}
+        labelled = {split: self._label(content, numbers) for split, content in images.items()}
+        notes = [*self.notes, *self._unlabelled(labelled)]
+        if "val" not in labelled:
+            labelled, note = split_images(labelled["train"], self.tree, val_share)
+            notes.append(note)
+        classes = {number: name for name, number in numbers.items()}
+        return Converted(make_annotations(target, labelled, classes), notes=notes)
+
+    def _read(self, xmls: Sequence[str]) -> dict[str, VocImage]:
+        return {xml: read_xml(self.tree.read(xml), str(self.tree.root / xml)) for xml in xmls}
+
+    def _label(self, images: Mapping[str, VocImage], numbers: Mapping[str, int]) -> list[LabelledImage]:
+        labelled, xml_of = [], dict[str, str]()
+        for xml, content in images.items():
+            image = image_of(self.tree, xml, content.file_name)
+            if (other := xml_of.setdefault(image, xml)) != xml:
+                raise InputError(
+                    f"{self.tree.root / other} and {xml} are both of the image {image}; remove one of them"
+                )
+            width, height = _size(self.tree, xml, image, content.size)
+            objects = [coco_object(each, numbers[each.name]) for each in content.objects]
+            labelled.append(LabelledImage(image, width, height, objects))
+        return labelled
+
+    def _unlabelled(self, labelled: Mapping[str, Sequence[LabelledImage]]) -> list[Note]:
+        """Return a note on the images that no XML file describes; what lists leave out was meant to be."""
+        used = {image.file_name for images in labelled.values() for image in images}
+        left = [name for name in self.tree.images if name not in used]
+        if self.lists or not left:
+            return []
+        return [Note("unlabelled-images", len(left), f"{len(left)} images have no XML file, left out: {some(left)}")]
+
+
+def looks_like_voc(tree: Tree) -> str:
+    """Return by what a folder seems to be in Pascal VOC's format; empty if it does not."""
+    for xml in _xmls(tree)[:PEEKED]:
+        if ANNOTATION in tree.read(xml, PEEK).replace(b"\0", b""):  # also in UTF-16
+            return f"{xml} is an XML file of an <annotation>"
+    return ""
+
+
+def find_voc(tree: Tree) -> VocLayout:
+    """Return where the files are. Raises InputError if something is missing."""
+    xmls = _xmls(tree)
+    lists = find_lists(tree)
+    if not xmls:
+        raise InputError(missing_split(tree) or f"{tree.root} has no XML files; {EXPECTED}")
+    found: dict[str, list[str]] = defaultdict(list)
+    used: dict[str, list[str]] = {}
+    for folder, names in lists.items():
+        contents = {name: names_in(tree, name, _XmlOf(folder, xmls)) for name in names}
+        used |= {name: content for name, content in contents.items() if content is not None}
+        for split, chosen in split_lists({name: used[name] for name in names if name in used}).items():
+            found[split] += chosen
+    if not used:
+        for xml in xmls:
+            found[split_of(dirname(xml))].append(xml)
+        found["train"] = found["train"] or found[""]
+    splits, notes = choose_splits(found, str(tree.root))
+    return VocLayout(tree, splits, sorted(used), find_years(used), notes)
+
+
+class _XmlOf:
+    """Gives the annotation file of a name in a list: of Annotations beside it, or anywhere below the folder."""
+
+    def __init__(self, folder: str, xmls: Sequence[str]) -> None:
+        self._by_name: dict[str, str] = {}
+        for xml in sorted(xmls, key=lambda xml: not xml.startswith(f"{folder}Annotations/")):
+            if xml.startswith(folder):
+                inside = xml.removeprefix(folder).removeprefix("Annotations/").removesuffix(".xml")
+                self._by_name.setdefault(inside, xml)
+                self._by_name.setdefault(stem(xml), xml)
+
+    def __call__(self, name: str) -> str:
+        return self._by_name.get(name, "")
+
+
+def image_of(tree: Tree, xml: str, file_name: str) -> str:
+    """Return the image that an annotation file describes: of its name, or of the name that it gives.
 
     Raises:
-        InputError: a split has no year, or a file is no VOC annotation.
+        InputError: no image has either name, or several have and lie equally near.
     """
-    for fault in missing_splits(root):
-        raise InputError(fault)
-    splits: dict[str, list[tuple[str, str]]] = {}
-    (target / "annotations").mkdir(parents=True, exist_ok=True)
-    for split, sets in SETS.items():
-        splits[split] = []
-        for year, name in sets:
-            listing = _listing(root, year, name)
-            if not listing.exists():
-                log.warning("%s is missing: %s is made without it", listing, split)
-                continue
-            content = _read(root / year, _names(listing, outside), outside)
-            (target / "annotations" / f"{year}_{name}.json").write_text(json.dumps(content))
-            splits[split].append((f"annotations/{year}_{name}.json", f"{year}/JPEGImages"))
-    return splits
+    named = file_name.replace("\\", "/").rpartition("/")[2]
+    of_stem = tree.images_of_stem
+    candidates = nearest(xml, of_stem.get(stem(xml)) or of_stem.get(stem(named), []))
+    exact = [image for image in candidates if image.rpartition("/")[2] == named]
+    if len(exact or candidates) == 1:
+        return (exact or candidates)[0]
+    if candidates:
+        raise InputError(f"{tree.root / xml} may be of {' or of '.join(candidates[:2])}; rename one of them")
+    names = " and no ".join(dict.fromkeys(filter(None, (named, f"{stem(xml)}.jpg"))))
+    raise InputError(
+        f"{tree.root / xml} has no image: {tree.root} has no {names}; put the image there, or remove the XML"
+    )
 
 
-def missing_splits(root: Path) -> Iterator[str]:
-    """Yield a sentence for each split that the folder VOCdevkit has no year of."""
-    for sets in SETS.values():
-        if not any(_listing(root, year, name).exists() for year, name in sets):
-            listings = " or ".join(str(_listing(Path(), year, name)) for year, name in sets)
-            yield f"{root} has no {listings}; data.root must be VOCdevkit, where VOC2007 and VOC2012 are"
+def _size(tree: Tree, xml: str, image: str, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Return an image's (width, height) as annotated, else upright. Raises InputError where the image has another."""
+    upright = tree.measure(image, upright_size)
+    if size and size != upright and size != (stored := tree.measure(image, stored_size)):
+        raise InputError(
+            f"{tree.root / xml} says {size[0]}x{size[1]} px, but {image} has {stored[0]}x{stored[1]}; correct one"
+        )
+    return size or upright
 
 
-def listed_images(root: Path, outside: bool = False) -> dict[str, set[str]]:
-    """Return the names of all splits' images, by their folder relative to VOCdevkit."""
-    named: dict[str, set[str]] = {}
-    for year, name in (pair for sets in SETS.values() for pair in sets):
-        if (listing := _listing(root, year, name)).exists():
-            images = named.setdefault(f"{year}/JPEGImages", set())
-            images.update(f"{image}.jpg" for image in _names(listing, outside))
-    return named
-
-
-def _listing(root: Path, year: str, name: str) -> Path:
-    return root / year / "ImageSets" / "Main" / f"{name}.txt"
-
-
-def _names(listing: Path, outside: bool) -> list[str]:
-    names = ImageFolder(listing.parent, outside).read(listing.name).decode(errors="backslashreplace").split()
-    for name in names:
-        if not NAME.fullmatch(name):
-            raise InputError(f"{listing} lists {name!r}, no name of a VOC image (digits and _); unpack VOC again")
-    return names
-
-
-def _read(folder: Path, names: list[str], outside: bool) -> dict[str, Any]:
-    """Return one year's annotations of the named images as a COCO dict. An image's id is its name's digits."""
-    images, annotations = [], []
-    files = ImageFolder(folder / "Annotations", outside)
-    for name in names:
-        path = files.path / f"{name}.xml"
-        image_id, text = int(name.replace("_", "")), files.read(path.name)
-        try:
-            tree = ElementTree.fromstring(text, ElementTree.XMLParser(target=_WithoutDocumentType()))
-            width, height = (int(_text(tree, f"size/{side}", INTEGER)) for side in ("width", "height"))
-            objects = [_object(node) for node in tree.findall("object")]
-        except (ValueError, LookupError, ElementTree.ParseError) as error:  # LookupError: of an unknown encoding
-            raise InputError(f"{path} is no VOC annotation of an image ({error}); unpack VOC again") from error
-        images.append({"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height})
-        annotations += [{"id": image_id * 1000 + i, "image_id": image_id, **each} for i, each in enumerate(objects)]
-    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-class _WithoutDocumentType(ElementTree.TreeBuilder):
-    """Refuse a document type, in any encoding: VOC has none, and hostile XML needs one for its entities."""
-
-    def doctype(self, *_: str | None) -> None:
-        raise ValueError("it declares a document type")
-
-
-def _object(node: ElementTree.Element) -> dict[str, Any]:
-    # the first and the last pixel inside, counted from 1
-    x1, y1, x2, y2 = (float(_text(node, f"bndbox/{side}", NUMBER)) for side in ("xmin", "ymin", "xmax", "ymax"))
-    w, h = x2 - x1 + 1, y2 - y1 + 1
-    name = _text(node, "name")
-    if name not in CLASSES:
-        raise ValueError(f"VOC has no class {name!r}")
-    crowd = int((node.findtext("difficult") or "0").strip() == "1")
-    return {"category_id": CLASSES.index(name) + 1, "bbox": [x1 - 1, y1 - 1, w, h], "area": w * h, "iscrowd": crowd}
-
-
-def _text(node: ElementTree.Element, path: str, pattern: re.Pattern[str] | None = None) -> str:
-    text = node.findtext(path)
-    if text is None:
-        raise ValueError(f"it lacks {path}")
-    if pattern and not pattern.fullmatch(text.strip()):
-        raise ValueError(f"its {path} is {text.strip()!r}, no number of pixels")
-    return text.strip()
+def _xmls(tree: Tree) -> list[str]:
+    """Return the annotation files: the XML files in folders called Annotations, or all where no folder is."""
+    found = [name for name in tree.files if name.lower().endswith(".xml")]
+    return [name for name in found if "annotations" in dirname(name).lower().split("/")] or found

@@ -1,0 +1,98 @@
+"""Annotation files in COCO's format that the stage `data` makes: of other formats, or of a split that it cuts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from m2det.data.sources.image_folder import name_fault
+from m2det.data.sources.records import Note
+from m2det.errors import InputError
+
+Pairs = dict[str, list[tuple[str, str]]]  # each split's annotation files, each with the folder of its images
+
+
+class LabelledImage(NamedTuple):
+    """An image as its labels describe it.
+
+    file_name: relative to the data set's root. width, height: as labelled, px.
+    objects: COCO's annotations without ids: category_id, bbox (xywh, px) and others.
+    """
+
+    file_name: str
+    width: int
+    height: int
+    objects: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What the stage `data` lists in its manifest.
+
+    pairs: image folders are relative to the data set's root.
+    made: whether the annotation files were made and are relative to the stage's folder; else they are the user's.
+    notes: what was decided or left out.
+    """
+
+    pairs: Pairs
+    made: bool = True
+    notes: list[Note] = field(default_factory=list)
+
+
+class Layout(Protocol):
+    """Where a data set's files are, known by their names; `m2det.data.sources.detect_format` finds it."""
+
+    @property
+    def saw(self) -> str:
+        """What was recognised, and by which files."""
+        ...
+
+    def convert(self, target: Path, val_share: float) -> Converted:
+        """Write what annotation files have to be made below target/annotations, and list all of them."""
+        ...
+
+    def annotation_files(self) -> list[str]:
+        """Return the names of all files that hold labels, class names or lists of images."""
+        ...
+
+
+def make_annotations(target: Path, splits: Mapping[str, Sequence[LabelledImage]], classes: Mapping[int, str]) -> Pairs:
+    """Write target/annotations/SPLIT.json for each split; image ids count from 1 over all of them.
+
+    Args:
+        target: the stage's folder.
+        splits: by name.
+        classes: names by category id.
+    """
+    categories = [{"id": number, "name": name} for number, name in sorted(classes.items())]
+    pairs: Pairs = {}
+    first = 1
+    for split, images in splits.items():
+        content = _content(images, first) | {"categories": categories}
+        pairs[split] = [(write_annotations(target, split, content), ".")]
+        first += len(images)
+    return pairs
+
+
+def write_annotations(target: Path, name: str, content: Mapping[str, Any]) -> str:
+    """Write target/annotations/NAME.json and return its path relative to the target."""
+    path = target / "annotations" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return str(path.relative_to(target))
+
+
+def _content(images: Sequence[LabelledImage], first: int) -> dict[str, list[dict[str, Any]]]:
+    content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+    for image_id, image in enumerate(images, first):
+        if fault := name_fault(image.file_name):
+            raise InputError(f"an image is called {image.file_name!r}, {fault}; rename it")
+        size = {"width": image.width, "height": image.height}
+        content["images"].append({"id": image_id, "file_name": image.file_name, **size})
+        for each in image.objects:
+            number = len(content["annotations"]) + 1
+            content["annotations"].append({"id": number, "image_id": image_id, **each})
+    return content

@@ -1,0 +1,141 @@
+"""Data sets in YOLO's format, in the layouts that exporters write: names in data.yaml, a text file for each image.
+
+A label file is looked for where ultralytics looks: for images/train/a.jpg at labels/train/a.txt, for any other image
+beside it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from posixpath import dirname, join
+
+from m2det.data.orientation import upright_size
+from m2det.data.sources.made import Converted, LabelledImage, make_annotations
+from m2det.data.sources.records import Note
+from m2det.data.sources.split_names import choose_splits, split_of
+from m2det.data.sources.tree import Tree, some, stem
+from m2det.data.sources.val_share import split_images
+from m2det.data.sources.yolo_labels import KEYPOINTS, OUTLINE, Box, read_labels
+from m2det.data.sources.yolo_yaml import YoloNames, find_yamls, read_names
+from m2det.errors import InputError
+
+DECIMALS = 4  # of pixels
+
+
+@dataclass(frozen=True)
+class YoloLayout:
+    """A data set in YOLO's format.
+
+    names: what data.yaml, or what stands for it, says.
+    splits: names of the images of `train` and, where given, `val`.
+    notes: on how the files were found.
+    """
+
+    tree: Tree
+    names: YoloNames
+    splits: dict[str, list[str]]
+    notes: list[Note]
+
+    @property
+    def saw(self) -> str:
+        """What was recognised, and by which files."""
+        counts = ", ".join(f"{split} has {len(images)} images" for split, images in self.splits.items())
+        return f"YOLO: {self.names.file} names {len(self.names.classes)} classes; {counts}"
+
+    def annotation_files(self) -> list[str]:
+        """Return the names of the file of class names, the lists of images and the label files."""
+        labels = {label_of(image, self.tree) for images in self.splits.values() for image in images}
+        return sorted({self.names.file, *self.names.lists, *filter(self.tree.has, labels)})
+
+    def convert(self, target: Path, val_share: float) -> Converted:
+        """Write the annotation files below target/annotations.
+
+        Raises:
+            InputError: an image or a label file is wrong, or no image has a label file.
+        """
+        kinds: Counter[str] = Counter()
+        labelled = {split: [self._label(image, kinds) for image in images] for split, images in self.splits.items()}
+        notes = [*self.notes, *self._notes(kinds)]
+        if "val" not in labelled:
+            labelled, note = split_images(labelled["train"], self.tree, val_share)
+            notes.append(note)
+        classes = {number + 1: name for number, name in self.names.classes.items()}
+        return Converted(make_annotations(target, labelled, classes), notes=notes)
+
+    def _label(self, image: str, kinds: Counter[str]) -> LabelledImage:
+        width, height = self.tree.measure(image, upright_size)
+        file = label_of(image, self.tree)
+        boxes = []
+        if self.tree.has(file):
+            path = str(self.tree.root / file)
+            boxes = read_labels(self.tree.read(file), path, self.names.classes, self.names.keypoints, kinds)
+        return LabelledImage(image, width, height, [_object(box, width, height) for box in boxes])
+
+    def _notes(self, kinds: Counter[str]) -> list[Note]:
+        images = [image for split in self.splits.values() for image in split]
+        unlabelled = [image for image in images if not self.tree.has(label_of(image, self.tree))]
+        if len(unlabelled) == len(images):
+            raise InputError(
+                f"none of the {len(images)} images below {self.tree.root} has a label file; {images[0]} would have "
+                f"{label_of(images[0], self.tree)}"
+            )
+        both = {*self.splits["train"]} & {*self.splits.get("val", [])}
+        found = [
+            Note("outlines", kinds[OUTLINE], f"{kinds[OUTLINE]} objects are outlines: their boxes are used"),
+            Note("keypoints", kinds[KEYPOINTS], f"the keypoints of {kinds[KEYPOINTS]} objects are left out"),
+            Note(
+                "unlabelled-images",
+                len(unlabelled),
+                f"{len(unlabelled)} images have no label file and so no objects: {some(unlabelled)}",
+            ),
+            Note(
+                "image-in-both-splits", len(both), f"{len(both)} images are in train and in val: {some(sorted(both))}"
+            ),
+        ]
+        return [note for note in found if note.count]
+
+
+def looks_like_yolo(tree: Tree) -> str:
+    """Return by what a folder seems to be in YOLO's format; empty if it does not."""
+    if found := find_yamls(tree):
+        return f"{found[0]} has `names`"
+    labelled = next((image for image in tree.images if tree.has(label_of(image, tree))), "")
+    return f"{label_of(labelled, tree)} is beside {labelled}" if labelled else ""
+
+
+def find_yolo(tree: Tree) -> YoloLayout:
+    """Return where the files are. Raises InputError if something is missing or ambiguous."""
+    names = read_names(tree)
+    found, where = names.images or _splits_by_folders(tree), str(tree.root)
+    if names.images:
+        where = f"{tree.root / names.file}"
+    splits, notes = choose_splits({split: sorted({*images}) for split, images in found.items()}, where)
+    return YoloLayout(tree, names, splits, [*names.notes, *notes])
+
+
+def label_of(image: str, tree: Tree) -> str:
+    """Return the name of an image's label file, whether or not that exists."""
+    parts, beside = image.split("/"), join(dirname(image), f"{stem(image)}.txt")
+    for place in range(len(parts) - 2, -1, -1):
+        if parts[place] == "images":
+            label = join(*parts[:place], "labels", *parts[place + 1 : -1], f"{stem(image)}.txt")
+            return beside if tree.has(beside) and not tree.has(label) else label
+    return beside
+
+
+def _splits_by_folders(tree: Tree) -> dict[str, list[str]]:
+    """Return the images by what their folders are called; all are for training where no folder says it."""
+    splits = defaultdict(list)
+    for image in tree.images:
+        splits[split_of(dirname(image))].append(image)
+    if "train" in splits:
+        return splits
+    return {"train": splits.pop("", [])} | splits
+
+
+def _object(box: Box, width: int, height: int) -> dict[str, object]:
+    scaled = (box.x1 * width, box.y1 * height, (box.x2 - box.x1) * width, (box.y2 - box.y1) * height)
+    x, y, w, h = (round(value, DECIMALS) for value in scaled)
+    return {"category_id": box.label + 1, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
