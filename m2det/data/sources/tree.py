@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ class Tree:
 
     @cached_property
     def files(self) -> list[str]:
-        """All files, sorted; hidden ones and folders that are links out of the root are left out."""
+        """All files but hidden ones, sorted. Raises InputError for a link to a folder that leads out of the root."""
         return sorted(self._walk(""))
 
     @cached_property
@@ -103,12 +103,15 @@ class Tree:
     def _names(self) -> set[str]:
         return set(self.files)
 
-    def _walk(self, folder: str) -> Iterable[str]:
+    def _walk(self, folder: str) -> Iterator[str]:
+        """Yield the files below a folder. Raises InputError for a link to a folder that leads out of the root."""
         start, real = self.root / folder, os.path.realpath(self.root)
         seen: set[str] = set()
         for parent, folders, names in os.walk(start, followlinks=True):
             where = os.path.realpath(parent)
-            if where in seen or not (self.outside or where == real or where.startswith(os.path.join(real, ""))):  # noqa: PTH118
+            if not (self.outside or where == real or where.startswith(os.path.join(real, ""))):  # noqa: PTH118
+                raise InputError(f"{parent} leads to {where}, out of {self.root}; {ADVICE}")
+            if where in seen:  # a link to a folder above it
                 folders.clear()
                 continue
             seen.add(where)
