@@ -28,7 +28,8 @@ def split_images(
     images: Sequence[LabelledImage], tree: Tree, share: float
 ) -> tuple[dict[str, list[LabelledImage]], Note]:
     """Return the splits train and val of images that are in one, and a note. Raises InputError as choose_validation."""
-    chosen = choose_validation(((image.file_name, tree.read(image.file_name)) for image in images), share)
+    files = ((image.file_name, tree.read(image.file_name)) for image in images)
+    chosen = choose_validation(files, share, str(tree.root))
     splits = {
         "train": [image for image in images if image.file_name not in chosen],
         "val": [image for image in images if image.file_name in chosen],
@@ -50,7 +51,7 @@ def split_coco(pairs: Sequence[tuple[str, str]], tree: Tree, target: Path, share
     """
     contents = [read_annotations(tree.root / file, tree.outside, outlines=True) for file, _ in pairs]
     names = [join(folder, i["file_name"]) for c, (_, folder) in zip(contents, pairs, strict=True) for i in c["images"]]
-    chosen = choose_validation(((name, tree.read(name)) for name in dict.fromkeys(names)), share)
+    chosen = choose_validation(((name, tree.read(name)) for name in dict.fromkeys(names)), share, str(tree.root))
     splits: Pairs = {"train": [], "val": []}
     for number, (content, (file, folder)) in enumerate(zip(contents, pairs, strict=True), 1):
         check_annotations(content, tree.root / file)
@@ -64,21 +65,22 @@ def split_coco(pairs: Sequence[tuple[str, str]], tree: Tree, target: Path, share
     return splits, _note(sum(name in chosen for name in names), len(names))
 
 
-def choose_validation(images: Iterable[tuple[str, bytes]], share: float) -> set[str]:
+def choose_validation(images: Iterable[tuple[str, bytes]], share: float, where: str) -> set[str]:
     """Return the names of about that share of the images: at least one picture, and never all.
 
     Args:
         images: pairs of a unique name and the file's bytes.
         share: from 0 to 1.
+        where: the images are, for messages.
 
     Raises:
         InputError: the share is 0, or all images are one picture.
     """
     if not share:
-        raise InputError(NO_VALIDATION)
+        raise InputError(f"{where}: {NO_VALIDATION}")
     groups = _same_pictures(images)
     if len(groups) < 2:
-        raise InputError("all images are one picture: none can be kept for validation; give more pictures")
+        raise InputError(f"{where}: all images are one picture: none is left for validation; give more pictures")
     total = sum(map(len, groups))
     chosen: set[str] = set()
     for group in groups:

@@ -149,7 +149,7 @@ def _place(tree: Tree, entry: str, bases: list[str], where: str) -> str:
         *dict.fromkeys(normpath(join(base, each)) for each in (entry, entry.removeprefix("../")) for base in bases)
     ]
     names = [tree.name_of(place) for place in looked]
-    there = [name for name in names if tree.has_folder(name) or (tree.root / name).is_file()]
+    there = [name for name in names if tree.has_folder(name) or tree.has(name)]
     allowed = [name for name in there if tree.may_read(name)]
     if there and not allowed:
         raise tree.leads_out(entry, where)

@@ -30,11 +30,11 @@ def with_metadata(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(("share", "number"), [(0.2, 8), (0.1, 4), (0.5, 20), (0.9, 36), (0.001, 1)])
 def test_the_share_is_kept_in_any_order_and_under_any_names(share, number):
-    chosen = choose_validation(NAMED, share)
+    chosen = choose_validation(NAMED, share, "root")
     assert len(chosen) == number
     shuffled = random.Random(1).sample(NAMED, len(NAMED))
-    assert choose_validation(shuffled, share) == chosen
-    renamed = choose_validation([(f"other/{name}", data) for name, data in NAMED], share)
+    assert choose_validation(shuffled, share, "root") == chosen
+    renamed = choose_validation([(f"other/{name}", data) for name, data in NAMED], share, "root")
     assert renamed == {f"other/{name}" for name in chosen}
 
 
@@ -44,9 +44,9 @@ def test_one_picture_is_never_on_both_sides(seed):
     copies += [(f"sent/{name}", with_metadata(data)) for name, data in NAMED[5:15]]
     versions = [(f"{i}_jpg.rf.{k}abc.jpg", PICTURES[20 + 2 * i + k]) for i in range(5) for k in range(2)]
     images = random.Random(seed).sample(NAMED[:20] + copies + versions, 50)
-    chosen = choose_validation(images, 0.3)
+    chosen = choose_validation(images, 0.3, "root")
     assert 12 <= len(chosen) <= 18
-    assert chosen == choose_validation(NAMED[:20] + copies + versions, 0.3)
+    assert chosen == choose_validation(NAMED[:20] + copies + versions, 0.3, "root")
     for i in range(15):
         same = {name for name, _ in images if f"/{name}".endswith(f"/{i}.jpg")}
         assert len(same) in (2, 3) and (same <= chosen or not same & chosen)
@@ -65,10 +65,10 @@ def test_metadata_are_no_part_of_a_picture_and_all_else_is():
 
 def test_there_must_be_a_share_and_two_pictures():
     with pytest.raises(InputError, match=r"no validation images are given, and data\.val_share is 0: set that"):
-        choose_validation(NAMED, 0)
+        choose_validation(NAMED, 0, "root")
     with pytest.raises(InputError, match=r"all images are one picture"):
-        choose_validation([("a.jpg", PICTURES[0]), ("b.jpg", PICTURES[0])], 0.5)
-    assert len(choose_validation(NAMED[:2], 0.9)) == 1, "never all"
+        choose_validation([("a.jpg", PICTURES[0]), ("b.jpg", PICTURES[0])], 0.5, "root")
+    assert len(choose_validation(NAMED[:2], 0.9, "root")) == 1, "never all"
 
 
 def test_coco_files_are_cut_whole_and_the_users_file_is_named(tmp_path):
