@@ -57,10 +57,10 @@ def write_yolo(root: Path) -> None:
         split = "val" if number < VALIDATION else "train"
         h, w = photo.pixels.shape[:2]
         _write(root / f"images/{split}/IMG {number}.{'png' if number % 5 == 0 else 'jpg'}", photo)
-        lines = [
-            f"{names.index(name)} {(x1 + x2) / 2 / w:.6f} {(y1 + y2) / 2 / h:.6f} {(x2 - x1) / w:.6f} {(y2 - y1) / h:.6f}"
-            for name, x1, y1, x2, y2 in photo.boxes
-        ]
+        lines = []
+        for name, x1, y1, x2, y2 in photo.boxes:
+            shares = ((x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h)
+            lines.append(" ".join([str(names.index(name)), *(f"{share:.6f}" for share in shares)]))
         if lines:
             label = root / f"labels/{split}/IMG {number}.txt"
             label.parent.mkdir(parents=True, exist_ok=True)
