@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from m2det.data.sources.image_folder import name_fault
 from m2det.data.sources.records import Note
 from m2det.errors import InputError
 
+MAX_NAMED = 5  # wrong files in a sentence
+File = TypeVar("File")
+Content = TypeVar("Content")
 Pairs = dict[str, list[tuple[str, str]]]  # each split's annotation files, each with the folder of its images
 
 
@@ -57,6 +60,25 @@ class Layout(Protocol):
     def annotation_files(self) -> list[str]:
         """Return the names of all files that hold labels, class names or lists of images."""
         ...
+
+
+def read_each(files: Iterable[File], read: Callable[[File], Content]) -> dict[File, Content]:
+    """Return what `read` makes of each file.
+
+    Raises:
+        InputError: some files are wrong; the first of them are named, and their number.
+    """
+    contents: dict[File, Content] = {}
+    faults = []
+    for file in files:
+        try:
+            contents[file] = read(file)
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        head = f"{len(faults)} files are wrong, the first of them: " if len(faults) > 1 else ""
+        raise InputError(head + "; ".join(faults[:MAX_NAMED]))
+    return contents
 
 
 def make_annotations(target: Path, splits: Mapping[str, Sequence[LabelledImage]], classes: Mapping[int, str]) -> Pairs:

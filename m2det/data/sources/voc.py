@@ -13,7 +13,7 @@ from pathlib import Path
 from posixpath import dirname
 
 from m2det.data.orientation import stored_size, upright_size
-from m2det.data.sources.made import Converted, LabelledImage, make_annotations
+from m2det.data.sources.made import Converted, LabelledImage, make_annotations, read_each
 from m2det.data.sources.records import Note
 from m2det.data.sources.split_names import choose_splits, split_of
 from m2det.data.sources.tree import Tree, nearest, some, stem
@@ -78,11 +78,13 @@ class VocLayout:
         return Converted(make_annotations(target, labelled, classes), notes=notes)
 
     def _read(self, xmls: Sequence[str]) -> dict[str, VocImage]:
-        return {xml: read_xml(self.tree.read(xml), str(self.tree.root / xml)) for xml in xmls}
+        return read_each(xmls, lambda xml: read_xml(self.tree.read(xml), str(self.tree.root / xml)))
 
     def _label(self, images: Mapping[str, VocImage], numbers: Mapping[str, int]) -> list[LabelledImage]:
-        labelled, xml_of = [], dict[str, str]()
-        for xml, content in images.items():
+        xml_of: dict[str, str] = {}
+
+        def label(xml: str) -> LabelledImage:
+            content = images[xml]
             image = image_of(self.tree, xml, content.file_name)
             if (other := xml_of.setdefault(image, xml)) != xml:
                 raise InputError(
@@ -90,8 +92,9 @@ class VocLayout:
                 )
             width, height = _size(self.tree, xml, image, content.size)
             objects = [coco_object(each, numbers[each.name]) for each in content.objects]
-            labelled.append(LabelledImage(image, width, height, objects))
-        return labelled
+            return LabelledImage(image, width, height, objects)
+
+        return [*read_each(images, label).values()]
 
     def _unlabelled(self, labelled: Mapping[str, Sequence[LabelledImage]]) -> list[Note]:
         """Return a note on the images that no XML file describes; what lists leave out was meant to be."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from posixpath import dirname, join
 
 from m2det.data.orientation import upright_size
-from m2det.data.sources.made import Converted, LabelledImage, make_annotations
+from m2det.data.sources.made import Converted, LabelledImage, make_annotations, read_each
 from m2det.data.sources.records import Note
 from m2det.data.sources.split_names import choose_splits, split_of
 from m2det.data.sources.tree import Tree, some, stem
@@ -56,7 +56,9 @@ class YoloLayout:
             InputError: an image or a label file is wrong, or no image has a label file.
         """
         kinds: Counter[str] = Counter()
-        labelled = {split: [self._label(image, kinds) for image in images] for split, images in self.splits.items()}
+        images = dict.fromkeys(image for split in self.splits.values() for image in split)
+        contents = read_each(images, lambda image: self._label(image, kinds))
+        labelled = {split: [contents[image] for image in images] for split, images in self.splits.items()}
         notes = [*self.notes, *self._notes(kinds)]
         if "val" not in labelled:
             labelled, note = split_images(labelled["train"], self.tree, val_share)

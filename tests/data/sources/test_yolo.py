@@ -229,3 +229,13 @@ def test_the_files_that_make_a_difference_are_listed(tmp_path):
     root = write(tmp_path / "root", FLAT | LISTS | {"data.yaml": YAML + "train: lists/train.txt\nval: lists/val.txt\n"})
     expected = ["data.yaml", *(f"labels/{n}.txt" for n in "abc"), "lists/train.txt", "lists/val.txt"]
     assert find_yolo(Tree(root)).annotation_files() == expected
+
+
+def test_all_wrong_files_are_told_at_once(tmp_path):
+    root = write(tmp_path / "root", TRAIN_VAL | {"data.yaml": YAML, "labels/train/a b.txt": "9 0 0 0 0"})
+    (root / "images/val/empty.png").write_bytes(b"no picture")
+    sentence = (
+        r"^2 files are wrong, the first of them: .*a b\.txt, line 1: class 9 .*; .*val/empty\.png cannot be decoded"
+    )
+    with pytest.raises(InputError, match=sentence):
+        splits_of(root, tmp_path / "data")
