@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from posixpath import dirname, join, normpath
@@ -102,9 +103,9 @@ def _classes(names: Any, path: str) -> dict[int, str]:
         classes[int(number)] = text
     if len(classes) > MAX_CATEGORIES:
         raise InputError(f"{path} names {len(classes)} classes; {MAX_CATEGORIES} are the most")
-    for name in classes.values():
-        if [*classes.values()].count(name) > 1:
-            raise InputError(f"{path} names two classes {name[:80]!r}; give each its own name")
+    name, number = Counter(classes.values()).most_common(1)[0]
+    if number > 1:
+        raise InputError(f"{path} names {number} classes {name[:80]!r}; give each its own name")
     return classes
 
 
@@ -135,7 +136,9 @@ def _bases(tree: Tree, file: str, path: Any, where: str) -> tuple[list[str], lis
     own = dirname(file) or "."
     if path is None:
         return [own], []
-    [text] = _entries(path, f"{where}: path") or ["."]
+    if isinstance(path, list):
+        raise InputError(f"{where}: path is a list; give one folder, or leave the key out")
+    [text] = _entries(path, f"{where}: path")
     if tree.has_folder(join(own, text)):
         name = tree.name_of(join(own, text))
         if tree.may_read(name):
