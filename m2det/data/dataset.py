@@ -87,9 +87,9 @@ class PlainDataset:
         """
         index = key[1]
         objects = self.split.annotations(index)
-        annotated = tuple(self.split.sizes[index].tolist())
+        width, height = self.split.sizes[index].tolist()
         encoding = self.split.encoding
-        rects = whole_image(annotated, self.size, encoding.size(*annotated), encoding.reducible)
+        rects = whole_image((width, height), self.size, encoding.size(width, height), encoding.reducible)
         image = decode_bgr(self.split.record(index), self.split.file_names[index], rects.reduction)
         apply(image, rects, out, UNCHANGED)
         return rects.boxes(objects.boxes, self.size), objects.labels

@@ -72,15 +72,21 @@ def square_of_file(data: bytes, name: str, image: np.ndarray, size: int) -> np.n
         image: the same decoded, uint8 [H,W,3] BGR.
         size: of the output's side, px.
     """
-    rects = whole_image(image.shape[1::-1], size)
+    rects = whole_image(size_of(image), size)
     reduced = decode_bgr(data, name, rects.reduction) if rects.reduction > 1 else image
     return _square(reduced, rects, size)
 
 
 def square_of_pixels(image: np.ndarray, size: int) -> np.ndarray:
     """Return an image without augmentation, uint8 [size,size,3] BGR; large ones as validation has those of no JPEG."""
-    rects = whole_image(image.shape[1::-1], size)
+    rects = whole_image(size_of(image), size)
     return _square(shrunk(image, rects.reduction), rects, size)
+
+
+def size_of(image: np.ndarray) -> tuple[int, int]:
+    """Return (width, height) of an image, [H,W,...]."""
+    height, width = image.shape[:2]
+    return width, height
 
 
 def _square(image: np.ndarray, rects: CropResize, size: int) -> np.ndarray:
@@ -90,7 +96,7 @@ def _square(image: np.ndarray, rects: CropResize, size: int) -> np.ndarray:
 
 
 def whole_image(
-    annotated: tuple[int, ...], size: int, stored: tuple[int, int] | None = None, reduce: bool = True
+    annotated: tuple[int, int], size: int, stored: tuple[int, int] | None = None, reduce: bool = True
 ) -> CropResize:
     """Return how a whole image becomes a square, in validation, detection and export as in training.
 

@@ -12,9 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from posixpath import join
+from typing import Any
+
+import msgspec
 
 from m2det.data.orientation import jpeg_markers
-from m2det.data.sources.coco_json import check_annotations, read_annotations
+from m2det.data.sources.coco_json import read_coco
 from m2det.data.sources.made import LabelledImage, Pairs, write_annotations
 from m2det.data.sources.records import Note
 from m2det.data.sources.tree import Tree, stem
@@ -49,20 +52,24 @@ def split_coco(pairs: Sequence[tuple[str, str]], tree: Tree, target: Path, share
     Raises:
         InputError: an annotation file is wrong, or as choose_validation.
     """
-    contents = [read_annotations(tree.root / file, tree.outside, outlines=True) for file, _ in pairs]
-    names = [join(folder, i["file_name"]) for c, (_, folder) in zip(contents, pairs, strict=True) for i in c["images"]]
+    contents = [read_coco(tree.root / file, tree.outside) for file, _ in pairs]
+    names = [join(folder, i.file_name) for c, (_, folder) in zip(contents, pairs, strict=True) for i in c.images]
     chosen = choose_validation(((name, tree.read(name)) for name in dict.fromkeys(names)), share, str(tree.root))
     splits: Pairs = {"train": [], "val": []}
     for number, (content, (file, folder)) in enumerate(zip(contents, pairs, strict=True), 1):
-        check_annotations(content, tree.root / file)
         for split in splits:
-            images = [i for i in content["images"] if (join(folder, i["file_name"]) in chosen) is (split == "val")]
-            ids = {image["id"] for image in images}
-            annotations = [a for a in content["annotations"] if a["image_id"] in ids]
-            part = {"images": images, "annotations": annotations, "categories": content["categories"]}
+            images = [i for i in content.images if (join(folder, i.file_name) in chosen) is (split == "val")]
+            ids = {image.id for image in images}
+            annotations = [a for a in content.annotations if a.image_id in ids]
+            part = {"images": images, "annotations": annotations, "categories": content.categories}
             if images:
+                part = {key: _without_absent(msgspec.to_builtins(entries)) for key, entries in part.items()}
                 splits[split].append((write_annotations(target, f"{stem(file)}_{number}_{split}", part), folder))
     return splits, _note(sum(name in chosen for name in names), len(names))
+
+
+def _without_absent(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in entry.items() if value is not None} for entry in entries]
 
 
 def choose_validation(images: Iterable[tuple[str, bytes]], share: float, where: str) -> set[str]:

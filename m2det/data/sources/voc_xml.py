@@ -6,7 +6,8 @@ import re
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from m2det.data.sources.coco_json import MAX_NAME, MAX_SIDE
+from m2det.data.sources.coco_checks import MAX_NAME
+from m2det.data.sources.coco_faults import MAX_SIDE
 from m2det.errors import InputError
 
 INTEGER = re.compile(r"\d{1,9}", re.ASCII)  # int and float also take 1_0, inf and other scripts' digits

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from posixpath import dirname, join, normpath
 from typing import Any
 
-from m2det.data.sources.coco_json import MAX_CATEGORIES, MAX_NAME
+from m2det.data.sources.coco_checks import MAX_CATEGORIES, MAX_NAME
 from m2det.data.sources.image_folder import name_fault
 from m2det.data.sources.records import Note
 from m2det.data.sources.tree import Tree, is_image, some
