@@ -45,7 +45,6 @@ SHAPE_NO_RESULT = {
     "m2det.config": "reads params.yaml, whose values are dependencies themselves",
     "m2det.data.checks": "sentences on data",
     "m2det.data.findings": "sentences on data",
-    "m2det.evaluate.undefined": "sentences on metrics",
     "m2det.distributed.children": "starts and ends processes",
     "m2det.distributed.cores": "refuses more processes than cores bear",
     "m2det.distributed.shutdown": "ends processes",

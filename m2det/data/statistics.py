@@ -99,7 +99,7 @@ def objects(split: Split) -> tuple[Boxes, Boxes]:
 def count_matches(boxes: Boxes, priors: torch.Tensor) -> NDArray[np.int64]:
     """Return [N], how many cxcywh priors [P,4] overlap each xyxy box [N,4], all in [0,1], by MIN_IOU or more."""
     corners = cxcywh_to_xyxy(priors)
-    chunks = torch.from_numpy(boxes).split(100)  # 100 x 80,000 overlaps at once
+    chunks = torch.from_numpy(boxes).split(16)  # 16 x 80,000 overlaps at once: quicker, and less memory, than more
     matches: NDArray[np.int64] = torch.cat([(iou_xyxy(chunk, corners) >= MIN_IOU).sum(1) for chunk in chunks]).numpy()
     return matches
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from m2det.data.inspection import Fault
 from m2det.data.sources.image_folder import ImageFolder
@@ -11,16 +11,21 @@ from m2det.data.sources.records import ImageRecord, Split
 from m2det.errors import InputError
 
 
+def location(record: ImageRecord) -> str:
+    """Return an image's path as text: Path takes ten times as long, and a data set may have 120,000 images."""
+    return os.path.join(record.folder.path, record.file_name)  # noqa: PTH118
+
+
 @dataclass
 class Files:
     """The image files of a split.
 
-    existing: positions of records whose files exist. sizes: bytes of those files. missing: records without a file.
-    faults: of folders, one of whose names `pack` would not open.
+    existing: positions of records whose files exist. sizes: bytes of those files, by location. missing: records
+    without a file. faults: of folders, one of whose names `pack` would not open.
     """
 
     existing: list[int] = field(default_factory=list)
-    sizes: dict[Path, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     missing: list[ImageRecord] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
@@ -41,7 +46,7 @@ def find_images(split: Split) -> Files:
         for index, name in zip(indices, names, strict=True):
             if name in sizes:
                 files.existing.append(index)
-                files.sizes[split.records[index].path] = sizes[name]
+                files.sizes[location(split.records[index])] = sizes[name]
             else:
                 files.missing.append(split.records[index])
     files.existing.sort()

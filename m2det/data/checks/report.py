@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -63,7 +62,7 @@ def check(read: Callable[[], tuple[Params, dict[str, Split]]], all_images: bool 
         report.findings.append(Finding("unreadable", str(error), 1))
         return report
     report.orientation = orientation_of(params.data)
-    sizes: dict[Path, int] = {}
+    sizes: dict[str, int] = {}
     for name, split in report.splits.items():
         files = find_images(split)
         sizes |= files.sizes

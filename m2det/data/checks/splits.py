@@ -6,8 +6,8 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
+from m2det.data.checks.files import location
 from m2det.data.findings import MAX_EXAMPLES, Finding
 from m2det.data.pictures import SUFFIXES
 from m2det.data.sources.records import ImageRecord, Split
@@ -18,27 +18,27 @@ MAX_COMPARED = 20_000  # files of equal size whose contents are compared
 HEAD = 1 << 16  # bytes that are compared: files of one size that begin alike are taken for the same
 
 
-def check_splits(splits: Mapping[str, Split], sizes: Mapping[Path, int]) -> Iterator[Finding]:
+def check_splits(splits: Mapping[str, Split], sizes: Mapping[str, int]) -> Iterator[Finding]:
     """Yield the doubts about the images of splits.
 
     Args:
         splits: by name.
-        sizes: bytes of each image file that exists.
+        sizes: bytes of each image file that exists, by location.
     """
-    paths = {name: [record.path for record in split.records] for name, split in splits.items()}
+    paths = {name: [location(record) for record in split.records] for name, split in splits.items()}
     same = _contents(paths, sizes)
-    seen: dict[object, tuple[str, Path]] = {}
+    seen: dict[object, tuple[str, str]] = {}
     for name, split in splits.items():
         own: dict[object, ImageRecord] = {}
         repeated, both = [], []
-        for record in split.records:
-            key = same.get(record.path, record.path)
+        for record, path in zip(split.records, paths[name], strict=True):
+            key = same.get(path, path)
             if key in own:
                 repeated.append(f"{record.file_name} (ids {own[key].image_id} and {record.image_id})")
             elif key in seen:
-                both.append(f"{record.path} is {seen[key][1]} of {seen[key][0]}")
+                both.append(f"{path} is {seen[key][1]} of {seen[key][0]}")
             own.setdefault(key, record)
-        seen |= {key: (name, record.path) for key, record in own.items() if key not in seen}
+        seen |= {key: (name, location(record)) for key, record in own.items() if key not in seen}
         if repeated:
             text = f"{len(repeated)} images occur before in this split under other ids or names: list each image once"
             yield Finding("image-repeated", text, len(repeated), tuple(repeated[:MAX_EXAMPLES]), name)
@@ -51,7 +51,7 @@ def check_splits(splits: Mapping[str, Split], sizes: Mapping[Path, int]) -> Iter
     yield from _unnamed(splits)
 
 
-def _contents(paths: Mapping[str, list[Path]], sizes: Mapping[Path, int]) -> dict[Path, object]:
+def _contents(paths: Mapping[str, list[str]], sizes: Mapping[str, int]) -> dict[str, object]:
     """Return a key for each file that may be the same as another: its size and a sum of how it begins."""
     numbers = Counter(sizes[path] for path in {path for each in paths.values() for path in each} if path in sizes)
     candidates = {path for each in paths.values() for path in each if path in sizes and numbers[sizes[path]] > 1}
@@ -61,7 +61,7 @@ def _contents(paths: Mapping[str, list[Path]], sizes: Mapping[Path, int]) -> dic
         candidates = {path for path in candidates if sizes[path] in elsewhere}
     if len(candidates) > MAX_COMPARED:
         return {}
-    keys: dict[Path, object] = {}
+    keys: dict[str, object] = {}
     for path in candidates:
         try:
             with open_regular(path) as file:
@@ -74,7 +74,7 @@ def _contents(paths: Mapping[str, list[Path]], sizes: Mapping[Path, int]) -> dic
 def _unnamed(splits: Mapping[str, Split]) -> Iterator[Finding]:
     """Yield the image files of the folders that no record names."""
     records = [record for split in splits.values() for record in split.records]
-    named = {os.path.normpath(f"{record.folder.path}/{record.file_name}") for record in records}
+    named = {os.path.normpath(location(record)) for record in records}
     for folder in sorted({record.folder.path for record in records}):
         found = [
             path
