@@ -72,7 +72,8 @@ def _read(arguments: argparse.Namespace, data: DataParams) -> dict[str, Split]:
     if all(pair):
         return read_splits({arguments.annotations.name: [pair]}, outside)
     outside = outside or may_lie_outside(data)
-    return read_splits(load_sources(RAW / "manifest.json", roots_of(data), outside), outside)
+    sources = load_sources(RAW / "manifest.json", roots_of(data), outside)
+    return read_splits(sources, outside, data.classes)
 
 
 def _check(arguments: argparse.Namespace) -> int:
