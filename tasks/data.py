@@ -16,7 +16,7 @@ def data() -> None:
     """Write data/coco/manifest.json; before it the images of `digits`, and annotations that yours must become."""
     source, skip = params().data, params().pack.on_bad_image == "skip"
     roots = roots_of(source, main_root())
-    root, advice = roots[1], WHERE_YOURS_IS
+    root, advice, upright = roots[1], WHERE_YOURS_IS, False
     with explain_disk_errors(RAW):
         RAW.mkdir(parents=True, exist_ok=True)
         for fault in missing_files(source, main_root()):
@@ -37,7 +37,8 @@ def data() -> None:
             converted = layout.convert(RAW, source.val_share)
             for note in converted.notes:
                 print(printable(note.text), flush=True)
-            splits, roots = converted.pairs, (RAW if converted.made else root, root)
-        write_manifest(RAW / "manifest.json", roots, splits, advice, may_lie_outside(source), skip)
+            splits, upright = converted.pairs, converted.upright
+            roots = (RAW if converted.made else root, root)
+        write_manifest(RAW / "manifest.json", roots, splits, advice, may_lie_outside(source), skip, upright)
         if source.source != "digits":  # whose images are DVC's, with times of a checkout
             write_times(RAW / "manifest.json", roots[1], main_root() / RAW.parent / NAME)

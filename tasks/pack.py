@@ -18,7 +18,7 @@ from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
 from m2det.data.packed.writer import MEANING, ORIGINAL, finish_cache, require_room, write_split
 from m2det.data.sources.coco import read_splits
-from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of
+from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of, with_known_orientation
 from m2det.data.sources.records import Split
 from m2det.data.upright import orientation_of
 from m2det.distributed.lifetime import keep_freed_memory, usable_cores
@@ -50,6 +50,7 @@ def pack() -> None:
         reasons = "".join(f"; {note.text}" for note in splits["train"].notes)
         raise InputError(f"the training annotations have no usable box: there is nothing to learn from{reasons}")
     settings = params().pack
+    orientation = orientation_of(with_known_orientation(params().data, RAW / "manifest.json"))
     keep_freed_memory()
     jpeg_decoder()  # chosen here, before threads ask for it at once
     encodings = {"train": ImageEncoding(settings.images, settings.side, settings.quality), "val": ORIGINAL}
@@ -83,7 +84,7 @@ def pack() -> None:
                         settings.verify,
                         encodings[name],
                         threads,
-                        orientation_of(params().data),
+                        orientation,
                         settings.on_bad_image == "skip",
                     )
                 except ImageFaults as error:

@@ -141,7 +141,7 @@ def test_data_commands_print_and_draw_hostile_names(project, capsys):
     write_annotations(project.root / "train.json", ["a.jpg", odd, "lost\u2028.jpg"], HOSTILE)
     (project.images / "lost\u2028.jpg").symlink_to("nowhere")
     command = ["data", "check", "--annotations", str(project.root / "train.json"), "--images", str(project.images)]
-    assert main(command) == 1  # a picture cannot be drawn of what is lost
+    assert main(command) == 2  # a picture cannot be drawn of what is lost
     (project.images / "lost\u2028.jpg").unlink()
     (project.images / "lost\u2028.jpg").write_bytes(jpeg(1))
     main(command)

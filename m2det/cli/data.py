@@ -53,10 +53,14 @@ def _params(arguments: argparse.Namespace) -> Params:
     """Return ./params.yaml's, or the defaults where it is not needed and absent."""
     from m2det.config import check_params, load_params
     from m2det.config.schema import defaults
+    from m2det.data.sources.manifest import RAW, with_known_orientation
 
     path = Path("params.yaml")
     if path.exists() or not arguments.annotations:
-        return load_params(path)
+        params, manifest = load_params(path), RAW / "manifest.json"
+        if arguments.annotations or not manifest.exists():
+            return params
+        return params.model_copy(update={"data": with_known_orientation(params.data, manifest)})
     values = defaults()
     values["data"]["source"] = "digits"  # the one that needs no data.root
     return check_params(values, "the defaults")

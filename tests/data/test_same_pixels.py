@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import m2det.evaluate.inference as inference
-from m2det.cli.detect import detect_files
 from m2det.cli.export import _read_images
 from m2det.config import TrainParams
 from m2det.data.dataset import PlainDataset, TrainingDataset
@@ -16,6 +14,7 @@ from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
+from m2det.detect import detector
 from tests.tiny_model import write_tiny_model
 
 STILL = TrainParams.model_construct(None, crop_probability=0.0, expand_probability=0.0, hflip=False)
@@ -46,8 +45,12 @@ def test_a_photo_gives_training_validation_detection_and_export_the_same_pixels(
     exported = _read_images([tmp_path / "0.jpg"], size)[0].permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(exported, validated)
     batches = []
-    monkeypatch.setattr(inference, "detect_images", lambda *args: batches.append(args[2]) or [np.zeros((0, 6))])
-    detect_files([tmp_path / "0.jpg"], write_tiny_model(tmp_path), tmp_path / "drawn", 0.5, False, "cpu")
+    monkeypatch.setattr(
+        detector, "candidates_of_images", lambda *args: batches.append(args[2]) or [np.zeros((0, 6), np.float32)]
+    )
+    found = detector.load(write_tiny_model(tmp_path), "cpu")
+    found.size = size
+    assert len(found(tmp_path / "0.jpg")) == 0
     np.testing.assert_array_equal(batches[0][0].permute(1, 2, 0).numpy(), validated)
     # each pixel of the photo counts: resized linearly at once, most would be passed over
     means = cv2.resize(decode_bgr(split.record(0), "a"), (size, size), interpolation=cv2.INTER_AREA).astype(int)

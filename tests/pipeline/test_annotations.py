@@ -61,9 +61,9 @@ def test_a_label_of_voc_is_noticed_among_many_files(project: Project) -> None:
     for year, name in (("VOC2007", "trainval"), ("VOC2007", "test"), ("VOC2012", "trainval")):
         for folder, file in (("ImageSets/Main", f"{name}.txt"), ("Annotations", f"{name}.xml")):
             (project.root / year / folder).mkdir(parents=True, exist_ok=True)
-            (project.root / year / folder / file).write_text("1")
+            (project.root / year / folder / file).write_text(name if file.endswith("txt") else "<annotation/>")
     first = recorded(source="voc", train=[], val=[])
-    (project.root / "VOC2007/Annotations/test.xml").write_text("2")
+    (project.root / "VOC2007/Annotations/test.xml").write_text("<annotation></annotation>")
     second = recorded()
     assert {name for name in first if first[name] != second[name]} == {"VOC2007/Annotations"}
 

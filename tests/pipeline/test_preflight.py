@@ -130,18 +130,20 @@ def test_a_full_disk_is_named_with_what_the_run_writes(project, monkeypatch):
     assert found().findings == [], "of three images the annotations name one"
 
 
-def test_the_images_of_voc_are_counted_by_its_lists(project, monkeypatch):
+def test_the_images_below_the_root_are_counted(project, monkeypatch):
     year = project / "voc/VOC2007"
-    for name in ("JPEGImages", "ImageSets/Main"):
+    for name in ("JPEGImages", "ImageSets/Main", "Annotations"):
         (year / name).mkdir(parents=True)
     for name, images in (("trainval", "000001 000002"), ("test", "000002")):
         (year / f"ImageSets/Main/{name}.txt").write_text(images)
-    for number in range(4):
+    for number in range(1, 5):
+        (year / f"Annotations/{number:06}.xml").write_text("<annotation/>")
         (year / f"JPEGImages/{number:06}.jpg").write_bytes(bytes(10**6))
     usage, voc = shutil.disk_usage(project), {"source": "voc", "root": "voc"}
-    for room, fits in ((2_100_000, False), (2_300_000, True)):
+    for room, fits in ((4_200_000, False), (4_600_000, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, room=room: usage._replace(free=room))
-        assert (found(stages=["data", "pack"], data=voc).findings == []) == fits, "two images, and a tenth"
+        stages = ["annotations", "data", "pack"]
+        assert (found(stages=stages, data=voc).findings == []) == fits, "four images, and a tenth"
 
 
 class Answers(BaseHTTPRequestHandler):

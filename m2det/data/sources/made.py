@@ -38,10 +38,12 @@ class Converted:
     pairs: image folders are relative to the data set's root.
     made: whether the annotation files were made and are relative to the stage's folder; else they are the user's.
     notes: what was decided or left out.
+    upright: whether boxes are of the images as shown, by the format's own rule.
     """
 
     pairs: Pairs
     made: bool = True
+    upright: bool = False
     notes: list[Note] = field(default_factory=list)
 
 

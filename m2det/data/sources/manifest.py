@@ -48,6 +48,7 @@ def write_manifest(
     advice: str = "check names and the data root",
     outside: bool = False,
     skip_missing: bool = False,
+    upright: bool = False,
 ) -> None:
     """Write the list of a data set's files.
 
@@ -58,6 +59,7 @@ def write_manifest(
         advice: the end of an error about a missing file.
         outside: whether images may lie out of their folder.
         skip_missing: leave out images that are missing: the stage `pack` skips them.
+        upright: whether boxes are of the images as shown, by the format's own rule.
 
     Raises:
         InputError: an annotation file, folder or image is missing, or an image lies outside and must not.
@@ -66,6 +68,7 @@ def write_manifest(
         split: [
             _describe(roots, annotations, images, advice, outside, skip_missing)
             | ({"made": True} if roots[0] == path.parent else {})
+            | ({"upright": True} if upright else {})
             for annotations, images in pairs
         ]
         for split, pairs in splits.items()
@@ -97,6 +100,13 @@ def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, l
             sources[split].append((annotations / entry["annotations"], roots[1] / entry["images"]))
     warn_of_other_times(path, roots[1])
     return sources
+
+
+def with_known_orientation(data: DataParams, path: Path) -> DataParams:
+    """Return the section `data`, its orientation "exif" where the listed data set's format says so."""
+    entries = [entry for each in json.loads(path.read_bytes()).values() for entry in each]
+    known = any(entry.get("upright") for entry in entries)
+    return data.model_copy(update={"orientation": "exif"}) if known and data.orientation == "ask" else data
 
 
 def missing_paths(roots: Roots, pairs: Sequence[tuple[str, str]], advice: str) -> Iterator[str]:

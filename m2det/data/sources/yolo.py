@@ -64,7 +64,7 @@ class YoloLayout:
             labelled, note = split_images(labelled["train"], self.tree, val_share)
             notes.append(note)
         classes = {number + 1: name for number, name in self.names.classes.items()}
-        return Converted(make_annotations(target, labelled, classes), notes=notes)
+        return Converted(make_annotations(target, labelled, classes), notes=notes, upright=True)
 
     def _label(self, image: str, kinds: Counter[str]) -> LabelledImage:
         width, height = self.tree.measure(image, upright_size)
