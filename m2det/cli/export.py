@@ -177,7 +177,7 @@ def _compare_metrics(model: M2Det, session: Any, cache: Path) -> str:
     return sentence
 
 
-def _read_images(paths: Sequence[Path], size: int, batch: int) -> Tensor:
+def _read_images(paths: Sequence[Path], size: int, batch: int = 1) -> Tensor:
     """Return the pictures, resized, as float32 [N,3,size,size] BGR from 0 to 255; repeated to a multiple of a batch."""
     import numpy as np
     import torch

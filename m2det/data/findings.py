@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from m2det.data.sources.records import Note
+from m2det.text import printable
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 MAX_EXAMPLES = 20
@@ -67,10 +68,10 @@ class Finding:
 
     def __str__(self) -> str:
         where = f"{self.split}: " if self.split else ""
-        text = f"{self.severity}: {where}{self.message} [{self.code}]"
+        text = printable(f"{self.severity}: {where}{self.message} [{self.code}]")
         listed = self.examples[:MAX_EXAMPLES] if self.severity == ERROR else ()
         rest = f"\n  and {len(self.examples) - MAX_EXAMPLES} more" if len(self.examples) > MAX_EXAMPLES else ""
-        return text + "".join(f"\n  {example}" for example in listed) + (rest if listed else "")
+        return text + "".join(f"\n  {printable(example)}" for example in listed) + (rest if listed else "")
 
 
 def from_notes(notes: Iterable[Note], split: str) -> list[Finding]:

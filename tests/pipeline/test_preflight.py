@@ -134,7 +134,7 @@ def test_the_images_below_the_root_are_counted(project, monkeypatch):
     year = project / "voc/VOC2007"
     for name in ("JPEGImages", "ImageSets/Main", "Annotations"):
         (year / name).mkdir(parents=True)
-    for name, images in (("trainval", "000001 000002"), ("test", "000002")):
+    for name, images in (("trainval", "000001\n000002\n"), ("test", "000002")):
         (year / f"ImageSets/Main/{name}.txt").write_text(images)
     for number in range(1, 5):
         (year / f"Annotations/{number:06}.xml").write_text("<annotation/>")
