@@ -52,7 +52,8 @@ def score() -> None:
     write_whole(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     voc = voc_scores(truth, DETECTIONS)
     write_whole(RESULTS / "voc.json", json.dumps(voc, indent=2) + "\n")
-    write_record(RESULTS, MODEL, cache_digest(CACHE), scores.scorer)
+    exact = {name: scores.metrics[name] for name in NAMES}
+    write_record(RESULTS, MODEL, cache_digest(CACHE), scores.scorer, exact)
     if voc:
         print(f"VOC's mAP {voc['mAP_11_points']:.4f} by 11 points, {voc['mAP_all_points']:.4f} by all points")
     print("  ".join(f"{name} {scores.metrics[name]:.4f}" for name in ("AP", "AP50", "AP75")))

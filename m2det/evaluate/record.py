@@ -1,8 +1,12 @@
-"""The evaluation record results/evaluation.json: hashes of the model, cache, detections and metrics, and the scorer."""
+"""The evaluation record results/evaluation.json: hashes of the model, cache, detections and metrics, and the scorer.
+
+And the metrics with six decimals: results/metrics.json has three, so that DVC's tables fit a terminal.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from m2det.data.packed.reader import cache_digest
@@ -13,7 +17,7 @@ NAME, VERSION = "evaluation.json", 1
 OUTPUTS = ("detections.json", "metrics.json")  # in the same folder
 
 
-def write_record(results: Path, model: Path, cache_digest: str, scorer: str) -> None:
+def write_record(results: Path, model: Path, cache_digest: str, scorer: str, metrics: Mapping[str, float]) -> None:
     """Write the record of an evaluation, after its detections and metrics.
 
     Args:
@@ -21,10 +25,13 @@ def write_record(results: Path, model: Path, cache_digest: str, scorer: str) -> 
         model: The model file.
         cache_digest: The packed cache's digest.
         scorer: hotcoco or pycocotools.
+        metrics: COCO's 12 numbers, by name.
     """
     sha256 = {"model": file_sha256(model), "cache": cache_digest}
     sha256 |= {name: file_sha256(results / name) for name in OUTPUTS}
-    write_whole(results / NAME, json.dumps({"version": VERSION, "scorer": scorer, "sha256": sha256}, indent=2) + "\n")
+    exact = {name: round(value, 6) for name, value in metrics.items()}
+    record = {"version": VERSION, "scorer": scorer, "sha256": sha256, "metrics": exact}
+    write_whole(results / NAME, json.dumps(record, indent=2) + "\n")
 
 
 def describe_record(results: Path, model: Path, cache: Path) -> str:

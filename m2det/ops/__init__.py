@@ -153,4 +153,6 @@ def _compiled() -> ModuleType:
             f"the compiled NMS is missing here ({error}): build it with `dvc repro -f ops` in the repository, "
             "or `python setup.py build_ext --inplace`"
         ) from error
+    if not hasattr(compiled, "soft_nms_by_class"):
+        raise InputError("the compiled NMS is of an older version: build it again with `dvc repro -f ops`")
     return compiled
