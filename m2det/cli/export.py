@@ -104,7 +104,7 @@ def export_onnx(
             raise InputError(f"{path} is a folder; move it, or give another --out")
     with replacing(target) as temporary:
         example = images[:batch] if batch else images[:2]
-        content = make_onnx(model, card, example, batch, nms, temporary).SerializeToString()
+        content = make_onnx(model, card, example, batch, nms).SerializeToString()
         temporary.write_bytes(content)
         session = _session(content)
         difference = _difference(detector, session, images, batch)

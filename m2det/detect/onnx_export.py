@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from pathlib import Path
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +26,7 @@ OPSET, IR_VERSION = 17, 8
 MAX_PER_CLASS, NMS_IOU, NMS_SCORE = 100, 0.45, 0.05  # of the NMS inside
 
 
-def make_onnx(model: M2Det, card: dict[str, Any], images: Tensor, batch: int, nms: bool, temporary: Path) -> ModelProto:
+def make_onnx(model: M2Det, card: dict[str, Any], images: Tensor, batch: int, nms: bool) -> ModelProto:
     """Return the graph of a trained network, with its outputs `boxes` and `scores` as of ExportedDetector.
 
     Args:
@@ -35,7 +35,6 @@ def make_onnx(model: M2Det, card: dict[str, Any], images: Tensor, batch: int, nm
         images: float32 [B,3,S,S] BGR from 0 to 255, an example; B is `batch`, if that is not 0.
         batch: Fixed size of the batch, without any computation of shapes; 0 for any size.
         nms: Add the output `selected`, int64 [K,3]: (image, class from 0, prior) of the boxes that hard NMS keeps.
-        temporary: A file to write to.
 
     Raises:
         InputError: The graph is of another version than Ascend's compiler reads.
@@ -45,20 +44,21 @@ def make_onnx(model: M2Det, card: dict[str, Any], images: Tensor, batch: int, nm
 
     names = ["images", "boxes", "scores"]
     axes = {} if batch else {name: {0: "batch"} for name in names}
+    content = BytesIO()  # a name of a file would have to be UTF-8
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # sizes become constants, on purpose
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of the older exporter: see above
         torch.onnx.export(
             ExportedDetector(model).eval(),
             (images,),
-            str(temporary),
+            content,  # type: ignore[arg-type]
             input_names=names[:1],
             output_names=names[1:],
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
-    graph = onnxslim.slim(onnx.load_from_string(temporary.read_bytes()))
+    graph = onnxslim.slim(onnx.load_from_string(content.getvalue()))
     if nms:
         _add_nms(graph)
     _add_metadata(graph, model, card, nms)

@@ -174,7 +174,10 @@ class Inputs:
         for path, data in self.data.items():
             files = {name: value for name, (_, value) in data.files.items()}
             known = files and all(files.values())  # of large files it is not
-            md5[path] = _combined(path, files) if known else data.md5 or content_md5(Path(path))
+            if known:
+                md5[path] = _combined(path, files)
+            elif data.md5 or Path(path).exists():  # a stage that DVC has not started may run without the compiled NMS
+                md5[path] = data.md5 or content_md5(Path(path))
         return md5
 
     def undo(self, changes: Sequence[Change], folder: Path) -> str:

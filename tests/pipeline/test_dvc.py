@@ -338,7 +338,7 @@ HOSTILE = {
         "category",
     ),
     "missing image": (lambda clone: (clone.folder / "own/images/2.jpg").unlink(), "2.jpg"),
-    "truncated JPEG": (lambda clone: truncate(clone.folder / "own/images/2.jpg"), "2.jpg"),
+    "truncated JPEG": (lambda clone: truncate(clone.folder / "own/images/2.jpg"), "2 images cannot be packed"),
 }
 
 

@@ -161,16 +161,17 @@ def recorded(tmp_path_factory) -> Clone:
             path = made.folder / path_of(out)
             path = path if path.suffix else path / "made-up.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{path.name}\n" if path.suffix != ".json" else "{}\n")
+            path.write_text(f"{path.name}\n" if path.suffix != ".json" else '{"files": {}}\n')
     stamp = "from tasks import ops; ops.write_whole(ops.OPS_STAMP, ops._stamp())"
     subprocess.run([sys.executable, "-c", stamp], cwd=made.folder, check=True)
+    made.run("flows.annotations")  # runs at every `dvc repro`: its record must be the true one
     made.run("dvc", "commit", "--force", "--quiet")
     commit(made.folder, "results")
     return made
 
 
 def stale(clone: Clone, *stages: str) -> set[str]:
-    return set(json.loads(clone.run("dvc", "status", "--json", *stages).stdout))
+    return set(json.loads(clone.run("dvc", "status", "--json", *stages).stdout)) - {"annotations"}  # always changed
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def test_data_that_dvc_has_packed_already_need_not_be_there(tmp_path, monkeypatc
         Path(f"in-{name}").write_text(name)
     for command in (["init", "-q", "--no-scm"], ["repro", "-q"]):
         subprocess.run([sys.executable, "-m", "dvc", *command], check=True)
-    assert will_run([*ALL]) == {"ops", "evaluate", "benchmark", "performance"}
+    assert will_run([*ALL]) == {"annotations", "ops", "evaluate", "benchmark", "performance"}
     assert will_run(["data", "pack"]) == {"pack"}, "asked for as the last one"
     Path("in-data").write_text("other")
     assert will_run([*ALL]) == {*ALL} - {"weights"}
