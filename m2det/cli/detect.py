@@ -76,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> None:
     prose = sys.stderr if arguments.json == STDOUT else sys.stdout
     words = [word for name in arguments.images for word in (_listed() if name == STDOUT else [name])]
     sources = find_sources(words, arguments.recursive, arguments.out)
-    if not arguments.no_pictures:
+    if not arguments.no_pictures or arguments.txt or arguments.crops:
         _check_targets(sources, arguments.out)
     print_log(sys.stderr, logging.WARNING)
     names = ("score", "nms", "iou", "classes", "batch", "tiles", "overlap")

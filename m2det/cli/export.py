@@ -96,7 +96,7 @@ def export_onnx(
 
     model, card = load_trained(weights)
     detector, size = ExportedDetector(model).eval(), model.config.size
-    paths = [source.path for source in find_sources(pictures or photographs())]
+    paths = [source.path for source in find_sources(pictures or photographs()) if not source.is_video]
     images = _read_images(paths[:MAX_PICTURES], size, batch or 1)
     script = target.with_name(f"{target.stem}_atc.sh")
     for path in (target, script):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     Picture = str | Path | NDArray[np.uint8] | PIL.Image.Image
 
 NMS = ("hard", "linear", "gaussian")
+MAX_BYTES = 512 << 20  # of pictures that are open at once, beside those that the network sees
+COMPRESSION = 12  # of a JPEG, about
 URL_PREFIXES = ("http://", "https://", "s3://", "ftp://")
 
 
@@ -90,7 +92,11 @@ class _Opened:
     image: Image
     path: Path | None
     tiles: list[Tile]
-    squares: NDArray[np.uint8]  # [T,S,S,3] BGR
+    whole: NDArray[np.uint8]  # [S,S,3] BGR
+
+    def square(self, number: int) -> NDArray[np.uint8]:
+        """Return a tile, uint8 [S,S,3] BGR; cut when its turn comes, since a large photo has hundreds."""
+        return self.whole if number == 0 else square_of_pixels(self.image[self.tiles[number].slices], len(self.whole))
 
 
 def load(weights: str | Path, device: str = "auto", **options: Any) -> Detector:
@@ -143,7 +149,8 @@ class Detector:
             options: Other than this detector's, as DetectionOptions.
 
         Returns:
-            Detections of a picture; of a list a list; of an iterator an iterator, which reads ahead by two batches.
+            Detections of a picture; of a list a list; of an iterator an iterator, which reads up to three batches
+            ahead.
 
         Raises:
             InputError: A picture cannot be read, or an option is not valid.
@@ -188,16 +195,25 @@ class Detector:
             opened, candidates = pair
             return opened if isinstance(opened, InputError) else self._finish(opened, candidates, options)
 
-        opened = ordered_map(pictures, open_or_error, threads, lambda _: 1, 2 * options.batch)
-        yield from ordered_map(self._candidates(opened, options), finish, threads, lambda _: 1, 2 * options.batch)
+        least = MAX_BYTES // options.batch  # so that a batch of small pictures is the most
+
+        def cost(picture: Any) -> int:
+            return max(least, _decoded_bytes(picture))
+
+        def cost_opened(pair: tuple[_Opened | InputError, list[NDArray[np.float32]]]) -> int:
+            opened, candidates = pair
+            image = 0 if isinstance(opened, InputError) else opened.image.nbytes
+            return max(least, image + sum(each.nbytes for each in candidates))
+
+        opened = ordered_map(pictures, open_or_error, threads, cost, MAX_BYTES)
+        yield from ordered_map(self._candidates(opened, options), finish, threads, cost_opened, MAX_BYTES)
 
     def _open(self, picture: Any, options: DetectionOptions) -> _Opened:
         image, path, data = _as_bgr(picture, options.channels)
         height, width = image.shape[:2]
-        whole, *parts = tiles_of((width, height), options.tiles, options.overlap)
-        squares = [square_of_file(data, str(path), image, self.size) if data else square_of_pixels(image, self.size)]
-        squares += [square_of_pixels(image[tile.slices], self.size) for tile in parts]
-        return _Opened(image, path, [whole, *parts], np.stack(squares))
+        tiles = tiles_of((width, height), options.tiles, options.overlap)
+        whole = square_of_file(data, str(path), image, self.size) if data else square_of_pixels(image, self.size)
+        return _Opened(image, path, tiles, whole)
 
     def _candidates(
         self, opened: Iterator[_Opened | InputError], options: DetectionOptions
@@ -206,10 +222,11 @@ class Detector:
         # NMS takes what scores more
         threshold = float(np.nextafter(np.float32(options.score), np.float32(-1)))
         for pictures in _groups(opened, options.batch):
-            squares = [picture.squares for picture in pictures if isinstance(picture, _Opened)]
+            tiles = [(p, i) for p in pictures if isinstance(p, _Opened) for i in range(len(p.tiles))]
             found: list[NDArray[np.float32]] = []
-            for batch in torch.from_numpy(np.concatenate(squares)).split(options.batch) if squares else ():
-                images = batch.permute(0, 3, 1, 2)
+            for start in range(0, len(tiles), options.batch):
+                squares = np.stack([picture.square(i) for picture, i in tiles[start : start + options.batch]])
+                images = torch.from_numpy(squares).permute(0, 3, 1, 2)
                 found += candidates_of_images(self.model, self._priors, images, self.device, threshold)
             for picture in pictures:
                 count = len(picture.tiles) if isinstance(picture, _Opened) else 0
@@ -248,6 +265,16 @@ def _as_bgr(picture: Any, channels: str) -> tuple[Image, Path | None, bytes]:
     if picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"an array {list(picture.shape)} is no picture: give uint8 [H,W,3] or [H,W]")
     return np.ascontiguousarray(picture if channels == "BGR" else picture[:, :, ::-1]), None, b""
+
+
+def _decoded_bytes(picture: Any) -> int:
+    """Estimate the memory that a picture takes when it is decoded."""
+    if isinstance(picture, np.ndarray):
+        return picture.nbytes
+    if _is_pil(picture):
+        return int(3 * picture.width * picture.height)
+    path = Path(picture) if isinstance(picture, str | Path) else Path()
+    return COMPRESSION * path.stat().st_size if path.is_file() else 0
 
 
 def _is_pil(picture: Any) -> bool:

@@ -16,7 +16,7 @@ from m2det.data.pictures import Source
 from m2det.detect.detections import Detections
 from m2det.detect.detector import Detector
 from m2det.detect.outputs import DrawnPictures, Output, file_name_text, picture_path
-from m2det.detect.video import SUFFIX, open_video, writing_video
+from m2det.detect.video import NO_VIDEO, SUFFIX, open_video, writing_video
 from m2det.errors import InputError
 from m2det.text import printable
 
@@ -44,6 +44,7 @@ class DetectionJob:
         self._detector, self._outputs, self._out, self._ids, self._tell = detector, outputs, out, image_ids, tell
         self._count, self._objects, self._start = 0, Counter[str](), time.perf_counter()
         self._failed: list[str] = []
+        self._last_id = 0
 
     def run(self, sources: Sequence[Source]) -> None:
         """Detect in the pictures, then in each video."""
@@ -69,9 +70,9 @@ class DetectionJob:
         drawn = [DrawnPictures(self._out)] if self._out else []
         found_in = self._detector.each(_with_bar((source.path for source in sources), len(sources), "image"))
         for number, (source, found) in enumerate(zip(sources, found_in, strict=True), 1):
+            self._last_id = number
             if isinstance(found, InputError):
-                self._failed.append(str(found))
-                print(f"skipped: {found}", file=sys.stderr)
+                self._fail(str(found))
                 continue
             name = file_name_text(source.path)
             image_id = number if self._ids is None else self._ids[_key(source, self._ids)]
@@ -82,19 +83,29 @@ class DetectionJob:
     def _detect_video(self, source: Source) -> None:
         target = self._out / source.name.with_name(source.name.name + SUFFIX) if self._out else None
         with ExitStack() as stack:
-            video = stack.enter_context(open_video(source.path, source.is_camera))
-            write: Callable[[Any], None] = lambda image: None  # noqa: E731, ARG005
-            if target:
-                write = stack.enter_context(writing_video(target, video.rate)).write
+            try:
+                video = stack.enter_context(open_video(source.path, source.is_camera))
+            except InputError as error:
+                self._fail(str(error))
+                return
+            writer = stack.enter_context(writing_video(target, video.rate)) if target else NO_VIDEO
             frames = _with_bar(video.frames(), video.count, "frame")
-            before = self._count
-            for number, found in enumerate(self._detector(frames), 1):
+            ahead = {"batch": 1} if source.is_camera else {}  # a frame is shown when the next one comes
+            number = 0
+            for number, found in enumerate(self._detector(frames, **ahead), 1):
+                self._last_id += 1
                 name = source.name.with_name(f"{source.name.name}_{number:06d}")
                 file_name = file_name_text(source.path)
-                self._write(name, found, {"image_id": number, "file_name": file_name, "frame": number}, [])
-                write(found.plot(scale=1.0))
+                self._write(name, found, {"image_id": self._last_id, "file_name": file_name, "frame": number}, [])
+                writer.write(found)
             drawn = f" -> {target}" if target else ""
-            self._tell(f"{source.path}: {self._count - before} frames{drawn}")
+            self._tell(f"{source.path}: {number} frames{drawn}")
+            if video.fault:
+                self._fail(video.fault)
+
+    def _fail(self, sentence: str) -> None:
+        self._failed.append(sentence)
+        print(f"skipped: {printable(sentence)}", file=sys.stderr)
 
     def _write(self, name: Path, found: Detections, fields: dict[str, Any], drawn: Sequence[Output]) -> None:
         for output in (*drawn, *self._outputs):

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from m2det.detect.detections import Image
+from m2det.detect.detections import Detections, Image
 from m2det.errors import InputError
 from m2det.files.whole import replacing
 
@@ -22,22 +22,27 @@ class Video:
     Attributes:
         rate: Frames per second.
         count: Frames, by the container; 0 where it does not say.
+        fault: A sentence on why frames have ended early; empty while there is none.
     """
 
     def __init__(self, path: Path, container: Any, stream: Any) -> None:
         self._path, self._container, self._stream = path, container, stream
         self.rate = Fraction(stream.average_rate or NO_RATE)
-        self.count = int(stream.frames)
+        self.count, self.fault = max(0, int(stream.frames)), ""
 
     def frames(self) -> Iterator[Image]:
-        """Yield frames, uint8 [H,W,3] BGR. Raises InputError where the file is damaged."""
+        """Yield frames, uint8 [H,W,3] BGR, up to where the file is damaged."""
         import av
 
+        done = 0
         try:
             for frame in self._container.decode(self._stream):
                 yield frame.to_ndarray(format="bgr24")
+                done += 1
         except av.FFmpegError as error:
-            raise InputError(f"{self._path} is damaged: {error}; frames up to there are done") from error
+            self.fault = f"{self._path} is damaged after {done} frames: {error}"
+        if done < self.count and not self.fault:
+            self.fault = f"{self._path} is damaged: {done} of its {self.count} frames can be read"
 
 
 @contextmanager
@@ -62,32 +67,46 @@ def open_video(path: Path, is_camera: bool) -> Iterator[Video]:
 
 @contextmanager
 def writing_video(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
-    """Write a video, H.264 in MP4; after Ctrl-C what was drawn until then.
+    """Write a video, H.264 in MP4; after Ctrl-C the frames until then.
 
     Raises:
         InputError: the disk takes no file here.
     """
-    av = _pyav(path)
+    av, interrupt = _pyav(path), None
     with replacing(path) as temporary:
-        container = av.open(str(temporary), "w", format="mp4")
-        writer = VideoWriter(container, rate)
+        writer = VideoWriter(av.open(str(temporary), "w", format="mp4"), rate)
         try:
             yield writer
+        except KeyboardInterrupt as error:
+            interrupt = error
         finally:
             writer.close()
+    if interrupt:
+        raise interrupt
 
 
-class VideoWriter:
-    """Writes frames of one size."""
+class NoVideo:
+    """The null object: draws no frame."""
+
+    def write(self, found: Detections) -> None:
+        """Append a drawn frame."""
+
+
+NO_VIDEO = NoVideo()
+
+
+class VideoWriter(NoVideo):
+    """Draws and writes frames of one size."""
 
     def __init__(self, container: Any, rate: Fraction) -> None:
         self._container, self._rate = container, rate
         self._stream: Any = None
 
-    def write(self, image: Image) -> None:
-        """Append a frame, uint8 [H,W,3] BGR. H.264 takes even sides: an odd last row or column is cut."""
+    def write(self, found: Detections) -> None:
+        # H.264 takes even sides: an odd last row or column is cut
         import av
 
+        image = found.plot(scale=1.0)
         height, width = (side - side % 2 for side in image.shape[:2])
         if self._stream is None:
             self._stream = self._container.add_stream("libx264", rate=self._rate)

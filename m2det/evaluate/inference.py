@@ -22,6 +22,7 @@ from m2det.model.preprocess import subtract_mean
 from m2det.progress import NO_PROGRESS, Progress
 
 Network = Callable[[Tensor], dict[str, Tensor]]  # images float32 [B,3,S,S] -> loc and conf, as M2Det.forward
+MAX_BYTES = 256 << 20  # of candidates that wait for NMS
 MAX_NMS_THREADS = 4  # of a process: enough for several hundred images per second, and other processes need cores, too
 
 
@@ -56,7 +57,11 @@ def candidates_of_images(
 ) -> list[NDArray[np.float32]]:
     """Return each image's candidates for NMS, float32 [N,6] as of select_candidates; arguments as of detect_images."""
     outputs = model(subtract_mean(images.to(device, non_blocking=True), device))
-    return select_candidates(outputs["loc"], outputs["conf"], priors, score_threshold)
+    # on a CPU nothing is lost by one image at a time, and an untrained network leaves every box of every class
+    parts = zip(
+        *(outputs[name].split(1 if device.type == "cpu" else len(images)) for name in ("loc", "conf")), strict=True
+    )
+    return [each for loc, conf in parts for each in select_candidates(loc, conf, priors, score_threshold)]
 
 
 def suppress_image(
@@ -106,7 +111,8 @@ def coco_results_of_split(
         detections = suppress_image(boxes, (width, height), settings)
         return coco_results(int(split.image_ids[index]), (width, height), detections, split.category_ids)
 
-    return ordered_map(candidates(), entries, threads, lambda _: 1, 2 * settings.batch_size)
+    least = MAX_BYTES // (2 * settings.batch_size)  # so that two batches are the most
+    return ordered_map(candidates(), entries, threads, lambda each: max(least, each[1].nbytes), MAX_BYTES)
 
 
 def coco_results_distributed(
