@@ -228,3 +228,43 @@ def test_what_is_written_has_the_mode_of_the_umask(detect, model, photos):
     os.umask(umask)
     for path in (model, Path("found.json"), Path("detected/a.jpg")):
         assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
+
+
+def test_a_broken_video_stops_nothing_and_ids_go_on(detect, tmp_path, photos, capsys):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    write_video(tmp_path / "clip.mkv", 3, 10)
+    assert detect(photos / "a.jpg", tmp_path / "broken.mp4", tmp_path / "clip.mkv", "--json=found.json") == 1
+    assert "skipped:" in capsys.readouterr().err
+    found = entries(Path("found.json"))
+    assert {(entry["image_id"], entry.get("frame")) for entry in found} == {(1, None), (2, 1), (3, 2), (4, 3)}
+
+
+def test_a_video_that_ends_early_is_told(detect, tmp_path, capsys):
+    write_video(tmp_path / "clip.mp4", 60, 10)
+    content = bytearray((tmp_path / "clip.mp4").read_bytes())
+    content[len(content) // 2 : len(content) * 3 // 4] = bytes(len(content) // 4 + len(content) % 4)[
+        : len(content) * 3 // 4 - len(content) // 2
+    ]
+    (tmp_path / "clip.mp4").write_bytes(content)
+    assert detect(tmp_path / "clip.mp4", "--no-pictures") == 1
+    assert "clip.mp4 is damaged" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_the_drawn_frames(tmp_path):
+    av = pytest.importorskip("av")
+    from m2det.detect.detections import Detections
+    from m2det.detect.video import writing_video
+
+    frame = Detections(np.zeros((0, 6), np.float32), (96, 64), ("a",), (1,), None, np.zeros((64, 96, 3), np.uint8))
+    with pytest.raises(KeyboardInterrupt), writing_video(tmp_path / "a.mp4", 10) as writer:
+        for _ in range(5):
+            writer.write(frame)
+        raise KeyboardInterrupt
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 5
+
+
+def test_labels_of_pictures_of_one_name_are_refused_too(detect, photos, capsys):
+    (photos / "a.png").write_bytes((photos / "b.png").read_bytes())
+    assert detect(photos, "--no-pictures", "--txt") == 1
+    assert "would both be drawn as" in capsys.readouterr().err
