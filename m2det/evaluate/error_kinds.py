@@ -1,7 +1,7 @@
 """Why detections are wrong: the error kinds of TIDE (Bolya et al., ECCV 2020), and the AP50 that each costs.
 
-The detections and their matches are those of COCO's AP50: the best 100 of a class on an image, each with the free object
-of its class that it overlaps most. The kinds, their order and their corrections are those of TIDE's own code.
+The detections and their matches are those of COCO's AP50: the best 100 of a class on an image, each with the free
+object of its class that it overlaps most. The kinds, their order and their corrections are those of TIDE's own code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KINDS = {
     "both": "near an object of another class",
     "duplicate": "an object that a better detection has found already",
     "background": "no object there",
-    "missed": "an object that no detection of the kinds above but the last two belongs to",
+    "missed": "an object that no detection finds or would find with another class or a better box",
 }
 Floats, Ints = NDArray[np.float64], NDArray[np.int64]
 

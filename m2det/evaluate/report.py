@@ -26,7 +26,21 @@ from m2det.evaluate.thresholds import (
 from m2det.evaluate.undefined import UNDEFINED, explain_undefined
 from m2det.viz.detections import SHOWN_SCORE, Review, draw_pair, worst_and_best
 from m2det.viz.errors import draw_calibration, draw_confusions, draw_error_costs, draw_thresholds
-from m2det.viz.page import Html, bar, cut, details, figure, grid, page, paragraph, photographs, table, tiles
+from m2det.viz.page import (
+    Html,
+    bar,
+    code,
+    cut,
+    details,
+    explained,
+    figure,
+    grid,
+    page,
+    paragraph,
+    photographs,
+    table,
+    tiles,
+)
 
 MEANINGS = dict(
     zip(
@@ -93,18 +107,18 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
         ("Why it fails", _errors(e, best, pictures)),
         ("Which score threshold", _thresholds(e, pictures)),
         ("Which classes it confuses", _confusions(e, best, pictures)),
-        ("Classes", [_classes(e, best)]),
+        ("Classes", _classes(e, best)),
         ("Curves", [grid(_figure(pictures / f"{name}.png") for name in ("learning_curve", "precision_recall"))]),
         ("Worst and best images", _images(e)),
         ("Images of each kind of error", _images_of_kinds(e)),
-        ("Labels", [_figure(pictures / "labels.png")]),
+        ("Labels", [_figure(pictures / "labels.png", large=True)]),
         ("Where the model came from", _origin(e)),
     ]
     return page(f"{e.card['model']} on {len(e.split)} validation images", sections)
 
 
-def _figure(path: Path) -> Html:
-    return figure(path.read_bytes(), path.stem.replace("_", " "))
+def _figure(path: Path, large: bool = False) -> Html:
+    return figure(path.read_bytes(), path.stem.replace("_", " "), large)
 
 
 def _number(value: float) -> str:
@@ -137,9 +151,9 @@ def _errors(e: Evaluated, best: float, pictures: Path) -> list[Html]:
     draw_error_costs(pictures / "error_kinds.png", costs.ap50, costs.by_kind)
     at_best, at_shown = count_kinds(e.matches, best), count_kinds(e.matches, SHOWN_SCORE)
     most = max(costs.by_kind.values())
-    header = ("kind", "AP50 lost", f"errors from {best:.2f}", f"errors from {SHOWN_SCORE:.2f}", "what it is")
+    header = ("kind", "AP50 lost", f"from {best:.2f}", f"from {SHOWN_SCORE:.2f}")
     rows = [
-        (name, bar(cost / (most or 1), f"{cost:.3f}", "red"), at_best[name], at_shown[name], KINDS[name])
+        (explained(name, KINDS[name]), bar(cost / (most or 1), f"{cost:.3f}", "red"), at_best[name], at_shown[name])
         for name, cost in costs.by_kind.items()
     ]
     worst = max(costs.by_kind, key=lambda name: costs.by_kind[name])
@@ -153,9 +167,11 @@ def _errors(e: Evaluated, best: float, pictures: Path) -> list[Html]:
         paragraph(lead),
         table(header, rows),
         paragraph(
-            f"Without any wrong detection AP50 would rise by {max(costs.false_positive, 0):.3f}, without any object not "
-            f"found by {costs.false_negative:.3f}. Kinds and costs are those of TIDE (Bolya et al., 2020): AP50 with the "
-            "errors of one kind corrected, less AP50 as it is. They do not add up: one error may hide another."
+            f"Without any wrong detection AP50 would rise by {max(costs.false_positive, 0):.3f}, without any object "
+            f"that is not found by {costs.false_negative:.3f}.",
+            "The last columns count errors with the detections from these scores on. Kinds and costs are TIDE's (Bolya et "
+            "al., 2020): AP50 with the errors of one kind corrected, less AP50 as it is.",
+            "They do not add up: one error may hide another.",
         ),
     ]
 
@@ -167,9 +183,11 @@ def _thresholds(e: Evaluated, pictures: Path) -> list[Html]:
     draw_thresholds(pictures / "thresholds.png", STEPS, named, best)
     draw_calibration(pictures / "calibration.png", calibrated.score, calibrated.right, calibrated.error)
     sentences = (
-        f"The best F1 is at {best:.2f}: show detections from there on, as with `m2det detect --score {best:.2f}`.",
-        "A lower threshold finds more objects, a higher one makes fewer mistakes. Left: all classes together, at IoU "
-        "0.5. Right: whether a score of 0.8 means that 8 of 10 are right.",
+        f"The best F1 is with the detections from score {best:.2f} on:",
+        code(f"m2det detect --score {best:.2f}"),
+        "shows these. A lower threshold finds more objects, a higher one makes fewer mistakes.",
+        "The first figure is of all classes together, at IoU 0.5; the second tells whether 8 of 10 detections with a "
+        "score of 0.8 are right.",
     )
     return [paragraph(*sentences), grid(_figure(pictures / f"{name}.png") for name in ("thresholds", "calibration"))]
 
@@ -180,28 +198,37 @@ def _confusions(e: Evaluated, best: float, pictures: Path) -> list[Html]:
     wrong = wrong[np.argsort(-wrong[:, 2], kind="stable")][:MAX_PAIRS]
     names = [*map(cut, classes), "background"]
     rows = [(names[row], names[column], count) for row, column, count in wrong.tolist()]
-    parts = [paragraph(f"With detections from score {best:.2f} on; an object on background is missed.")]
+    parts = [
+        paragraph(f"With the detections from score {best:.2f} on. Background beside a class: missed, or nothing there.")
+    ]
     if len(classes) <= MAX_MATRIX:
         draw_confusions(pictures / "confusion_matrix.png", confusion_matrix(pairs, len(classes)), classes)
-        parts.append(
-            grid([_figure(pictures / "confusion_matrix.png"), table(("annotated", "detected", "times"), rows)])
-        )
-    else:
-        parts.append(table(("annotated", "detected", "times"), rows))
-    return parts
+        parts.append(_figure(pictures / "confusion_matrix.png", large=True))
+    return [*parts, table(("annotated", "detected", "times"), rows) if rows else paragraph("There is none.")]
 
 
-def _classes(e: Evaluated, best: float) -> Html:
-    header = ("class", "AP", "objects", f"precision from {best:.2f}", "recall", "F1", "its best threshold")
+def _classes(e: Evaluated, best: float) -> list[Html]:
     objects = np.bincount(e.matches.object_label, minlength=len(e.matches.classes)).tolist()
-    rows, at = [], round(best * 100)
+    rows, without, at = [], [], round(best * 100)
     for label, (name, ap) in enumerate(zip(e.matches.classes, e.class_ap, strict=True)):
+        if not objects[label]:
+            without.append(cut(name))
+            continue
         curves = threshold_curves(e.matches, label)
-        values = [curves.precision[at], curves.recall[at], curves.f1[at], STEPS[curves.best]]
-        shown = [f"{value:.2f}" for value in values] if objects[label] else [""] * len(values)
-        rows.append((ap, (cut(name), bar(ap, _number(ap)), objects[label], *shown)))
-    rows.sort(key=lambda row: (row[0] == UNDEFINED, row[0]))
-    return table(header, [row for _, row in rows])
+        found = ((e.matches.label == label) & (e.matches.score >= best)).any()
+        precision = f"{curves.precision[at]:.2f}" if found else "none detected"
+        own = f"{STEPS[curves.best]:.2f}" if curves.f1.any() else "none"
+        row = (precision, f"{curves.recall[at]:.2f}", f"{curves.f1[at]:.2f}", own)
+        rows.append((ap, (cut(name), bar(ap, _number(ap)), objects[label], *row)))
+    rows.sort(key=lambda row: row[0])
+    header = ("class", "AP", "objects", "precision", "recall", "F1", "best threshold")
+    parts = [
+        paragraph(f"The lowest AP first. Precision, recall and F1 are with the detections from score {best:.2f} on."),
+        table(header, [row for _, row in rows]),
+    ]
+    if without:
+        parts.append(details(f"{len(without)} classes without objects here", paragraph(", ".join(without))))
+    return parts
 
 
 def _images(e: Evaluated) -> list[Html]:
@@ -211,7 +238,7 @@ def _images(e: Evaluated) -> list[Html]:
 
 def _explanation() -> Html:
     return paragraph(
-        f"Left: the objects, green found, blue missed, grey crowds. Right: the detections from score {SHOWN_SCORE} on, "
+        f"First the objects: green found, blue missed, grey crowds. Then the detections from score {SHOWN_SCORE} on: "
         "green right, red wrong."
     )
 

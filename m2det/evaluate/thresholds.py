@@ -1,4 +1,4 @@
-"""What a score threshold does: precision, recall and F1, who is taken for whom, and whether scores are probabilities."""
+"""What a score threshold does: precision, recall, F1, who is taken for whom, and whether scores are probabilities."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def draw_thresholds(
 
 def draw_confusions(path: Path, matrix: NDArray[np.int64], classes: Sequence[str]) -> None:
     """Draw a confusion matrix [C+1,C+1], background last: colours by row, names and counts of few classes."""
-    side = float(np.clip(1.6 + 0.34 * len(matrix), 5, 14))
+    side = max(5, 1.6 + 0.34 * len(matrix)) if len(matrix) <= MAX_NAMED else 7
     figure, axes = new_figure((side, side))
     axes.grid(visible=False)
     share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
@@ -65,10 +65,10 @@ def draw_confusions(path: Path, matrix: NDArray[np.int64], classes: Sequence[str
 def draw_calibration(path: Path, score: NDArray[np.float64], right: NDArray[np.float64], error: float) -> None:
     """Draw the share of right detections by their mean score [N], both 0 where no detection has such scores."""
     figure, axes = new_figure(INCHES)
-    axes.plot([0, 1], [0, 1], color="black", linestyle=":", label="scores that are probabilities")
+    axes.plot([0, 1], [0, 1], color="black", linestyle=":", label="probabilities")
     there = score > 0
-    axes.plot(score[there], right[there], "o-", label=f"this model: off by {error:.3f} on average")
+    axes.plot(score[there], right[there], "o-", label=f"this model, off by {error:.3f}")
     axes.set(xlabel="mean score", ylabel="share of right detections", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=2)
     axes.set_title("Calibration")
     save_figure(figure, path)

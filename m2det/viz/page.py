@@ -32,12 +32,14 @@ p { margin: .5em 0; max-width: 75ch }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .92em; font-variant-numeric: tabular-nums; width: 100% }
 th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top }
-th { color: var(--soft); font-weight: 600; white-space: nowrap }
-td { min-width: 4em }
+th { color: var(--soft); font-weight: 600; overflow-wrap: normal }
+td { overflow-wrap: normal } td:first-child { min-width: 9em; overflow-wrap: break-word }
+td .soft { display: block; font-size: .92em }
 .bar { display: block; height: 5px; border-radius: 2px; background: var(--blue) }
 .red { background: var(--red) }
 figure { margin: 0 }
 img { max-width: 100%; height: auto; display: block }
+.large { overflow-x: auto } .large img { min-width: 600px }
 .pair { display: flex; flex-wrap: wrap; gap: 4px }
 .pair img { flex: 1 1 220px; min-width: 0; max-width: 320px }
 figcaption { font-size: .88em; padding: 4px 0 10px }
@@ -79,9 +81,20 @@ def tiles(values: Iterable[tuple[str, str]]) -> Html:
     return Html(f'<div class="tiles">{"".join(each)}</div>')
 
 
-def figure(png: bytes, text: str) -> Html:
-    """Return a PNG, with a text for those who do not see it."""
-    return Html(f'<figure><img alt="{escaped(text)}" src="data:image/png;base64,{b64encode(png).decode()}"></figure>')
+def figure(png: bytes, text: str, large: bool = False) -> Html:
+    """Return a PNG, with a text for those who do not see it; a large one scrolls on a phone."""
+    start = '<figure class="large">' if large else "<figure>"
+    return Html(f'{start}<img alt="{escaped(text)}" src="data:image/png;base64,{b64encode(png).decode()}"></figure>')
+
+
+def explained(name: str, explanation: str) -> Html:
+    """Return a name over what it means."""
+    return Html(f'{escaped(name)}<span class="soft">{escaped(explanation)}</span>')
+
+
+def code(text: str) -> Html:
+    """Return what is typed."""
+    return Html(f"<code>{escaped(text)}</code>")
 
 
 def photographs(images: Sequence[NDArray[np.uint8]], caption: str) -> Html:
