@@ -24,7 +24,9 @@ KINDS = {
     "background": "no object there",
     "missed": "an object that no detection finds or would find with another class or a better box",
 }
-Floats, Ints = NDArray[np.float64], NDArray[np.int64]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Rows = defaultdict[int, list[list[float]]]  # of an image
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def match_detections(truth: dict[str, Any], results: list[dict[str, Any]]) -> Ma
     """
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     label_of = {category["id"]: label for label, category in enumerate(categories)}
-    objects, crowds, detections = defaultdict(list), defaultdict(list), defaultdict(list)
+    objects, crowds, detections = (Rows(list) for _ in range(3))
     for annotation in truth["annotations"]:
         table = crowds if annotation.get("iscrowd") else objects
         table[annotation["image_id"]].append([*annotation["bbox"], label_of[annotation["category_id"]]])
@@ -67,10 +69,10 @@ def match_detections(truth: dict[str, Any], results: list[dict[str, Any]]) -> Ma
     columns: list[tuple[Ints, Ints, Floats, Ints, Ints]] = []
     object_labels, count = [np.zeros(0, np.int64)], 0
     for image_id in sorted(objects.keys() | detections.keys()):
-        found, there = (np.array(table.get(image_id, []), float) for table in (detections, objects))
+        found, there = (np.array(table.get(image_id, []), np.float64) for table in (detections, objects))
         there = there.reshape(-1, 5)
         found = _best(found.reshape(-1, 6))
-        kind, target = _kinds(found, there, np.array(crowds.get(image_id, []), float).reshape(-1, 5))
+        kind, target = _kinds(found, there, np.array(crowds.get(image_id, []), np.float64).reshape(-1, 5))
         counted = kind >= 0
         label, score = found[counted, 4].astype(np.int64), found[counted, 5]
         number = np.where(target >= 0, target + count, -1)[counted]
@@ -78,8 +80,9 @@ def match_detections(truth: dict[str, Any], results: list[dict[str, Any]]) -> Ma
         object_labels.append(there[:, 4].astype(np.int64))
         count += len(there)
     nothing = (*(np.zeros(0, np.int64),) * 2, np.zeros(0), *(np.zeros(0, np.int64),) * 2)
-    joined = [np.concatenate(column) for column in zip(nothing, *columns, strict=True)]
-    return Matches([category["name"] for category in categories], *joined, np.concatenate(object_labels))
+    image, label, score, kind, number = (np.concatenate(column) for column in zip(nothing, *columns, strict=True))
+    names = [category["name"] for category in categories]
+    return Matches(names, image, label, score, kind, number, np.concatenate(object_labels))
 
 
 def _best(found: Floats) -> Floats:

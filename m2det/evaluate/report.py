@@ -169,8 +169,8 @@ def _errors(e: Evaluated, best: float, pictures: Path) -> list[Html]:
         paragraph(
             f"Without any wrong detection AP50 would rise by {max(costs.false_positive, 0):.3f}, without any object "
             f"that is not found by {costs.false_negative:.3f}.",
-            "The last columns count errors with the detections from these scores on. Kinds and costs are TIDE's (Bolya et "
-            "al., 2020): AP50 with the errors of one kind corrected, less AP50 as it is.",
+            "The last columns count errors with the detections from these scores on. Kinds and costs are TIDE's "
+            "(Bolya et al., 2020): AP50 with the errors of one kind corrected, less AP50 as it is.",
             "They do not add up: one error may hide another.",
         ),
     ]
