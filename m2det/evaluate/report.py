@@ -101,11 +101,11 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
     """
     e = evaluated
     curves = threshold_curves(e.matches)
-    best = float(STEPS[curves.best])
+    best = float(STEPS[curves.best]) if curves.f1.any() else SHOWN_SCORE
     sections = [
         ("", _summary(e, best)),
         ("Why it fails", _errors(e, best, pictures)),
-        ("Which score threshold", _thresholds(e, pictures)),
+        ("Which score threshold", _thresholds(e, best, pictures)),
         ("Which classes it confuses", _confusions(e, best, pictures)),
         ("Classes", _classes(e, best)),
         ("Curves", [grid(_figure(pictures / f"{name}.png") for name in ("learning_curve", "precision_recall"))]),
@@ -130,7 +130,7 @@ def _summary(e: Evaluated, best: float) -> list[Html]:
     at = round(best * 100)
     large = [(_number(e.metrics[name]), f"{name}, {MEANINGS[name]}") for name in NAMES[:3]]
     large += [
-        (f"{curves.f1[at]:.3f}", f"best F1, with detections from score {best:.2f} on"),
+        (f"{curves.f1[at]:.3f}", f"F1, with detections from score {best:.2f} on"),
         (f"{curves.precision[at]:.3f}", "precision there: of the detections, those that are right"),
         (f"{curves.recall[at]:.3f}", "recall there: of the objects, those that are found"),
     ]
@@ -176,16 +176,20 @@ def _errors(e: Evaluated, best: float, pictures: Path) -> list[Html]:
     ]
 
 
-def _thresholds(e: Evaluated, pictures: Path) -> list[Html]:
+def _thresholds(e: Evaluated, best: float, pictures: Path) -> list[Html]:
     curves, calibrated = threshold_curves(e.matches), calibration(e.matches)
-    best = float(STEPS[curves.best])
     named = {"precision": curves.precision, "recall": curves.recall, "F1": curves.f1}
     draw_thresholds(pictures / "thresholds.png", STEPS, named, best)
     draw_calibration(pictures / "calibration.png", calibrated.score, calibrated.right, calibrated.error)
-    sentences = (
+    advice = (
         f"The best F1 is with the detections from score {best:.2f} on:",
         code(f"m2det detect --score {best:.2f}"),
-        "shows these. A lower threshold finds more objects, a higher one makes fewer mistakes.",
+        "shows these.",
+    )
+    none = (f"No detection is right, so that no threshold is the best; this page takes {best:.2f}.",)
+    sentences = (
+        *(advice if curves.f1.any() else none),
+        "A lower threshold finds more objects, a higher one makes fewer mistakes.",
         "The first figure is of all classes together, at IoU 0.5; the second tells whether 8 of 10 detections with a "
         "score of 0.8 are right.",
     )
@@ -252,7 +256,7 @@ def _images_of_kinds(e: Evaluated) -> list[Html]:
         if len(images):
             ids, counts = np.unique(images, return_counts=True)
             most = int(counts.argmax())
-            parts.append(_pair(e, f"{name} {counts[most]} times", review_of[int(ids[most])]))
+            parts.append(_pair(e, f"{name} x {counts[most]}", review_of[int(ids[most])]))
     return [grid(parts) if parts else paragraph(f"No detection from score {SHOWN_SCORE} on is wrong.")]
 
 

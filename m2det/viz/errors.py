@@ -29,13 +29,13 @@ def draw_error_costs(path: Path, ap50: float, costs: Mapping[str, float]) -> Non
 
 
 def draw_thresholds(
-    path: Path, thresholds: NDArray[np.float64], curves: Mapping[str, NDArray[np.float64]], best: float
+    path: Path, thresholds: NDArray[np.float64], curves: Mapping[str, NDArray[np.float64]], chosen: float
 ) -> None:
-    """Draw curves [N] by score threshold [N], and the best threshold."""
+    """Draw curves [N] by score threshold [N], and a chosen threshold."""
     figure, axes = new_figure(INCHES)
     for name, curve in curves.items():
         axes.plot(thresholds, curve, label=name)
-    axes.axvline(best, color="black", linestyle=":", label=f"best F1, at {best:.2f}")
+    axes.axvline(chosen, color="black", linestyle=":", label=f"score {chosen:.2f}")
     axes.set(xlabel="score threshold", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="lower left")
     axes.set_title("By score threshold")
