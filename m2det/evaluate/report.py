@@ -149,11 +149,16 @@ def _summary(e: Evaluated, best: float) -> list[Html]:
 def _errors(e: Evaluated, best: float, pictures: Path) -> list[Html]:
     costs = error_costs(e.matches)
     draw_error_costs(pictures / "error_kinds.png", costs.ap50, costs.by_kind)
-    at_best, at_shown = count_kinds(e.matches, best), count_kinds(e.matches, SHOWN_SCORE)
+    scores = sorted({best, SHOWN_SCORE})
+    counts = [count_kinds(e.matches, score) for score in scores]
     most = max(costs.by_kind.values())
-    header = ("kind", "AP50 lost", f"from {best:.2f}", f"from {SHOWN_SCORE:.2f}")
+    header = ("kind", "AP50 lost", *(f"from {score:.2f}" for score in scores))
     rows = [
-        (explained(name, KINDS[name]), bar(cost / (most or 1), f"{cost:.3f}", "red"), at_best[name], at_shown[name])
+        (
+            explained(name, KINDS[name]),
+            bar(cost / (most or 1), f"{cost:.3f}", "red"),
+            *(count[name] for count in counts),
+        )
         for name, cost in costs.by_kind.items()
     ]
     worst = max(costs.by_kind, key=lambda name: costs.by_kind[name])
@@ -198,9 +203,9 @@ def _thresholds(e: Evaluated, best: float, pictures: Path) -> list[Html]:
 
 def _confusions(e: Evaluated, best: float, pictures: Path) -> list[Html]:
     pairs, classes = confusions(e.matches, best), e.matches.classes
-    wrong = pairs[pairs[:, 0] != pairs[:, 1]]
+    wrong = pairs[(pairs[:, :2] >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])]
     wrong = wrong[np.argsort(-wrong[:, 2], kind="stable")][:MAX_PAIRS]
-    names = [*map(cut, classes), "background"]
+    names = [cut(name) for name in classes]
     rows = [(names[row], names[column], count) for row, column, count in wrong.tolist()]
     parts = [
         paragraph(f"With the detections from score {best:.2f} on. Background beside a class: missed, or nothing there.")
@@ -208,7 +213,10 @@ def _confusions(e: Evaluated, best: float, pictures: Path) -> list[Html]:
     if len(classes) <= MAX_MATRIX:
         draw_confusions(pictures / "confusion_matrix.png", confusion_matrix(pairs, len(classes)), classes)
         parts.append(_figure(pictures / "confusion_matrix.png", large=True))
-    return [*parts, table(("annotated", "detected", "times"), rows) if rows else paragraph("There is none.")]
+    return [
+        *parts,
+        table(("annotated", "detected", "times"), rows) if rows else paragraph("No class is taken for another."),
+    ]
 
 
 def _classes(e: Evaluated, best: float) -> list[Html]:
