@@ -13,27 +13,23 @@ from typing import Any
 import numpy as np
 
 from m2det.data.packed.reader import PackedSplit
-from m2det.evaluate.error_kinds import KINDS, Matches, error_costs
+from m2det.evaluate.error_kinds import KINDS, Matches
 from m2det.evaluate.metrics import NAMES
-from m2det.evaluate.thresholds import (
-    STEPS,
-    calibration,
-    confusion_matrix,
-    confusions,
-    count_kinds,
-    threshold_curves,
+from m2det.evaluate.report_errors import (
+    describe_classes,
+    describe_confusions,
+    describe_errors,
+    describe_thresholds,
+    figure_of,
+    show_ap,
 )
-from m2det.evaluate.undefined import UNDEFINED, explain_undefined
+from m2det.evaluate.thresholds import STEPS, threshold_curves
+from m2det.evaluate.undefined import explain_undefined
 from m2det.viz.detections import SHOWN_SCORE, Review, draw_pair, worst_and_best
-from m2det.viz.errors import draw_calibration, draw_confusions, draw_error_costs, draw_thresholds
 from m2det.viz.page import (
     Html,
-    bar,
-    code,
     cut,
     details,
-    explained,
-    figure,
     grid,
     page,
     paragraph,
@@ -62,8 +58,6 @@ MEANINGS = dict(
         strict=True,
     )
 )
-MAX_MATRIX = 100  # classes; more are no picture
-MAX_PAIRS = 15  # most frequent confusions
 EACH = 6  # worst and best images
 
 
@@ -104,39 +98,31 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
     best = float(STEPS[curves.best]) if curves.f1.any() else SHOWN_SCORE
     sections = [
         ("", _summary(e, best)),
-        ("Why it fails", _errors(e, best, pictures)),
-        ("Which score threshold", _thresholds(e, best, pictures)),
-        ("Which classes it confuses", _confusions(e, best, pictures)),
-        ("Classes", _classes(e, best)),
-        ("Curves", [grid(_figure(pictures / f"{name}.png") for name in ("learning_curve", "precision_recall"))]),
+        ("Why it fails", describe_errors(e.matches, best, pictures)),
+        ("Which score threshold", describe_thresholds(e.matches, best, pictures)),
+        ("Which classes it confuses", describe_confusions(e.matches, best, pictures)),
+        ("Classes", describe_classes(e.matches, e.class_ap, best)),
+        ("Curves", [grid(figure_of(pictures / f"{name}.png") for name in ("learning_curve", "precision_recall"))]),
         ("Worst and best images", _images(e)),
         ("Images of each kind of error", _images_of_kinds(e)),
-        ("Labels", [_figure(pictures / "labels.png", large=True)]),
+        ("Labels", [figure_of(pictures / "labels.png", large=True)]),
         ("Where the model came from", _origin(e)),
     ]
     return page(f"{e.card['model']} on {len(e.split)} validation images", sections)
 
 
-def _figure(path: Path, large: bool = False) -> Html:
-    return figure(path.read_bytes(), path.stem.replace("_", " "), large)
-
-
-def _number(value: float) -> str:
-    return "not defined" if value == UNDEFINED else f"{value:.3f}"
-
-
 def _summary(e: Evaluated, best: float) -> list[Html]:
     curves, objects = threshold_curves(e.matches), len(e.matches.object_label)
     at = round(best * 100)
-    large = [(_number(e.metrics[name]), f"{name}, {MEANINGS[name]}") for name in NAMES[:3]]
+    large = [(show_ap(e.metrics[name]), f"{name}, {MEANINGS[name]}") for name in NAMES[:3]]
     large += [
         (f"{curves.f1[at]:.3f}", f"F1, with detections from score {best:.2f} on"),
         (f"{curves.precision[at]:.3f}", "precision there: of the detections, those that are right"),
         (f"{curves.recall[at]:.3f}", "recall there: of the objects, those that are found"),
     ]
-    rows = [(name, _number(e.metrics[name]), MEANINGS[name]) for name in NAMES]
+    rows = [(name, show_ap(e.metrics[name]), MEANINGS[name]) for name in NAMES]
     if e.voc:
-        rows += [(name, _number(e.voc[name]), "Pascal VOC's own") for name in ("mAP_11_points", "mAP_all_points")]
+        rows += [(name, show_ap(e.voc[name]), "Pascal VOC's own") for name in ("mAP_11_points", "mAP_all_points")]
     sizes = f"{objects:,} objects of {len(e.matches.classes)} classes on {len(e.split):,} images"
     return [
         paragraph(f"{sizes}; {len(e.matches.label):,} detections, scored by {e.record['scorer']}."),
@@ -144,103 +130,6 @@ def _summary(e: Evaluated, best: float) -> list[Html]:
         *(paragraph(f"{sentence}.") for sentence in explain_undefined(e.metrics)),
         details("COCO's 12 numbers", table(("metric", "value", "meaning"), rows)),
     ]
-
-
-def _errors(e: Evaluated, best: float, pictures: Path) -> list[Html]:
-    costs = error_costs(e.matches)
-    draw_error_costs(pictures / "error_kinds.png", costs.ap50, costs.by_kind)
-    scores = sorted({best, SHOWN_SCORE})
-    counts = [count_kinds(e.matches, score) for score in scores]
-    most = max(costs.by_kind.values())
-    header = ("kind", "AP50 lost", *(f"from {score:.2f}" for score in scores))
-    rows = [
-        (
-            explained(name, KINDS[name]),
-            bar(cost / (most or 1), f"{cost:.3f}", "red"),
-            *(count[name] for count in counts),
-        )
-        for name, cost in costs.by_kind.items()
-    ]
-    worst = max(costs.by_kind, key=lambda name: costs.by_kind[name])
-    lead = (
-        f"The most costly kind is {worst}: {KINDS[worst]}. Without it AP50 would be {costs.ap50 + most:.3f}, "
-        f"not {costs.ap50:.3f}."
-        if most
-        else "No kind of error costs any AP50."
-    )
-    return [
-        paragraph(lead),
-        table(header, rows),
-        paragraph(
-            f"Without any wrong detection AP50 would rise by {max(costs.false_positive, 0):.3f}, without any object "
-            f"that is not found by {costs.false_negative:.3f}.",
-            "The last columns count errors with the detections from these scores on. Kinds and costs are TIDE's "
-            "(Bolya et al., 2020): AP50 with the errors of one kind corrected, less AP50 as it is.",
-            "They do not add up: one error may hide another.",
-        ),
-    ]
-
-
-def _thresholds(e: Evaluated, best: float, pictures: Path) -> list[Html]:
-    curves, calibrated = threshold_curves(e.matches), calibration(e.matches)
-    named = {"precision": curves.precision, "recall": curves.recall, "F1": curves.f1}
-    draw_thresholds(pictures / "thresholds.png", STEPS, named, best)
-    draw_calibration(pictures / "calibration.png", calibrated.score, calibrated.right, calibrated.error)
-    advice = (
-        f"The best F1 is with the detections from score {best:.2f} on:",
-        code(f"m2det detect --score {best:.2f}"),
-        "shows these.",
-    )
-    none = (f"No detection is right, so that no threshold is the best; this page takes {best:.2f}.",)
-    sentences = (
-        *(advice if curves.f1.any() else none),
-        "A lower threshold finds more objects, a higher one makes fewer mistakes.",
-        "The first figure is of all classes together, at IoU 0.5; the second tells whether 8 of 10 detections with a "
-        "score of 0.8 are right.",
-    )
-    return [paragraph(*sentences), grid(_figure(pictures / f"{name}.png") for name in ("thresholds", "calibration"))]
-
-
-def _confusions(e: Evaluated, best: float, pictures: Path) -> list[Html]:
-    pairs, classes = confusions(e.matches, best), e.matches.classes
-    wrong = pairs[(pairs[:, :2] >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])]
-    wrong = wrong[np.argsort(-wrong[:, 2], kind="stable")][:MAX_PAIRS]
-    names = [cut(name) for name in classes]
-    rows = [(names[row], names[column], count) for row, column, count in wrong.tolist()]
-    parts = [
-        paragraph(f"With the detections from score {best:.2f} on. Background beside a class: missed, or nothing there.")
-    ]
-    if len(classes) <= MAX_MATRIX:
-        draw_confusions(pictures / "confusion_matrix.png", confusion_matrix(pairs, len(classes)), classes)
-        parts.append(_figure(pictures / "confusion_matrix.png", large=True))
-    return [
-        *parts,
-        table(("annotated", "detected", "times"), rows) if rows else paragraph("No class is taken for another."),
-    ]
-
-
-def _classes(e: Evaluated, best: float) -> list[Html]:
-    objects = np.bincount(e.matches.object_label, minlength=len(e.matches.classes)).tolist()
-    rows, without, at = [], [], round(best * 100)
-    for label, (name, ap) in enumerate(zip(e.matches.classes, e.class_ap, strict=True)):
-        if not objects[label]:
-            without.append(cut(name))
-            continue
-        curves = threshold_curves(e.matches, label)
-        found = ((e.matches.label == label) & (e.matches.score >= best)).any()
-        precision = f"{curves.precision[at]:.2f}" if found else "none detected"
-        own = f"{STEPS[curves.best]:.2f}" if curves.f1.any() else "none"
-        row = (precision, f"{curves.recall[at]:.2f}", f"{curves.f1[at]:.2f}", own)
-        rows.append((ap, (cut(name), bar(ap, _number(ap)), objects[label], *row)))
-    rows.sort(key=lambda row: row[0])
-    header = ("class", "AP", "objects", "precision", "recall", "F1", "best threshold")
-    parts = [
-        paragraph(f"The lowest AP first. Precision, recall and F1 are with the detections from score {best:.2f} on."),
-        table(header, [row for _, row in rows]),
-    ]
-    if without:
-        parts.append(details(f"{len(without)} classes without objects here", paragraph(", ".join(without))))
-    return parts
 
 
 def _images(e: Evaluated) -> list[Html]:
