@@ -125,7 +125,7 @@ def pictures_artifact(folder: Path, deployment: str) -> None:
     Prefect's pages show no files of this machine, but pictures that are in the text of an artifact.
     """
     key = f"{_slug(deployment)}-pictures"
-    parts = ["The files in their full size: `results/pictures`"]
+    parts = ["The files in their full size: `results/pictures`; all in one page: `results/report.html`"]
     for name in PICTURES:
         data = base64.b64encode(small_jpeg(folder / RESULTS / "pictures" / f"{name}.png")).decode()
         parts.append(f"## {name.replace('_', ' ').capitalize()}\n\n![{name}](data:image/jpeg;base64,{data})")

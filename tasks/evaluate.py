@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from m2det.data.packed.reader import cache_digest
 from m2det.distributed.children import run_child
@@ -13,8 +16,13 @@ from m2det.files.whole import write_whole
 from tasks.common import CACHE, METRIC_DECIMALS, MODEL, RESULTS, params
 from tasks.inputs import inputs_of
 
+if TYPE_CHECKING:
+    from m2det.data.packed.reader import PackedSplit
+    from m2det.viz.detections import Review
+
 DETECTIONS = RESULTS / "detections.json"
 PICTURES = RESULTS / "pictures"
+REPORT = RESULTS / "report.html"
 
 
 def detect() -> None:
@@ -62,7 +70,7 @@ def score() -> None:
 
 
 def draw() -> None:
-    """Draw the worst and best detections beside the ground truth, the learning curve, and statistics of the labels."""
+    """Draw the worst and best detections beside the ground truth, the learning curve, the labels, and the report."""
     import cv2
     import numpy as np
 
@@ -101,4 +109,31 @@ def draw() -> None:
     sizes = get_config(params().model.name, **params().model.all_overrides).prior_sizes
     splits = [PackedSplit(CACHE, "train"), split]
     write_labels(RESULTS / "plots" / "labels.csv", PICTURES / "labels.png", splits, sizes)
+    _write_report(split, reviews)
     print(f"pictures: {', '.join(sorted(str(path) for path in PICTURES.glob('*.png')))}")
+    print(f"report: {REPORT}")
+
+
+def _write_report(split: PackedSplit, reviews: Sequence[Review]) -> None:
+    """Write results/report.html, and its figures beside the others, of what the steps have written before."""
+    from m2det.evaluate.difficult import without_difficult
+    from m2det.evaluate.error_kinds import match_detections
+    from m2det.evaluate.record import NAME
+    from m2det.evaluate.report import Evaluated, make_report
+    from m2det.model.model_file import load_trained
+
+    truth, results = (json.loads(path.read_text()) for path in (split.ground_truth, DETECTIONS))
+    record = json.loads((RESULTS / NAME).read_text())
+    with (RESULTS / "plots" / "classes.csv").open(encoding="utf-8", newline="") as file:
+        class_ap = [float(row["AP"] or -1) for row in csv.DictReader(file)]
+    evaluated = Evaluated(
+        card=load_trained(MODEL)[1],
+        record=record,
+        metrics=record["metrics"],
+        class_ap=class_ap,
+        voc=json.loads((RESULTS / "voc.json").read_text()),
+        matches=match_detections(*without_difficult(truth, results)),
+        reviews=reviews,
+        split=split,
+    )
+    write_whole(REPORT, make_report(evaluated, PICTURES))

@@ -38,6 +38,11 @@ class Review:
         total = len(self.correct) + len(self.detected)
         return 2 * float(self.correct.sum()) / total if total else 1.0
 
+    @property
+    def summary(self) -> str:
+        """How many objects are found, and how many detections are wrong."""
+        return f"{int(self.detected.sum())} of {len(self.detected)} found, {int((~self.correct).sum())} wrong"
+
 
 def review(
     index: int, detections: NDArray[np.float32], boxes: NDArray[np.float32], labels: NDArray[np.int16]
@@ -77,22 +82,28 @@ def draw_review(
     Returns:
         uint8 [H,W,3] BGR.
     """
+    thumbnails = []
+    for kind, item in worst_and_best(reviews, each):
+        gap = np.full((SIDE, 4, 3), 255, np.uint8)
+        objects, detections = draw_pair(split, item)
+        caption = f"{kind}: image {split.image_ids[item.index]}, {item.summary}"
+        thumbnails.append((np.concatenate([objects, gap, detections], axis=1), caption))
+    return contact_sheet(thumbnails, 2, title)
+
+
+def worst_and_best(reviews: Sequence[Review], each: int) -> list[tuple[str, Review]]:
+    """Return the `each` worst and then best images by F1, each named worst or best, as draw_review chooses them."""
     ranked = sorted(reviews, key=lambda r: (r.f1, -len(r.detected), r.index))
     best = sorted(reviews, key=lambda r: (-r.f1, -len(r.detected), r.index))
     each = min(each, len(ranked) // 2) or 1
-    chosen = [("worst", r) for r in ranked[:each]] + [("best", r) for r in best[:each]]
-    thumbnails = []
-    for kind, item in chosen:
-        image = decode_bgr(split.record(item.index), split.file_names[item.index])
-        objects, detections = _object_annotations(split, item), _detection_annotations(split, item)
-        gap = np.full((SIDE, 4, 3), 255, np.uint8)
-        pair = np.concatenate([thumbnail(image, objects, SIDE), gap, thumbnail(image, detections, SIDE)], axis=1)
-        caption = (
-            f"{kind}: image {split.image_ids[item.index]}, {int(item.detected.sum())} of {len(item.detected)} found, "
-            f"{int((~item.correct).sum())} wrong"
-        )
-        thumbnails.append((pair, caption))
-    return contact_sheet(thumbnails, 2, title)
+    return [("worst", r) for r in ranked[:each]] + [("best", r) for r in best[:each]]
+
+
+def draw_pair(split: PackedSplit, item: Review) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw an image's ground truth and its detections, uint8 [SIDE,SIDE,3] BGR each."""
+    image = decode_bgr(split.record(item.index), split.file_names[item.index])
+    objects, detections = _object_annotations(split, item), _detection_annotations(split, item)
+    return thumbnail(image, objects, SIDE), thumbnail(image, detections, SIDE)
 
 
 def _object_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]:

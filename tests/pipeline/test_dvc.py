@@ -40,10 +40,13 @@ OUTPUTS = (
     "results/pictures/detections.png",
     "results/pictures/learning_curve.png",
     "results/pictures/precision_recall.png",
+    "results/pictures/error_kinds.png",
+    "results/pictures/thresholds.png",
+    "results/report.html",
 )
 
 TERMINAL = 120  # characters
-PICTURES = ["results_pictures_detections.png", "results_pictures_labels.png"]
+PICTURES = [f"results_pictures_{name}.png" for name in ("detections", "error_kinds", "labels", "thresholds")]
 METRICS = {  # what `dvc metrics show` has to fit a terminal
     "metrics.json": NAMES,
     "train.json": ("AP", "AP50"),
