@@ -18,7 +18,7 @@ from m2det.detect.settings import Data, recipe_params
 from m2det.distributed.children import run_child
 from m2det.distributed.cores import check_workers
 from m2det.distributed.launch import count_processes, needs_torchrun
-from m2det.errors import explain_disk_errors
+from m2det.errors import InputError, explain_disk_errors
 from m2det.files.hashing import digest, file_sha256
 from m2det.files.locks import locked
 from m2det.files.whole import write_whole
@@ -56,9 +56,9 @@ def train_detector(data: Data, out: str | Path, recipe: str = "own", device: str
         InputError: Data or settings are wrong.
         SystemExit: A signal stopped the training, after a checkpoint; Ctrl-C does so, too.
     """
-    run = changes.pop("run", {}) | {"device": device}
-    params = recipe_params(data, recipe, changes | {"run": run}, "train_detector")
+    params = recipe_params(data, recipe, changes, "train_detector", device)
     folder, model_file = Path(out), Path(out) / MODEL
+    _check_out(folder, Path(params.data.root))
     processes = count_processes(params)
     check_workers(params, processes)
     params.train.accumulation(processes)
@@ -86,6 +86,13 @@ def train_detector(data: Data, out: str | Path, recipe: str = "own", device: str
         shutil.rmtree(run_dir)
         log.info("%s is written", model_file)
     return Detector(*load_trained(model_file), device)
+
+
+def _check_out(folder: Path, root: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out: {folder} is no folder; name one, which is made where it does not exist")
+    if folder.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"out: {folder} lies in the data's folder, {root}, where its files would be taken for data")
 
 
 def _train(

@@ -121,14 +121,20 @@ def test_wrong_arguments_are_one_sentence(photos, trained, tmp_path):
     calls = {
         r"train_detector: unknown key 'lr'": {"lr": 0.1},
         r"train_detector: train\.lr: ": {"train": {"lr": -1.0}},
+        r"train_detector: run: ": {"run": "fast"},
         r"no recipe is called 'mine'; there are coco": {"recipe": "mine"},
     }
     for sentence, changes in calls.items():
         with pytest.raises(InputError, match=sentence):
             m2det.train_detector(photos, tmp_path / "out", **TINY | changes)
-    for data, sentence in {tmp_path / "gone": "is no folder; give the one", tmp_path: "no data set that is"}.items():
+    (tmp_path / "empty").mkdir()
+    for data, sentence in {"gone": "is no folder; give the one", "empty": "holds no data set that is"}.items():
         with pytest.raises(InputError, match=sentence):
-            m2det.train_detector(data, tmp_path / "out", **TINY)
+            m2det.train_detector(tmp_path / data, tmp_path / "out", **TINY)
+    places = {photos / "a.json": "is no folder; name one", photos / "out": "lies in the data's folder, "}
+    for place, sentence in places.items():
+        with pytest.raises(InputError, match=sentence):
+            m2det.train_detector(photos, place, **TINY)
     with pytest.raises(InputError, match="source 'digits' is for the stages alone; take auto, coco"):
         m2det.train_detector({"source": "digits"}, tmp_path / "out", **TINY)
     with pytest.raises(InputError, match=r"evaluate_detector: evaluate\.nms: "):
