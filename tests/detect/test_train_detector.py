@@ -92,7 +92,7 @@ def test_a_replaced_photo_is_packed_again(photos, tmp_path):
 
 def test_a_folder_and_its_cache_are_evaluated_as_the_stage_does_it(photos, trained, tmp_path, monkeypatch):
     detector, out = trained
-    options = {"score_threshold": 0.02, "nms": "hard", "per_image": 50}
+    options = {"score_threshold": 0.02, "nms": "hard", "per_class": 500, "per_image": 0}
     params = settings(workers=0)
     params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update=options)})
     detect_val(params, out / "cache", out / "m2det.safetensors", tmp_path / "results.json", ALONE)
