@@ -7,22 +7,17 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
-
-import numpy as np
 
 from m2det.data.checks.run import check_annotations
-from m2det.data.inspection import MAX_NAMED, Fault, ImageFaults, describe_faults
-from m2det.data.jpeg import jpeg_decoder
-from m2det.data.packed.encoding import ImageEncoding
+from m2det.data.inspection import MAX_NAMED
+from m2det.data.packed.cache import image_times, require_boxes, write_cache
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
-from m2det.data.packed.writer import MEANING, ORIGINAL, finish_cache, require_room, write_split
+from m2det.data.packed.writer import MEANING
 from m2det.data.sources.coco import read_splits
 from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of, with_known_orientation
 from m2det.data.sources.records import Split
 from m2det.data.upright import orientation_of
-from m2det.distributed.lifetime import keep_freed_memory, usable_cores
-from m2det.errors import InputError, explain_disk_errors
+from m2det.errors import explain_disk_errors
 from m2det.files.hashing import digest, digest_files
 from m2det.files.inputs import FOLDER
 from m2det.files.locks import LOCK, locked
@@ -31,7 +26,6 @@ from tasks.common import CACHE, main_root, params, sources
 from tasks.inputs import finished_in, inputs_of, require_unchanged
 
 BAD_IMAGES = "bad_images.txt"  # beside the unfinished packs: all images that the last pack refused
-MAX_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
 
 
 def pack() -> None:
@@ -45,54 +39,26 @@ def pack() -> None:
     splits = read_splits(pairs, outside, params().data.classes)
     for finding in dict.fromkeys(check_annotations(splits, params().evaluate)):
         print(printable(str(finding)))
+    require_boxes(splits["train"])
     categories = splits["train"].categories
-    if not any(len(record.boxes) for record in splits["train"].records):
-        reasons = "".join(f"; {note.text}" for note in splits["train"].notes)
-        raise InputError(f"the training annotations have no usable box: there is nothing to learn from{reasons}")
     settings = params().pack
     orientation = orientation_of(with_known_orientation(params().data, RAW / "manifest.json"))
-    keep_freed_memory()
-    jpeg_decoder()  # chosen here, before threads ask for it at once
-    encodings = {"train": ImageEncoding(settings.images, settings.side, settings.quality), "val": ORIGINAL}
-    threads = min(usable_cores(), MAX_THREADS)
     unfinished = main_root() / "data" / "unfinished" / _fingerprint(splits.values())
     with explain_disk_errors(unfinished), locked(unfinished):
         for other in sorted(unfinished.parent.iterdir()):
             if other != unfinished and other.is_dir():
                 advice = "is an unfinished pack with other data, settings or code; delete it if nobody wants it"
                 print(f"{printable(str(other))} {advice}")
-        total = 0
-        for name, split in splits.items():
-            expected, number = encodings[name].expected_bytes(split.records), len(split.records)
-            print(
-                f"{name}: {number} images, about {expected / 1e6:.0f} MB of disk as {encodings[name].images}",
-                flush=True,
-            )
-            total += expected + number * 4096  # LMDB's pages and tree, annotations
         inputs = inputs_of("pack")
         finished_in("pack", unfinished)
         if not is_finished(unfinished):  # else it was packed before, but its inputs had changed by then
             (unfinished / "manifest.json").unlink(missing_ok=True)
-            require_room(unfinished, total)
-            entries, faults = {}, []
-            for name, split in splits.items():
-                try:
-                    entries[name] = write_split(
-                        unfinished,
-                        name,
-                        split,
-                        settings.verify,
-                        encodings[name],
-                        threads,
-                        orientation,
-                        settings.on_bad_image == "skip",
-                    )
-                except ImageFaults as error:
-                    faults += error.faults  # those of the next split are to be told, too
+            report = unfinished.parent / BAD_IMAGES
+
+            def warn() -> None:
                 inputs.warn_of_changes(unfinished / FOLDER)
-            if faults:
-                _refuse(faults, unfinished.parent / BAD_IMAGES)
-            finish_cache(unfinished, categories, entries)
+
+            write_cache(unfinished, splits, settings, orientation, report, warn)
         entries = read_manifest(unfinished)["splits"]
         require_unchanged("pack")
         _publish(unfinished)
@@ -110,36 +76,14 @@ def pack() -> None:
             print(printable(f"  {image['reason']}"))
 
 
-def _refuse(faults: list[Fault], path: Path) -> NoReturn:
-    """Print the first faults, write all to a file, and raise InputError."""
-    sentences = describe_faults(faults)
-    path.write_text("\n".join(map(printable, sentences)) + "\n", encoding="utf-8")
-    if len(sentences) == 1:
-        raise InputError(sentences[0])
-    for sentence in sentences[:MAX_NAMED]:
-        print(printable(sentence), flush=True)
-    advice = "" if any(fault.kind != "bad" for fault in faults) else ", or set pack.on_bad_image: skip"
-    raise InputError(
-        f"{len(faults)} images cannot be packed; {min(len(sentences), MAX_NAMED)} sentences on them are above, all "
-        f"in {path}; correct them{advice}"
-    )
-
-
-def _mtime(path: Path) -> int:
-    try:
-        return os.stat(path).st_mtime_ns  # noqa: PTH116 - quicker
-    except OSError:  # missing: packing says so, or skips it
-        return 0
-
-
 def _fingerprint(splits: Iterable[Split]) -> str:
     files = (RAW / "manifest.json").read_bytes()  # names and sizes of images, hashes of annotations
     # a pack must not continue after an image was replaced by another of the same size
-    times = [_mtime(record.path) for split in splits for record in split.records]
+    times = image_times(splits)
     data = params().data
     settings = json.dumps([params().section("pack"), data.orientation, data.classes], sort_keys=True).encode()
     code = digest_files(sources("pack"), Path())
-    return digest(files, np.array(times).tobytes(), settings, code.encode(), str(FORMAT).encode())[:12]
+    return digest(files, times.tobytes(), settings, code.encode(), str(FORMAT).encode())[:12]
 
 
 def _publish(unfinished: Path) -> None:

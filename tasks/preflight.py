@@ -115,18 +115,18 @@ def missing_data(params: Params) -> Iterator[str]:
 def check_weights(params: Params) -> None:
     """Raise InputError if what training starts from is not there: a file, a URL or a checkpoint."""
     from m2det.download import require_reachable
+    from m2det.model.initial import CORRECT, downloaded_path, initial_address, local_path, require_sha256
     from m2det.model.pretrained import check_sha256
     from m2det.model.published import images_of, remedy
-    from tasks.weights import CORRECT, address, downloaded_path, local_path, require_sha256
 
     settings = params.weights
     if settings.source == "random":
         return
-    source = address()
-    path = downloaded_path(source) if "://" in source else local_path(source)
+    source = initial_address(settings, params.model.name)
+    path = downloaded_path(source, main_root()) if "://" in source else local_path(source, main_root())
     images_of(path.name, settings.images)
     if "://" in source:
-        require_sha256(source)
+        require_sha256(source, settings)
     if not path.exists():
         require_reachable(source, remedy(source, path))
     elif path.stat().st_size <= MAX_HASHED:

@@ -75,25 +75,16 @@ def _hashes() -> dict[str, str]:
 
 def _publish(outcome: TrainResult, hashes: dict[str, str], unfinished: Path) -> None:
     """Write the outputs, the model last."""
-    from m2det.evaluate.metrics import choose_scorer
     from m2det.model.model_file import save_trained
-    from m2det.train.evaluator import POSTPROCESSING
+    from m2det.train.card import training_card
     from m2det.train.logger import write_curves
 
-    kept = next(row for row in outcome.rows if row["epoch"] == outcome.kept_epoch)
-    manifest = json.loads((CACHE / "manifest.json").read_text())
     inputs = inputs_of("train")
-    card = {
-        "model": params().model.name,
-        "overrides": params().model.all_overrides,
-        "classes": manifest["classes"],
-        "category_ids": manifest["category_ids"],
-        "trained": {name: kept[name] for name in ("epoch", "step", "AP", "AP50")}
-        | {"scorer": choose_scorer(POSTPROCESSING.scorer)},
-        "hashes": hashes,
+    card = training_card(params(), CACHE, outcome, hashes) | {
         "params": select(params().model_dump(mode="json"), inputs.keys),
         "deps": inputs.md5_of_deps(),
     }
+    kept = outcome.kept_row
     write_curves(CURVES, outcome.rows)
     write_whole(RESULTS / "log.txt", (unfinished / "log.txt").read_bytes())
     # the whole course of the training is in the curves

@@ -54,6 +54,7 @@ SHAPE_NO_RESULT = {
     "m2det.distributed.threads": "shares cores between processes",
     "m2det.download": "fetches files, which are compared with their hashes",
     "m2det.errors": "sentences",
+    "m2det.evaluate.results_file": "entries pass unchanged, or the stage ends with an error",
     "m2det.files": "file contents pass unchanged, or the stage ends with an error",
     "m2det.progress": "reports to people",
     "m2det.text": "escapes what is printed",

@@ -148,9 +148,14 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_examples_of_the_python_api_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.tiny_model import write_tiny_model  # it imports torch
+    from tests.squares import make_material  # they import torch
+    from tests.tiny_model import write_tiny_model
 
     monkeypatch.chdir(tmp_path)
+    make_material(tmp_path / "made")
+    (tmp_path / "photos").mkdir()
+    for name in ("a.json", "images"):
+        (tmp_path / "made" / name).rename(tmp_path / "photos" / name)
     (tmp_path / "models").mkdir()
     write_tiny_model(tmp_path).rename("models/m2det.safetensors")
     cv2.imwrite("photo.jpg", np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8))

@@ -18,6 +18,7 @@ from m2det.data.packed.reader import PackedSplit
 from m2det.data.sampler import TrainingBatchSampler
 from m2det.device import device_name
 from m2det.distributed.group import ALONE
+from m2det.distributed.threads import load_average
 from m2det.evaluate.inference import coco_results_of_split
 from m2det.model import M2Det
 from m2det.train.build import build_parts
@@ -35,8 +36,10 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
         device: that computes.
 
     Returns:
-        The content of results/perf.json.
+        The content of results/perf.json; load_average is the machine's of the minute before (None where the platform
+        has none), and says whether other processes ran.
     """
+    load_before = load_average()
     settings = params.benchmark
     split = PackedSplit(cache, "train")
     batch_size = min(settings.batch_size, len(split))
@@ -75,6 +78,8 @@ def benchmark(params: Params, model: M2Det, cache: Path, device: torch.device) -
         "workers": params.run.workers,
         "device": device.type,
         "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "load_average": None if load_before is None else round(load_before, 2),
         "torch": torch.__version__,
     }
 

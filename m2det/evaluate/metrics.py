@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from m2det.errors import InputError
 from m2det.evaluate.difficult import without_difficult
+from m2det.evaluate.results_file import read_results
 
 ID_TABLES = {"image_id": "images", "category_id": "categories"}
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -49,7 +50,8 @@ def coco_metrics(ground_truth_json: str | Path, results_json: str | Path, backen
         Metrics by name, in [0,1]; as in pycocotools -1 where no ground truth exists.
 
     Raises:
-        InputError: The results are of images that the ground truth lacks, or the backend is unknown.
+        InputError: The results are no list of such entries on images and classes of the ground truth, with finite
+            numbers; or the backend is unknown.
     """
     return coco_scores(ground_truth_json, results_json, backend).metrics
 
@@ -60,14 +62,7 @@ def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend
     VOC's difficult objects do not count (m2det.evaluate.difficult).
     """
     truth = json.loads(Path(ground_truth_json).read_text())
-    results = json.loads(Path(results_json).read_text())
-    image_ids = {image["id"] for image in truth["images"]}
-    for result in results:
-        if result["image_id"] not in image_ids:
-            raise InputError(
-                f"{results_json} has detections on image {result['image_id']}, which {ground_truth_json} "
-                "does not have; they belong to different splits"
-            )
+    results = read_results(results_json, truth, ground_truth_json)
     truth, results = without_difficult(truth, results)
     backend = choose_scorer(backend)
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2det.evaluate.difficult import IOU, Key, iou_xywh, without_difficult
+from m2det.evaluate.results_file import read_results
 
 
 def voc_scores(ground_truth_json: str | Path, results_json: str | Path) -> dict[str, Any]:
@@ -23,11 +24,14 @@ def voc_scores(ground_truth_json: str | Path, results_json: str | Path) -> dict[
     Returns:
         mAP_11_points and mAP_all_points, the means over the classes with objects that are not difficult, and `classes`
         with AP_11_points, AP_all_points and the number of objects of each; empty for data that are not VOC's.
+
+    Raises:
+        InputError: as coco_metrics.
     """
     truth = json.loads(Path(ground_truth_json).read_text())
     if not any("voc_difficult" in a for a in truth["annotations"]):
         return {}
-    truth, results = without_difficult(truth, json.loads(Path(results_json).read_text()))
+    truth, results = without_difficult(truth, read_results(results_json, truth, ground_truth_json))
     boxes: dict[Key, list[list[float]]] = defaultdict(list)
     for a in truth["annotations"]:
         boxes[a["image_id"], a["category_id"]].append(a["bbox"])

@@ -45,6 +45,11 @@ class TrainResult:
     steps: int
     kept_epoch: int
 
+    @property
+    def kept_row(self) -> dict[str, Any]:
+        """The row of the epoch of the weights."""
+        return next(row for row in self.rows if row["epoch"] == self.kept_epoch)
+
 
 class TrainingState:
     """The progress of a training, and with it everything that a checkpoint holds.

@@ -23,12 +23,12 @@ from m2det.errors import InputError
 from m2det.evaluate.postprocess import postprocess
 from m2det.model import get_config, prior_boxes
 from m2det.model.config import M2DetConfig
+from m2det.model.initial import download
 from m2det.train.amp import Precision
 from m2det.train.build import make_objective
 from m2det.train.ema import ModelEma
 from m2det.train.optim import make_optimizer, scaled_lr
 from m2det.train.schedule import learning_rate
-from tasks.weights import download
 from tests.conftest import ROOT
 
 SHIPPED_PARAMS = load_params(ROOT / "params.yaml")
@@ -273,8 +273,6 @@ def test_weights_are_kept_under_the_name_that_was_checked(end, monkeypatch, tmp_
     raw["weights"] |= {"source": f"https://host/a/{end}", "sha256": "0" * 64}
     checked = check_params(raw, "params.yaml")
     kept = []
-    monkeypatch.setattr("tasks.weights.params", lambda: checked)
-    monkeypatch.setattr("tasks.weights.main_root", lambda: tmp_path)
-    monkeypatch.setattr("m2det.model.pretrained.fetch", lambda _, sha256, path: kept.append(path) or sha256)
-    download(checked.weights.source)
+    monkeypatch.setattr("m2det.model.initial.fetch", lambda _, sha256, path: kept.append(path) or sha256)
+    download(checked.weights.source, checked.weights, tmp_path)
     assert kept == [tmp_path / "models" / "downloads" / end.partition("?")[0]]

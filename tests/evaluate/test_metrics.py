@@ -9,6 +9,38 @@ from m2det.errors import InputError
 from m2det.evaluate.metrics import NAMES, coco_metrics
 
 BACKENDS = ("pycocotools", "hotcoco")
+WHOLE = '{"image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5], "score": 0.5}'
+WRONG_ENTRIES = {
+    WHOLE.replace("0.5", "NaN"): "has score nan: write a finite number, or leave the entry out",
+    WHOLE.replace("0.5", "Infinity"): "has score inf: write a finite number",
+    WHOLE.replace("0.5", "-Infinity"): "has score -inf: write a finite number",
+    WHOLE.replace("0.5", "null"): "has score None: write a finite number",
+    WHOLE.replace("0.5", '"0.5"'): "has score '0.5': write a finite number",
+    WHOLE.replace("0.5", "true"): "has score True: write a finite number",
+    WHOLE.replace(', "score": 0.5', ""): "has no score: each needs image_id, category_id, bbox, score; write it",
+    WHOLE.replace('"bbox": [1, 1, 5, 5], ', ""): "has no bbox: each needs",
+    WHOLE.replace("3", "99"): "has category_id 99, which ",
+    WHOLE.replace("3", '"cat"'): "has category_id 'cat', which ",
+    WHOLE.replace("3", "3.0"): "has category_id 3.0, which ",
+    WHOLE.replace(": 1,", ": 99,"): "is on image 99, which ",
+    WHOLE.replace(": 1,", ': "1.jpg",'): "is on image '1.jpg', which ",
+    WHOLE.replace(": 1,", ": [1],"): "is on image [1], which ",
+    WHOLE.replace("5, 5", "5"): "has bbox [1, 1, 5]: write four finite numbers",
+    WHOLE.replace("5, 5", "5, NaN"): "has bbox [1, 1, 5, nan]: write four",
+    WHOLE.replace(
+        "5, 5", "5, -5"
+    ): "has bbox [1, 1, 5, -5]: write four finite numbers, x, y, width and height in pixels",
+    WHOLE.replace("[1, 1, 5, 5]", '{"x": 1}'): "has bbox {'x': 1}: write four",
+    "[1, 3, 1, 1, 5, 5]": "is [1, 3, 1, 1, 5, 5]: each must be an object with image_id, category_id, bbox, score",
+    "null": "is None: each must be an object",
+}
+WRONG_FILES = {
+    "": "is no valid JSON (Expecting value: line 1 column 1 (char 0)); it may be truncated: detect again",
+    f"[{WHOLE}, {WHOLE[:30]}": "is no valid JSON (",
+    '{"images": [], "annotations": [], "categories": []}': "is an annotation file: give COCO's results, a list of",
+    WHOLE: "is no list: give COCO's results, a list of objects with image_id, category_id, bbox, score",
+    "null": "is no list: give COCO's results",
+}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -95,6 +127,28 @@ class TestBothScorers:
     def test_detections_of_another_split_are_refused(self, files, backend):
         with pytest.raises(InputError, match="image 99"):
             coco_metrics(*files([(1, 3, [10, 10, 40, 40], 0)], [(99, 3, [1, 1, 5, 5], 0.5)]), backend)
+
+    @pytest.mark.parametrize(("wrong", "sentence"), WRONG_ENTRIES.items())
+    def test_a_wrong_entry_is_one_sentence_with_file_number_and_remedy(self, files, backend, wrong, sentence):
+        truth, results = files([(1, 3, [10, 10, 40, 40], 0)], [(1, 3, [1, 1, 5, 5], 0.5)])
+        good = results.read_text().strip("[]")
+        results.write_text(f"[{good}, {wrong}, {good}]")
+        with pytest.raises(InputError) as error:
+            coco_metrics(truth, results, backend)
+        assert str(error.value).startswith(f"{results}: entry 2 of 3 {sentence}")
+
+    @pytest.mark.parametrize(("content", "sentence"), WRONG_FILES.items())
+    def test_a_file_that_is_no_list_of_results_is_one_sentence(self, files, backend, content, sentence):
+        truth, results = files([(1, 3, [10, 10, 40, 40], 0)], [])
+        results.write_text(content)
+        with pytest.raises(InputError) as error:
+            coco_metrics(truth, results, backend)
+        assert str(error.value).startswith(f"{results} {sentence}")
+
+    def test_scores_of_any_finite_size_and_boxes_without_area_are_scored(self, files, backend):
+        boxes = [(1, 3, [10, 10, 50, 40], 0)]
+        detections = [(1, 3, [10, 10, 50, 40], 3), (1, 3, [10, 10, 0, 0], -2.5), (2, 3, [-9, -9, 900, 900], 0)]
+        assert coco_metrics(*files(boxes, detections), backend)["AP"] == pytest.approx(1.0)
 
 
 def test_scorers_agree(files):

@@ -19,6 +19,7 @@ from m2det.distributed.children import run_child
 from m2det.distributed.group import ALONE, Group
 from m2det.distributed.launch import run_worker
 from m2det.errors import InputError
+from m2det.evaluate.rank import detect_val
 from m2det.loss import AlignedLoss
 from m2det.train import rank, trainer
 from m2det.train.build import build_training
@@ -148,6 +149,17 @@ def by_clock(*arguments: str) -> None:
     main(*arguments)
 
 
+def detecting(params_file: str, model: str, folder: str) -> None:
+    """Leave the detections on each packed cache FOLDER/NAME/cache in FOLDER/NAME/together.json."""
+    params = load_params(params_file)
+
+    def detect(group: Group) -> None:
+        for cache in sorted(Path(folder).glob("*/cache")):
+            detect_val(params, cache, Path(model), cache.parent / "together.json", group)
+
+    run_worker(detect, Path(folder), 5.0)
+
+
 def leaving(folder: str) -> None:
     """Meet the others; print at the end of the process whether they were left before."""
     atexit.register(lambda: print(f"connected: {dist.is_initialized()}", flush=True))
@@ -160,7 +172,7 @@ def leaving(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    cases = {"leaving": leaving}
+    cases = {"leaving": leaving, "detecting": detecting}
     cases |= {"gradients": gradients, "poisoned": poisoned, "crashing": crashing, "stuck": stuck, "train": main}
     cases |= {"full_disk": full_disk, "by_clock": by_clock}
     cases[sys.argv[1]](*sys.argv[2:])

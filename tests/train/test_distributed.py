@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,15 @@ import torch
 
 from m2det.config import load_params
 from m2det.data.packed.reader import PackedSplit
+from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sampler import TrainingBatchSampler
+from m2det.data.sources.coco import read_split
 from m2det.distributed.children import run_child
 from m2det.distributed.group import ALONE, Group
 from m2det.distributed.launch import count_processes, launch
 from m2det.errors import InputError
+from m2det.evaluate.metrics import coco_metrics
+from m2det.evaluate.rank import detect_val
 from m2det.model import prior_boxes
 from m2det.model.model_file import save_trained
 from m2det.train.amp import Precision
@@ -188,6 +192,29 @@ def test_detections_of_three_processes_are_the_bytes_of_one(material, undisturbe
         launch("m2det.evaluate.rank", arguments, load_params(params_file), processes, tmp_path, run_child)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "three").read_bytes()
     assert len(json.loads((tmp_path / "one").read_text())) > 14
+
+
+def test_eight_processes_and_one_have_equal_metrics_of_fewer_and_more_images(material, undisturbed, tmp_path):
+    """Of 1, 7, 8 and 9 images: seven shares are empty, one is, none is, and one is longer than the others."""
+    model, params_file = tmp_path / "model.safetensors", write_params(tmp_path)
+    card = {"model": "m2det-tiny", "overrides": {"sfam": True}, "classes": ["square"], "category_ids": [1]}
+    save_trained(model, undisturbed.model, card)
+    whole = read_split([(material[0].parent / "a.json", material[0].parent / "images")])
+    for count in (1, 7, 8, 9):
+        cache = tmp_path / f"{count}/cache"
+        cache.mkdir(parents=True)
+        truth = {table: each if table == "categories" else each[:count] for table, each in whole.ground_truth.items()}
+        few = replace(whole, records=whole.records[:count], ground_truth=truth)
+        finish_cache(cache, few.categories, {"val": write_split(cache, "val", few)})
+        detect_val(load_params(params_file), cache, model, tmp_path / f"{count}/alone.json", ALONE)
+    process = torchrun("detecting", params_file, model, tmp_path, processes=8)
+    assert process.wait(240) == 0, process.stdout.read()
+    for count in (1, 7, 8, 9):
+        truth = PackedSplit(tmp_path / f"{count}/cache", "val").ground_truth
+        together, alone = (coco_metrics(truth, tmp_path / f"{count}/{name}.json") for name in ("together", "alone"))
+        assert together == alone and alone["AR100"] > 0
+        entries = json.loads((tmp_path / f"{count}/together.json").read_text())
+        assert [*dict.fromkeys(entry["image_id"] for entry in entries)] == list(range(1, count + 1))
 
 
 def test_three_processes_continue_to_the_same_bits(material, tmp_path):
