@@ -81,7 +81,9 @@ def _fingerprint(splits: Iterable[Split]) -> str:
     # a pack must not continue after an image was replaced by another of the same size
     times = image_times(splits)
     data = params().data
-    settings = json.dumps([params().section("pack"), data.orientation, data.classes], sort_keys=True).encode()
+    settings = json.dumps(
+        [params().section("pack"), data.source, data.orientation, data.classes], sort_keys=True
+    ).encode()
     code = digest_files(sources("pack"), Path())
     return digest(files, times.tobytes(), settings, code.encode(), str(FORMAT).encode())[:12]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from m2det.config import DataParams, PackParams, Params
 from m2det.data.packed.encoding import MAX_SAMPLED, ImageEncoding
+from m2det.data.sources.annotation_files import MADE_HERE
 from m2det.data.sources.coco2014 import usable_splits
 from m2det.data.sources.coco_json import read_coco
 from m2det.data.sources.manifest import may_lie_outside, roots_of
@@ -47,6 +48,8 @@ def cache_room(data: DataParams, pack: PackParams) -> dict[Path, tuple[str, int]
     """
     folder = main_root() / "data" / "unfinished"
     encoding = ImageEncoding(pack.images, pack.side, pack.quality)
+    if data.source in MADE_HERE:
+        return {}
     if data.source != "coco2014" and not data.train:
         tree = Tree(roots_of(data, main_root())[1], data.outside)
         return {folder: ("the packed cache", _bytes({tree.root: tree.images}, encoding))}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml.error import YAMLError
+
 from m2det.errors import InputError
 from m2det.files.hashing import file_sha256
 from m2det.files.inputs import ABSENT, content_md5, flatten, select
@@ -185,6 +187,10 @@ def main(arguments: list[str]) -> int:
             found += more
     except (InputError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except (ValueError, LookupError, TypeError, YAMLError) as error:
+        files = f"dvc.lock, dvc.yaml, {model.with_name(NAME)} or {METRICS}"
+        print(f"error: {files} is damaged ({printable(str(error))}): `git checkout` or `dvc checkout`", file=sys.stderr)
         return 2
     for difference in found:
         print(printable(difference.text))

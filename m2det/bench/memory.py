@@ -56,6 +56,11 @@ def find_microbatch(params_file: str, classes: int, write: Callable[[str], None]
     config = get_config(params.model.name, **params.model.all_overrides)
     least = 2 if config.feature_sizes[-1] == 1 else 1  # batch normalization needs two values
     most = params.train.batch_size // processes
+    if most < least:
+        raise InputError(
+            f"train.batch_size {params.train.batch_size} in {processes} processes leaves {most} images for each, and "
+            f"{config.name} needs {least}: raise train.batch_size, or lower run.processes"
+        )
     sharing = processes if device.type == "cpu" else 1  # accelerators have memory of their own
 
     def fits(microbatch: int) -> bool:
@@ -68,7 +73,12 @@ def find_microbatch(params_file: str, classes: int, write: Callable[[str], None]
     largest = largest_fitting(fits, least, most)
     if not largest:
         raise InputError(f"not even a microbatch of {least} fits; choose a smaller model.name, or close other programs")
-    usable = max(size for size in range(1, largest + 1) if most % size == 0)
+    usable = max((size for size in range(least, largest + 1) if most % size == 0), default=0)
+    if not usable:
+        raise InputError(
+            f"{largest} images fit, but no microbatch from {least} to {largest} divides the {most} images that a "
+            "process has of train.batch_size; change train.batch_size"
+        )
     share = f"train.batch_size {params.train.batch_size}" + f" in {processes} processes" * (processes > 1)
     write(f"the largest is {largest}; the largest that divides {share}:")
     return usable

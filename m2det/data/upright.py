@@ -102,7 +102,7 @@ def _turned(record: ImageRecord, entries: list[dict[str, Any]], label_of: dict[i
     boxes, reason, _ = clean(boxes_xywh, area, size)
     keep = reason < 0
     labels = np.array([label_of[entry["category_id"]] for entry in entries], np.int16)
-    iscrowd = np.array([entry["iscrowd"] for entry in entries], bool)
+    iscrowd = np.array([entry["iscrowd"] or entry.get("voc_difficult", 0) for entry in entries], bool)
     return replace(
         record,
         width=record.height,

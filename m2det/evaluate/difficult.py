@@ -43,7 +43,7 @@ def without_difficult(
             return True
         overlaps = iou_xywh(np.array(result["bbox"], float), boxes[key])
         best = int(overlaps.argmax())
-        return not (overlaps[best] > IOU and difficult[key][best])
+        return not (overlaps[best] >= IOU and difficult[key][best])
 
     kept = [a for a in annotations if not a["voc_difficult"]]
     return truth | {"annotations": kept}, [result for result in results if counts(result)]

@@ -62,7 +62,7 @@ def _right(results: list[dict[str, Any]], boxes: dict[int, NDArray[np.float64]])
         image = result["image_id"]
         overlaps = iou_xywh(np.array(result["bbox"], float), boxes[image]) if image in boxes else np.zeros(1)
         best = int(overlaps.argmax())
-        right.append(overlaps[best] > IOU and (image, best) not in found)
+        right.append(overlaps[best] >= IOU and (image, best) not in found)
         if right[-1]:
             found.add((image, best))
     return np.array(right, bool)

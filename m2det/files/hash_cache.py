@@ -34,8 +34,10 @@ def hash_files(paths: Iterable[Path], cache: Path) -> dict[Path, str]:
         hashes = dict(zip(fresh, pool.map(_sha256, fresh), strict=True))
     result = {path: hashes[path] if path in hashes else str(known[str(path)][-1]) for path in stats}
     old = {str(path): [*stat, result[path]] for path, stat in stats.items() if max(stat[2:]) < now - RECENT}
-    if old != known:
-        write_whole(cache, json.dumps(old))
+    if any(known.get(name) != entry for name, entry in old.items()):
+        own = cache.with_name(f"{cache.name}.{os.getpid()}")  # experiments look at files at the same time
+        write_whole(own, json.dumps({**_read(cache), **old}))
+        os.replace(own, cache)
     return result
 
 

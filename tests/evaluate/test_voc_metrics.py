@@ -28,7 +28,7 @@ def twin(objects, detections, points):
                 ov = iw * ih / (ua - iw * ih)
                 if ov > ovmax:
                     ovmax, jmax = ov, j
-        if ovmax > 0.5:
+        if ovmax >= 0.5:
             if not objects[image][jmax][4]:
                 if not det[image][jmax]:
                     tp[d], det[image][jmax] = 1, True
@@ -126,3 +126,25 @@ def test_data_of_another_format_have_no_voc_map(tmp_path):
     content["annotations"][0].pop("voc_difficult")
     truth.write_text(json.dumps(content))
     assert voc_scores(truth, results) == {}
+
+
+def test_an_overlap_of_exactly_a_half_counts_as_in_the_kit(tmp_path):
+    truth = {
+        "images": [{"id": 1, "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [0, 0, 20, 10],
+                "area": 200,
+                "iscrowd": 0,
+                "voc_difficult": 0,
+            }
+        ],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    found = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.9}]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    assert voc_scores(tmp_path / "truth.json", tmp_path / "found.json")["mAP_all_points"] == 1

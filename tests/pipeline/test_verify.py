@@ -221,7 +221,7 @@ def test_deep_evaluates_again_and_names_numbers_that_differ(capsys):
     assert "the largest difference of 12 numbers is 0" in capsys.readouterr().out
     metrics = json.loads((RESULTS / "metrics.json").read_text())
     write_whole(RESULTS / "metrics.json", json.dumps(metrics | {"AP": 0.5}))
-    write_record(RESULTS, MODEL, cache_digest(CACHE), "pycocotools")  # and a forger who knows the records
+    write_record(RESULTS, MODEL, cache_digest(CACHE), "pycocotools", {"AP": 0.5})  # and a forger who knows the records
     write_lock()
     assert tasks.verify.main([str(MODEL)]) == 0
     assert tasks.verify.main(["--deep", str(MODEL)]) == 2
@@ -313,3 +313,12 @@ def test_outside_of_a_clone_is_a_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["verify", "m.safetensors"]) == 2
     assert "is no clone of m2det" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("damaged", ["models/m2det.json", "dvc.lock"])
+def test_damaged_records_are_no_difference_of_code(capsys, damaged):
+    path = Path(damaged)
+    path.write_text(path.read_text()[:40] if damaged.endswith("json") else "<<<<<<< HEAD\n" + path.read_text())
+    assert tasks.verify.main([str(MODEL)]) == 2
+    assert "is damaged" in capsys.readouterr().err

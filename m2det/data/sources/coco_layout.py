@@ -10,6 +10,7 @@ from pathlib import Path
 from posixpath import basename
 
 from m2det.data.sources.made import Converted, Pairs
+from m2det.data.sources.missing import explain_missing
 from m2det.data.sources.records import Note
 from m2det.data.sources.split_names import choose_splits, split_of
 from m2det.data.sources.tree import Tree, nearest, some
@@ -118,7 +119,8 @@ def _images_of(tree: Tree, file: str) -> str:
         votes.update({f"/{image}".removesuffix(f"/{name}").removeprefix("/") or "." for image in places})
     if not votes:
         first = f", the first is {names[0]!r}," if names else ""
-        raise InputError(f"no image that {tree.root / file} names{first} is below {tree.root}; put the images there")
+        advice = explain_missing(tree.root, names) or "put the images there"
+        raise InputError(f"no image that {tree.root / file} names{first} is below {tree.root}; {advice}")
     most = [folder for folder, count in votes.items() if count == max(votes.values())]
     split = split_of(file.removesuffix(".json"))
     of_split = [folder for folder in most if split_of(folder) == split] or most
