@@ -14,6 +14,7 @@ from m2det.data.packed.cache import image_times, require_boxes, write_cache
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
 from m2det.data.packed.writer import MEANING
 from m2det.data.sources.coco import read_splits
+from m2det.data.sources.image_times import NAME
 from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of, with_known_orientation
 from m2det.data.sources.records import Split
 from m2det.data.upright import orientation_of
@@ -35,7 +36,8 @@ def pack() -> None:
     fingerprint covers everything that shapes the cache, so only the same pack continues it.
     """
     outside = may_lie_outside(params().data)
-    pairs = load_sources(RAW / "manifest.json", roots_of(params().data, main_root()), outside)
+    times = main_root() / RAW.parent / NAME
+    pairs = load_sources(RAW / "manifest.json", roots_of(params().data, main_root()), outside, times)
     splits = read_splits(pairs, outside, params().data.classes)
     for finding in dict.fromkeys(check_annotations(splits, params().evaluate)):
         print(printable(str(finding)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,11 @@ def _check(arguments: argparse.Namespace) -> int:
         from m2det.viz.samples import draw_annotated
 
         picture = draw_annotated(next(iter(report.splits.values())), report.orientation)
-        _write_picture(arguments.out, picture, quiet=arguments.json)
+        try:
+            _write_picture(arguments.out, picture, quiet=arguments.json)
+        except OSError as error:
+            print(f"error: {printable(str(error))}", file=sys.stderr)
+            return 2  # 1 would say that there are warnings
     return report.exit_code(arguments.strict)
 
 

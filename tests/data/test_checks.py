@@ -266,3 +266,30 @@ def test_the_documentation_lists_every_code():
     text = (ROOT / "docs/data.md").read_text()
     for code, (severity, meaning) in CODES.items():
         assert code == "note" or f"| `{code}` | {severity} | {meaning} |" in text, code
+
+
+def test_corner_boxes_that_lie_inside_are_told_by_their_areas(tmp_path):
+    boxes = [
+        {**box, "bbox": [x / 4, y / 4, (x + w) / 4, (y + h) / 4], "area": w * h / 16}
+        for box in plain_boxes()
+        for x, y, w, h in [box["bbox"]]
+    ]
+    found = findings(tmp_path, boxes)
+    assert "the area of" in found["corner-boxes"].message and "as x1 y1 x2 y2" in found["corner-boxes"].message
+    right = changed(plain_boxes(), lambda x, y, w, h: (x / 4, y / 4, w / 4, h / 4))
+    assert "corner-boxes" not in findings(tmp_path / "right", [{**b, "area": b["area"] / 16} for b in right])
+
+
+def test_more_objects_than_evaluation_keeps_of_an_image_are_told(tmp_path):
+    boxes = plain_boxes(images=2, each=120)
+    found = findings(tmp_path, boxes, settings=SETTINGS.model_copy(update={"per_image": 100}))
+    assert "120 boxes of all classes in an image, 2 times more than evaluate.per_image 100" in found["crowded"].message
+    assert "crowded" not in findings(tmp_path / "all", boxes)
+
+
+def test_a_picture_that_cannot_be_written_is_no_warning(here, capsys):
+    photos = oriented_set(here / "b", 1)
+    (here / "folder.png").mkdir()
+    words = ["data", "check", "--annotations", str(photos), "--images", str(here / "b"), "--out", "folder.png"]
+    assert main(words) == 2
+    assert "folder.png" in capsys.readouterr().err

@@ -50,12 +50,20 @@ def _form(table: BoxTable) -> Iterator[Finding]:
         also = f", and the area of {areas} is theirs as corners, not w x h" if areas else ""
         text = f"{share}; as x1 y1 x2 y2 {corners.sum()} lie inside{also}: boxes look like x1 y1 x2 y2; {form}"
         yield Finding("corner-boxes", text, int(over.sum()), table.examples(over), table.split)
+    elif corners.mean() >= ALL and (as_corners := _are_corner_areas(table, first, second)).mean() >= ALL:
+        text = f"the area of {as_corners.sum()} of {count} boxes is theirs as x1 y1 x2 y2, not w x h; {form}"
+        yield Finding("corner-boxes", text, int(as_corners.sum()), table.examples(as_corners), table.split)
     elif over.mean() >= OVER_EDGE and centers.mean() >= ALL:
         text = f"{share}; as center x, center y, w, h {centers.sum()} lie inside: boxes look centre-based; {form}"
         yield Finding("center-boxes", text, int(over.sum()), table.examples(over), table.split)
     elif over.mean() >= MANY_OVER_EDGE:
         text = f"{share} and are cut there; were they made for images of another size, or in another form? {form}"
         yield Finding("over-edge", text, int(over.sum()), table.examples(over), table.split)
+
+
+def _are_corner_areas(table: BoxTable, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.bool_]:
+    of_corners, of_sides = (np.isclose(table.area, sides.prod(1), rtol=0.02) for sides in (second - first, second))
+    return np.logical_and(of_corners, ~of_sides, dtype=bool)
 
 
 def _inside(low: NDArray[np.float64], high: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -91,6 +99,7 @@ def _crowded(table: BoxTable, evaluate: EvaluateParams) -> Iterator[Finding]:
     pairs, counts = np.unique(np.stack([table.image[objects], table.label[objects]]), axis=1, return_counts=True)
     kept = min(evaluate.per_class, SCORER_KEEPS)
     crowded = counts > kept
+    yield from _crowded_images(table, evaluate)
     if not crowded.any():
         return
     worst = int(np.argmax(counts))
@@ -108,6 +117,21 @@ def _crowded(table: BoxTable, evaluate: EvaluateParams) -> Iterator[Finding]:
     )
     rows = [(table.names[pairs[0, i]], counts[i], table.classes[pairs[1, i] - 1]) for i in np.flatnonzero(crowded)[:20]]
     names = tuple(f"{name}: {number} of {class_name}" for name, number, class_name in rows)
+    yield Finding("crowded", text, int(crowded.sum()), names, table.split)
+
+
+def _crowded_images(table: BoxTable, evaluate: EvaluateParams) -> Iterator[Finding]:
+    """Yield whether evaluation keeps fewer detections of an image than it has objects of all classes."""
+    images, counts = np.unique(table.image[~table.crowd], return_counts=True)
+    crowded = counts > evaluate.per_image
+    if not evaluate.per_image or not crowded.any():
+        return
+    found = np.minimum(counts, evaluate.per_image).sum() / counts.sum()
+    text = (
+        f"{counts.max()} boxes of all classes in an image, {crowded.sum()} times more than evaluate.per_image "
+        f"{evaluate.per_image}, which keeps {found:.0%} of all objects at most; raise it, 0 keeps all"
+    )
+    names = tuple(f"{table.names[images[i]]}: {counts[i]}" for i in np.flatnonzero(crowded)[:20])
     yield Finding("crowded", text, int(crowded.sum()), names, table.split)
 
 

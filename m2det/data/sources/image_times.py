@@ -29,11 +29,10 @@ def write_times(manifest: Path, root: Path, target: Path) -> None:
     write_whole(target, json.dumps({path: _time(root / path) for path in _images(manifest)}))
 
 
-def warn_of_other_times(manifest: Path, root: Path) -> None:
+def warn_of_other_times(manifest: Path, root: Path, times_file: Path) -> None:
     """Warn of images whose time is not that of the stage `data`; nothing where its times are not known."""
-    path = manifest.parent.parent / NAME
     try:
-        times = json.loads(path.read_bytes())
+        times = json.loads(times_file.read_bytes())
     except (OSError, ValueError):  # a clone that has pulled, or a file that was damaged
         return
     changed = [name for name in _images(manifest) if name in times and times[name] != _time(root / name)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from m2det.config import DataParams
 from m2det.data.sources.coco_json import read_coco
 from m2det.data.sources.image_folder import ImageFolder
-from m2det.data.sources.image_times import warn_of_other_times
+from m2det.data.sources.image_times import NAME, warn_of_other_times
 from m2det.data.sources.missing import explain_missing
 from m2det.errors import InputError
 from m2det.files.hashing import file_sha256
@@ -78,13 +78,16 @@ def write_manifest(
     temporary.replace(path)
 
 
-def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, list[tuple[Path, Path]]]:
+def load_sources(
+    path: Path, roots: Roots, outside: bool = False, times: Path | None = None
+) -> dict[str, list[tuple[Path, Path]]]:
     """Return each split's (annotation file, image folder) pairs, for `read_split`.
 
     Args:
         path: of the list that write_manifest wrote.
         roots: the folders that annotation files, but those made beside the list, and image folders are relative to.
         outside: whether images may lie out of their folder.
+        times: the file that write_times wrote; by default beside the list's folder.
 
     Raises:
         InputError: a file, the first of which is named, is not as it was when the list was written.
@@ -98,7 +101,7 @@ def load_sources(path: Path, roots: Roots, outside: bool = False) -> dict[str, l
             annotations = path.parent if entry.get("made") else roots[0]
             _check((annotations, roots[1]), entry, outside)
             sources[split].append((annotations / entry["annotations"], roots[1] / entry["images"]))
-    warn_of_other_times(path, roots[1])
+    warn_of_other_times(path, roots[1], times or path.parent.parent / NAME)
     return sources
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from posixpath import basename, dirname, normpath
 
+from m2det.data.orientation import PNG_START
 from m2det.data.sources.image_folder import ADVICE, ImageFolder, leaves_folder
 from m2det.errors import InputError
 
@@ -82,7 +83,9 @@ class Tree:
         Raises:
             InputError: the file cannot be read or is no image.
         """
-        size = size_of(self.read(name, HEAD)) or size_of(self.read(name))
+        head = self.read(name, HEAD)
+        whole = head.startswith(PNG_START)  # whose orientation may stand behind its pixels
+        size = (not whole and size_of(head)) or size_of(self.read(name))
         if not size:
             raise InputError(f"{self.root / name} cannot be decoded: it is damaged, empty or no image; replace it")
         return size

@@ -77,14 +77,24 @@ class YoloLayout:
 
     def _notes(self, kinds: Counter[str]) -> list[Note]:
         images = [image for split in self.splits.values() for image in split]
+        orphans = [
+            name
+            for name in self.tree.files
+            if name.endswith(".txt") and "labels" in name.split("/")[:-1] and stem(name) not in self.tree.images_of_stem
+        ]
         unlabelled = [image for image in images if not self.tree.has(label_of(image, self.tree))]
         if len(unlabelled) == len(images):
             raise InputError(
                 f"none of the {len(images)} images below {self.tree.root} has a label file; {images[0]} would have "
-                f"{label_of(images[0], self.tree)}"
+                f"{label_of(images[0], self.tree)}; folders have to be called images and labels"
             )
         both = {*self.splits["train"]} & {*self.splits.get("val", [])}
         found = [
+            Note(
+                "labels-without-image",
+                len(orphans),
+                f"{len(orphans)} label files have no image of their name, not used: {some(orphans)}",
+            ),
             Note("outlines", kinds[OUTLINE], f"{kinds[OUTLINE]} objects are outlines: their boxes are used"),
             Note("keypoints", kinds[KEYPOINTS], f"the keypoints of {kinds[KEYPOINTS]} objects are left out"),
             Note(

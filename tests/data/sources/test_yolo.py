@@ -1,5 +1,6 @@
 """Data sets in YOLO's format, in the layouts that people have, become what the rest reads."""
 
+import zlib
 from collections import Counter
 
 import cv2
@@ -248,3 +249,21 @@ def test_all_wrong_files_are_told_at_once(tmp_path):
     )
     with pytest.raises(InputError, match=sentence):
         splits_of(root, tmp_path / "data")
+
+
+def test_label_files_without_an_image_are_told(tmp_path):
+    root = write(tmp_path / "root", TRAIN_VAL | {"data.yaml": YAML, "labels/train/lost.txt": LABELS})
+    notes = find_yolo(Tree(root)).convert(tmp_path / "data", 0).notes
+    [note] = [note for note in notes if note.code == "labels-without-image"]
+    assert note.count == 1 and "labels/train/lost.txt" in note.text
+
+
+def test_a_png_is_upright_whose_orientation_stands_behind_its_pixels(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (300, 600, 3), np.uint8)  # larger than what is read at first
+    png = cv2.imencode(".png", picture)[1].tobytes()
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    chunk = len(exif).to_bytes(4, "big") + b"eXIf" + exif + zlib.crc32(b"eXIf" + exif).to_bytes(4, "big")
+    root = write(tmp_path / "root", TRAIN_VAL | {"data.yaml": YAML})
+    (root / "images/train/empty.png").write_bytes(png[:-12] + chunk + png[-12:])
+    records = splits_of(root, tmp_path / "data")["train"].records
+    assert [(r.width, r.height) for r in records if r.file_name.endswith("empty.png")] == [(300, 600)]
