@@ -308,7 +308,7 @@ def limit_memory(device: torch.device, share: float) -> int:
     if device.type != "cpu":
         backend = torch.get_device_module(device.type)
         free, total = backend.mem_get_info(device)
-        backend.set_per_process_memory_fraction(share * free / total, device)
+        backend.set_per_process_memory_fraction(share * free / total, device.index)
         return int(share * free)
     import resource
 

@@ -53,8 +53,9 @@ def print_log(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Print the log lines of m2det from a level on to a stream, by default stdout."""
     log, handler = logging.getLogger("m2det"), logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(PrintableFormatter())
+    handler.setLevel(level)
     log.handlers = [handler]
-    log.setLevel(level)
+    log.setLevel(logging.INFO)
 
 
 def escape_unencodable_output() -> None:
