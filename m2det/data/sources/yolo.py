@@ -77,10 +77,12 @@ class YoloLayout:
 
     def _notes(self, kinds: Counter[str]) -> list[Note]:
         images = [image for split in self.splits.values() for image in split]
+        known = {self.names.file, *self.names.lists}
         orphans = [
             name
             for name in self.tree.files
             if name.endswith(".txt") and "labels" in name.split("/")[:-1] and stem(name) not in self.tree.images_of_stem
+            if stem(name) != "classes" and name not in known  # LabelImg writes classes.txt beside the labels
         ]
         unlabelled = [image for image in images if not self.tree.has(label_of(image, self.tree))]
         if len(unlabelled) == len(images):

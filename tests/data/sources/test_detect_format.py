@@ -130,6 +130,8 @@ def test_a_format_is_recognised_and_said(tmp_path, way):
             r"several annotation files for train: train_1\.json, train_2\.json; set data\.source: coco, and list",
         ),
         ({"train.json": coco("c.jpg")} | images("train"), r"no image that .*train\.json names, the first is 'c\.jpg',"),
+        ({"train.json": coco("A.JPG")} | images("train"), r"the first is 'A\.JPG',.*; 1 differ in "),
+        ({"train.json": coco("/x/a.jpg")} | images("."), r"1 differ in folders before .*'/x/' is too much"),
         ({"val.json": coco("a.jpg")} | images("val"), r"COCO's format has images for val only; training needs some"),
     ],
 )

@@ -252,7 +252,8 @@ def test_all_wrong_files_are_told_at_once(tmp_path):
 
 
 def test_label_files_without_an_image_are_told(tmp_path):
-    root = write(tmp_path / "root", TRAIN_VAL | {"data.yaml": YAML, "labels/train/lost.txt": LABELS})
+    files = {"data.yaml": YAML, "labels/train/lost.txt": LABELS, "labels/train/classes.txt": "cat\ndog\n"}
+    root = write(tmp_path / "root", TRAIN_VAL | files)
     notes = find_yolo(Tree(root)).convert(tmp_path / "data", 0).notes
     [note] = [note for note in notes if note.code == "labels-without-image"]
     assert note.count == 1 and "labels/train/lost.txt" in note.text
