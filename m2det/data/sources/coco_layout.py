@@ -101,7 +101,8 @@ def _is_coco(ends: bytes) -> bool:
 
 def _ends(tree: Tree, name: str) -> bytes:
     head = tree.read(name, PEEK)
-    return head + b"\n" + tree.read_end(name, PEEK) if len(head) == PEEK else head
+    ends = head + b"\n" + tree.read_end(name, PEEK) if len(head) == PEEK else head
+    return ends.replace(b"\0", b"")  # of UTF-16
 
 
 def _images_of(tree: Tree, file: str) -> str:

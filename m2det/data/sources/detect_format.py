@@ -9,6 +9,7 @@ from posixpath import splitext
 
 from m2det.config import DataParams
 from m2det.data.sources.coco_layout import CocoLayout, find_coco, looks_like_coco
+from m2det.data.sources.json_bytes import other_kind
 from m2det.data.sources.made import Layout
 from m2det.data.sources.tree import Tree
 from m2det.data.sources.voc import find_voc, looks_like_voc
@@ -24,6 +25,7 @@ LOOKED_FOR = (
     "JSON files with COCO's lists, a data.yaml with `names` or label files beside images (YOLO), and XML files of an "
     "<annotation> (Pascal VOC)"
 )
+PEEK = 512  # bytes that tell what a file is
 SUFFIXES = 5  # kinds of files that the sentence counts
 
 
@@ -53,6 +55,9 @@ def _recognised(tree: Tree) -> str:
         raise InputError(
             f"data.root: {tree.root} seems to be in more than one format: {seen}; set data.source to yours"
         )
+    for name in [name for name in tree.files if name.lower().endswith((".json", ".json.gz", ".json.zip"))][:SUFFIXES]:
+        if kind := other_kind(tree.read(name, PEEK)):
+            raise InputError(f"data.root: {tree.root / name} is no JSON, but {kind}")
     suffixes = Counter(splitext(name)[1].lower() or "none" for name in tree.files)
     files = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(SUFFIXES)) or "none"
     raise InputError(

@@ -35,11 +35,7 @@ def read_json_bytes(path: Path) -> bytes:
     if not path.exists():
         raise InputError(f"{path}: no such annotation file; check its name and the data root")
     data = read_file(path)
-    start = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
-    kind = next((kind for magic, kind in KINDS.items() if start.startswith(magic)), "")
-    if data[TAR] == b"ustar":
-        kind = "a tar archive: unpack it and give the JSON file in it"
-    if kind:
+    if kind := other_kind(data):
         raise InputError(f"{path} is no JSON, but {kind}")
     encoding = json.detect_encoding(data)
     if encoding == "utf-8":
@@ -48,6 +44,14 @@ def read_json_bytes(path: Path) -> bytes:
         return data.decode(encoding).encode()
     except UnicodeError as error:
         raise InputError(f"{path} begins as {encoding.upper()}, but is not ({error}): save it as UTF-8") from error
+
+
+def other_kind(data: bytes) -> str:
+    """Return what a file is that is given for JSON by mistake, by its first bytes, as a phrase; empty for others."""
+    if data[TAR] == b"ustar":
+        return "a tar archive: unpack it and give the JSON file in it"
+    start = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((kind for magic, kind in KINDS.items() if start.startswith(magic)), "")
 
 
 def explain_encoding(data: bytes, path: Path) -> InputError:

@@ -1,5 +1,6 @@
 """`data.source: auto` recognises a data set by its files, says what it saw, and asks where that is not clear."""
 
+import gzip
 import json
 
 import cv2
@@ -159,3 +160,16 @@ def test_large_annotation_files_are_recognised_by_their_ends(tmp_path):
     assert len(many) > 4 * 65536
     root = write(tmp_path / "root", {"anything.json": many, f"photos/{0:040d}.jpg": ""})
     assert find_layout(data_params(root), root).saw == "COCO: train is anything.json with the images in photos"
+
+
+def test_utf16_is_recognised_and_gzip_is_told(tmp_path):
+    root = write(tmp_path / "root", images("photos"))
+    (root / "all.json").write_bytes(coco("a.jpg", "b.jpg").encode("utf-16"))
+    layout = find_layout(data_params(root), root)
+    assert layout.saw == "COCO: train is all.json with the images in photos"
+    [(file, folder)] = layout.pairs["train"]
+    assert [record.file_name for record in read_split([(root / file, root / folder)]).records] == ["a.jpg", "b.jpg"]
+    (root / "all.json").unlink()
+    (root / "all.json.gz").write_bytes(gzip.compress(coco("a.jpg").encode()))
+    with pytest.raises(InputError, match=r"all\.json\.gz is no JSON, but compressed by gzip: unpack it"):
+        find_layout(data_params(root), root)
