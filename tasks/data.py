@@ -34,7 +34,7 @@ def data() -> None:
         else:
             layout = find_layout(source, root)
             print(printable(f"{root} holds {layout.saw}"), flush=True)
-            converted = layout.convert(RAW, source.val_share)
+            converted = layout.convert(RAW, source.val_share, skip)
             for note in converted.notes:
                 print(printable(note.text), flush=True)
             splits, upright = converted.pairs, converted.upright

@@ -47,7 +47,7 @@ def pack_folder(params: Params, target: Path, names: Collection[str] = ("train",
     layout = find_layout(data, root)
     log.info("%s holds %s", root, layout.saw)
     with explain_disk_errors(target):
-        converted = layout.convert(target, data.val_share)
+        converted = layout.convert(target, data.val_share, params.pack.on_bad_image == "skip")
         for note in converted.notes:
             log.info("%s", note.text)
         made_in = target if converted.made else root

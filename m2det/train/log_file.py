@@ -38,4 +38,5 @@ def loggers_write_to(path: Path | None) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with explain_disk_errors(path):  # closing writes what a full disk has not taken
+            handler.close()

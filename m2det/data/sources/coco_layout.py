@@ -52,11 +52,11 @@ class CocoLayout:
         """Return the names of the annotation files."""
         return sorted({file for pairs in self.pairs.values() for file, _ in pairs})
 
-    def convert(self, target: Path, val_share: float) -> Converted:
+    def convert(self, target: Path, val_share: float, skip: bool = False) -> Converted:
         """List the user's own files, or two parts of each, made below target/annotations, where `val` is missing."""
         if self.pairs.get("val"):
             return Converted(self.pairs, made=False, notes=self.notes)
-        pairs, note = split_coco(self.pairs["train"], self.tree, target, val_share)
+        pairs, note = split_coco(self.pairs["train"], self.tree, target, val_share, skip)
         return Converted(pairs, notes=[*self.notes, note])
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from m2det.data.sources.image_folder import name_fault
 from m2det.data.sources.records import Note
+from m2det.data.sources.tree import UnreadableImage
 from m2det.errors import InputError
 
 MAX_NAMED = 5  # wrong files in a sentence
@@ -55,8 +56,14 @@ class Layout(Protocol):
         """What was recognised, and by which files."""
         ...
 
-    def convert(self, target: Path, val_share: float) -> Converted:
-        """Write what annotation files have to be made below target/annotations, and list all of them."""
+    def convert(self, target: Path, val_share: float, skip: bool = False) -> Converted:
+        """Write what annotation files have to be made below target/annotations, and list all of them.
+
+        Args:
+            target: the stage's folder.
+            val_share: of the images that are for validation, where no others are given for that.
+            skip: leave out images that cannot be read, with a note.
+        """
         ...
 
     def annotation_files(self) -> list[str]:
@@ -64,23 +71,38 @@ class Layout(Protocol):
         ...
 
 
-def read_each(files: Iterable[File], read: Callable[[File], Content]) -> dict[File, Content]:
+def read_each(
+    files: Iterable[File], read: Callable[[File], Content], skipped: list[str] | None = None
+) -> dict[File, Content]:
     """Return what `read` makes of each file.
+
+    Args:
+        files: to read.
+        read: called with each.
+        skipped: takes the sentences on images that cannot be read, which are left out; None refuses them.
 
     Raises:
         InputError: some files are wrong; the first of them are named, and their number.
     """
     contents: dict[File, Content] = {}
-    faults = []
+    faults: list[str] = []
     for file in files:
         try:
             contents[file] = read(file)
         except InputError as error:
-            faults.append(str(error))
+            left_out = skipped if isinstance(error, UnreadableImage) and skipped is not None else faults
+            left_out.append(str(error))
     if faults:
         head = f"{len(faults)} files are wrong, the first of them: " if len(faults) > 1 else ""
         raise InputError(head + "; ".join(faults[:MAX_NAMED]))
     return contents
+
+
+def skipped_note(sentences: Sequence[str]) -> Note:
+    """Return the note on images that are left out; of count 0 if none is."""
+    first = "; ".join(sentences[:MAX_NAMED])
+    text = f"{len(sentences)} images cannot be read and are left out (pack.on_bad_image), the first: {first}"
+    return Note("skipped-images", len(sentences), text)
 
 
 def make_annotations(target: Path, splits: Mapping[str, Sequence[LabelledImage]], classes: Mapping[int, str]) -> Pairs:

@@ -19,6 +19,10 @@ HEAD = 1 << 18  # bytes: an image's size stands in them, behind camera's data an
 LISTED = 3  # names that a sentence quotes
 
 
+class UnreadableImage(InputError):
+    """An image file that is damaged, empty or no image: what `pack.on_bad_image: skip` leaves out."""
+
+
 @dataclass(frozen=True)
 class Tree:
     """A folder and all below it. Names are relative to the root, with slashes.
@@ -81,13 +85,14 @@ class Tree:
         """Return what size_of makes of an image's bytes, of the first of them if these suffice.
 
         Raises:
-            InputError: the file cannot be read or is no image.
+            InputError: the file cannot be read.
+            UnreadableImage: the file is no image.
         """
         head = self.read(name, HEAD)
         whole = head.startswith(PNG_START)  # whose orientation may stand behind its pixels
         size = (not whole and size_of(head)) or size_of(self.read(name))
         if not size:
-            raise InputError(f"{self.root / name} cannot be decoded: it is damaged, empty or no image; replace it")
+            raise UnreadableImage(f"{self.root / name} cannot be decoded: it is damaged, empty or no image; replace it")
         return size
 
     def name_of(self, path: str) -> str:

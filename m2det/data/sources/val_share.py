@@ -19,6 +19,7 @@ import msgspec
 from m2det.data.orientation import jpeg_markers
 from m2det.data.sources.coco_json import read_coco
 from m2det.data.sources.made import LabelledImage, Pairs, write_annotations
+from m2det.data.sources.missing import explain_missing
 from m2det.data.sources.records import Note
 from m2det.data.sources.tree import Tree, stem
 from m2det.errors import InputError
@@ -40,7 +41,9 @@ def split_images(
     return splits, _note(len(chosen), len(images))
 
 
-def split_coco(pairs: Sequence[tuple[str, str]], tree: Tree, target: Path, share: float) -> tuple[Pairs, Note]:
+def split_coco(
+    pairs: Sequence[tuple[str, str]], tree: Tree, target: Path, share: float, skip: bool = False
+) -> tuple[Pairs, Note]:
     """Write each annotation file as two below target/annotations, and return these and a note.
 
     Args:
@@ -48,13 +51,21 @@ def split_coco(pairs: Sequence[tuple[str, str]], tree: Tree, target: Path, share
         tree: the data set.
         target: the stage's folder.
         share: of the images that are for validation.
+        skip: let images be missing, which the stage `pack` skips.
 
     Raises:
-        InputError: an annotation file is wrong, or as choose_validation.
+        InputError: an annotation file is wrong, images are missing, or as choose_validation.
     """
     contents = [read_coco(tree.root / file, tree.outside) for file, _ in pairs]
     names = [join(folder, i.file_name) for c, (_, folder) in zip(contents, pairs, strict=True) for i in c.images]
-    chosen = choose_validation(((name, tree.read(name)) for name in dict.fromkeys(names)), share, str(tree.root))
+    present = [name for name in dict.fromkeys(names) if tree.may_read(name) and (tree.root / name).is_file()]
+    missing = [name for name in dict.fromkeys(names) if tree.may_read(name) and not (tree.root / name).is_file()]
+    if missing and not skip:
+        advice = explain_missing(tree.root, missing) or "put them there, or set pack.on_bad_image: skip"
+        raise InputError(f"{len(missing)} images are not below {tree.root}, the first is {missing[0]!r}; {advice}")
+    outside = [name for name in dict.fromkeys(names) if not tree.may_read(name)]  # which read() refuses
+    files = ((name, tree.read(name)) for name in [*outside, *present])
+    chosen = choose_validation(files, share, str(tree.root))
     splits: Pairs = {"train": [], "val": []}
     for number, (content, (file, folder)) in enumerate(zip(contents, pairs, strict=True), 1):
         for split in splits:

@@ -13,7 +13,7 @@ from pathlib import Path
 from posixpath import dirname
 
 from m2det.data.orientation import stored_size, upright_size
-from m2det.data.sources.made import Converted, LabelledImage, make_annotations, read_each
+from m2det.data.sources.made import Converted, LabelledImage, make_annotations, read_each, skipped_note
 from m2det.data.sources.records import Note
 from m2det.data.sources.split_names import choose_splits, split_of
 from m2det.data.sources.tree import Tree, nearest, some, stem
@@ -55,8 +55,8 @@ class VocLayout:
         """Return the names of the XML files and of the lists."""
         return sorted({*self.lists, *(xml for xmls in (*self.splits.values(), *self.years.values()) for xml in xmls)})
 
-    def convert(self, target: Path, val_share: float) -> Converted:
-        """Write the annotation files below target/annotations; pixels count from 0.
+    def convert(self, target: Path, val_share: float, skip: bool = False) -> Converted:
+        """Write the annotation files below target/annotations; pixels count from 0; arguments as of Layout.
 
         Raises:
             InputError: a file is no VOC annotation or has no image, or VOC itself lacks a split.
@@ -69,8 +69,10 @@ class VocLayout:
         if not names:
             raise InputError(f"no XML file below {self.tree.root} has an object: there is nothing to learn from")
         numbers = {name: number for number, name in enumerate(names, 1)}
-        labelled = {split: self._label(content, numbers) for split, content in images.items()}
-        notes = [*self.notes, *self._unlabelled(labelled)]
+        skipped: list[str] = []
+        bad = skipped if skip else None
+        labelled = {split: self._label(content, numbers, bad) for split, content in images.items()}
+        notes = [*self.notes, *self._unlabelled(labelled), *[note for note in [skipped_note(skipped)] if note.count]]
         if "val" not in labelled:
             labelled, note = split_images(labelled["train"], self.tree, val_share)
             notes.append(note)
@@ -80,7 +82,9 @@ class VocLayout:
     def _read(self, xmls: Sequence[str]) -> dict[str, VocImage]:
         return read_each(xmls, lambda xml: read_xml(self.tree.read(xml), str(self.tree.root / xml)))
 
-    def _label(self, images: Mapping[str, VocImage], numbers: Mapping[str, int]) -> list[LabelledImage]:
+    def _label(
+        self, images: Mapping[str, VocImage], numbers: Mapping[str, int], skipped: list[str] | None
+    ) -> list[LabelledImage]:
         xml_of: dict[str, str] = {}
 
         def label(xml: str) -> LabelledImage:
@@ -94,7 +98,7 @@ class VocLayout:
             objects = [coco_object(each, numbers[each.name]) for each in content.objects]
             return LabelledImage(image, width, height, objects)
 
-        return [*read_each(images, label).values()]
+        return [*read_each(images, label, skipped).values()]
 
     def _unlabelled(self, labelled: Mapping[str, Sequence[LabelledImage]]) -> list[Note]:
         """Return a note on the images that no XML file describes; what lists leave out was meant to be."""

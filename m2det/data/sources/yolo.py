@@ -12,7 +12,7 @@ from pathlib import Path
 from posixpath import dirname, join
 
 from m2det.data.orientation import upright_size
-from m2det.data.sources.made import Converted, LabelledImage, make_annotations, read_each
+from m2det.data.sources.made import Converted, LabelledImage, make_annotations, read_each, skipped_note
 from m2det.data.sources.records import Note
 from m2det.data.sources.split_names import choose_splits, split_of
 from m2det.data.sources.tree import Tree, some, stem
@@ -49,17 +49,18 @@ class YoloLayout:
         labels = {label_of(image, self.tree) for images in self.splits.values() for image in images}
         return sorted({self.names.file, *self.names.lists, *filter(self.tree.has, labels)})
 
-    def convert(self, target: Path, val_share: float) -> Converted:
-        """Write the annotation files below target/annotations.
+    def convert(self, target: Path, val_share: float, skip: bool = False) -> Converted:
+        """Write the annotation files below target/annotations; arguments as of Layout.
 
         Raises:
             InputError: an image or a label file is wrong, or no image has a label file.
         """
         kinds: Counter[str] = Counter()
         images = dict.fromkeys(image for split in self.splits.values() for image in split)
-        contents = read_each(images, lambda image: self._label(image, kinds))
-        labelled = {split: [contents[image] for image in images] for split, images in self.splits.items()}
-        notes = [*self.notes, *self._notes(kinds)]
+        skipped: list[str] = []
+        contents = read_each(images, lambda image: self._label(image, kinds), skipped if skip else None)
+        labelled = {split: [contents[i] for i in images if i in contents] for split, images in self.splits.items()}
+        notes = [*self.notes, *self._notes(kinds), *[note for note in [skipped_note(skipped)] if note.count]]
         if "val" not in labelled:
             labelled, note = split_images(labelled["train"], self.tree, val_share)
             notes.append(note)

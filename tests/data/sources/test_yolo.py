@@ -268,3 +268,18 @@ def test_a_png_is_upright_whose_orientation_stands_behind_its_pixels(tmp_path):
     (root / "images/train/empty.png").write_bytes(png[:-12] + chunk + png[-12:])
     records = splits_of(root, tmp_path / "data")["train"].records
     assert [(r.width, r.height) for r in records if r.file_name.endswith("empty.png")] == [(300, 600)]
+
+
+def test_images_that_cannot_be_read_are_left_out_where_asked(tmp_path):
+    root = write(tmp_path / "root", TRAIN_VAL | {"data.yaml": YAML})
+    (root / "images/train/empty.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"empty\.png cannot be decoded"):
+        find_yolo(Tree(root)).convert(tmp_path / "data", 0)
+    converted = find_yolo(Tree(root)).convert(tmp_path / "data", 0, skip=True)
+    [note] = [note for note in converted.notes if note.code == "skipped-images"]
+    assert note.count == 1 and "empty.png" in note.text
+    [(file, _)] = converted.pairs["train"]
+    assert "empty.png" not in (tmp_path / "data" / file).read_text()
+    (root / "labels/train/a b.txt").write_text("9 0.5 0.5 0.2 0.5\n")  # a wrong label is no bad image
+    with pytest.raises(InputError, match="class 9 has no name"):
+        find_yolo(Tree(root)).convert(tmp_path / "data", 0, skip=True)
