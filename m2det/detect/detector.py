@@ -183,7 +183,7 @@ class Detector:
 
     def _detect(self, pictures: Iterable[Any], options: DetectionOptions) -> Iterator[Detections | InputError]:
         """Yield each picture's detections: threads open the next pictures and suppress boxes of the last ones."""
-        threads = torch.get_num_threads()
+        threads = min(torch.get_num_threads(), options.batch)  # each opens a picture, however far ahead that is
 
         def open_or_error(picture: Any) -> _Opened | InputError:
             try:

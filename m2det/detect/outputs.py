@@ -78,7 +78,8 @@ class CocoResults(Output):
             self._append("\n]\n")
             self._file.flush()
         else:
-            self._file.close()
+            with self._file:
+                self._end()  # Ctrl-C may have come between an entry and the end
 
     def _append(self, text: str) -> None:
         with explain_disk_errors(self._path or Path("stdout")):

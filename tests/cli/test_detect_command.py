@@ -222,6 +222,21 @@ def test_ctrl_c_leaves_whole_results(model, photos, tmp_path):
     assert 0 < len(found) <= len(later) and len({entry["file_name"] for entry in later}) < 402
 
 
+def test_ctrl_c_between_an_entry_and_the_end_leaves_whole_results(tmp_path, monkeypatch):
+    from m2det.detect.detections import Detections
+    from m2det.detect.outputs import CocoResults
+
+    found = Detections(np.array([[1, 1, 9, 9, 0.9, 1]], np.float32), (20, 20), ("a",), (1,))
+    results = CocoResults(tmp_path / "found.json", {1: 1})
+    results.write(Path("a"), found, {"image_id": 1, "file_name": "a.jpg"})
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "_end", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            results.write(Path("b"), found, {"image_id": 2, "file_name": "b.jpg"})
+    results.close()
+    assert [entry["image_id"] for entry in entries(tmp_path / "found.json")] == [1, 2]
+
+
 def test_what_is_written_has_the_mode_of_the_umask(detect, model, photos):
     assert detect(photos / "a.jpg", "--json=found.json") == 0
     umask = os.umask(0)

@@ -5,6 +5,7 @@ import pickle
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PilImage
 
 import m2det
@@ -53,7 +54,8 @@ def test_each_kind_of_picture_gives_the_same_boxes(detector, picture):
     assert same(detector(grey), detector(np.dstack([grey] * 3)))
 
 
-def test_a_list_gives_a_list_and_an_iterator_is_read_as_it_goes(detector, picture):
+def test_a_list_gives_a_list_and_an_iterator_is_read_as_it_goes(detector, picture, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)  # as on a large machine
     alone = detector(picture)
     images = [decode_bgr(picture.read_bytes(), "")[:, : 90 - i].copy() for i in range(20)]
     found = detector(images, batch=3)
@@ -68,7 +70,7 @@ def test_a_list_gives_a_list_and_an_iterator_is_read_as_it_goes(detector, pictur
 
     stream = detector(endless(), batch=2)
     assert len(next(stream)) == len(alone)
-    assert len(taken) < 20
+    assert len(taken) <= 3 * 2 + 1
     stream.close()
     assert detector([]) == []
 
@@ -186,8 +188,6 @@ def test_to_supervision(detector, picture):
 
 
 def test_the_original_s_checkpoint_is_loaded_with_what_is_assumed(tmp_path, caplog):
-    import torch
-
     from m2det.model import build_model
 
     torch.manual_seed(0)
