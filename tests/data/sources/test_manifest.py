@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from m2det.config import DataParams
+from m2det.config.schema import defaults
 from m2det.data.sources.image_times import NAME, write_times
-from m2det.data.sources.manifest import load_sources, write_manifest
+from m2det.data.sources.manifest import load_sources, with_known_orientation, write_manifest
 from m2det.errors import InputError
 
 SPLITS = {"train": [("train.json", "images")], "val": [("val.json", "images/more")]}
@@ -97,3 +99,12 @@ def test_an_image_of_the_same_size_but_another_time_is_told(
     load_sources(manifest, (root, root))
     [record] = caplog.records
     assert record.getMessage().startswith("1 images have another time") and "images/a.jpg" in record.getMessage()
+
+
+def test_a_format_that_says_which_pixels_boxes_are_of_answers_for_the_setting(root: Path, tmp_path: Path) -> None:
+    """YOLO's boxes are of the images as shown, so nothing has to be asked."""
+    given = DataParams.model_validate(defaults()["data"] | {"source": "auto", "root": str(root)})
+    for upright, setting, expected in ((True, "ask", "exif"), (True, "stored", "stored"), (False, "ask", "ask")):
+        write_manifest(tmp_path / "manifest.json", (root, root), SPLITS, upright=upright)
+        data = given.model_copy(update={"orientation": setting})
+        assert with_known_orientation(data, tmp_path / "manifest.json").orientation == expected

@@ -130,6 +130,7 @@ def test_keypoints_are_left_out_and_told(tmp_path):
 def test_sizes_are_those_of_the_upright_photo(tmp_path, orientation):
     """As ultralytics reads them: its labels are shares of what a viewer shows."""
     root = write(tmp_path / "root", TRAIN_VAL | {"data.yaml": YAML})
+    assert find_yolo(Tree(root)).convert(tmp_path / "before", 0).upright, "a square photo needs no question"
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0%c\0\0\0\0\0\0" % orientation
     turned = PICTURE[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + PICTURE[2:]
     (root / "images/train/a b.jpg").write_bytes(turned)
