@@ -94,6 +94,11 @@ def test_coco_files_are_cut_whole_and_the_users_file_is_named(tmp_path):
         found[split] = {image["file_name"] for content in contents for image in content["images"]}
         assert read_split([(tmp_path / "data" / pairs[0][0], root / "images")]).records
     assert not found["train"] & found["val"] and len(found["val"]) == 10 and len(found["train"]) == 30
+    (root / "images/7.jpg").rename(root / "images/7.JPG")
+    with pytest.raises(InputError, match=r"^1 images are not below .*, the first is 'images/7\.jpg'; 1 differ in "):
+        layout.convert(tmp_path / "data", 0.25)
+    assert layout.convert(tmp_path / "skipping", 0.25, skip=True).made
+    (root / "images/7.JPG").rename(root / "images/7.jpg")
     content["annotations"][0]["bbox"] = "wrong"
     (root / "1.json").write_text(
         json.dumps(content | {"images": [{"id": 1, "file_name": "1.jpg", "width": 8, "height": 8}]})
