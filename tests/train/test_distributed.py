@@ -32,6 +32,7 @@ from m2det.train.evaluator import validate
 from m2det.train.logger import write_curves
 from m2det.train.rank import train_distributed
 from tests.conftest import ROOT
+from tests.processes import none_left
 from tests.train.one_of_several import assert_close, first_gradients, run_case
 from tests.training import run, settings, write_params
 
@@ -58,28 +59,6 @@ def rank_zero(launcher: int) -> int:
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     [found] = [int(pid) for pid in children if b"\0RANK=0\0" in Path(f"/proc/{pid}/environ").read_bytes()]
     return found
-
-
-def left_over(folder: Path) -> list[str]:
-    """Command lines of processes that still work on the folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if str(folder) in line and int(path.parent.name) != os.getpid():
-            found.append(line)
-    return found
-
-
-def none_left(folder: Path, within: float = 40.0) -> bool:
-    deadline = time.monotonic() + within
-    while left_over(folder):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 @pytest.fixture(scope="module")
