@@ -21,6 +21,7 @@ from m2det.data.sources.coco import read_split
 from m2det.distributed.children import run_child
 from m2det.distributed.group import ALONE, Group
 from m2det.distributed.launch import count_processes, launch
+from m2det.distributed.nodes import Work
 from m2det.errors import InputError
 from m2det.evaluate.metrics import coco_metrics
 from m2det.evaluate.rank import detect_val
@@ -168,7 +169,7 @@ def test_detections_of_three_processes_are_the_bytes_of_one(material, undisturbe
     save_trained(model, undisturbed.model, card)
     for name, processes in (("one", 1), ("three", 3)):
         arguments = (params_file, material[0], model, tmp_path / name, tmp_path)
-        launch("m2det.evaluate.rank", arguments, load_params(params_file), processes, tmp_path, run_child)
+        launch(Work("m2det.evaluate.rank", arguments, tmp_path), load_params(params_file), processes, run_child)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "three").read_bytes()
     assert len(json.loads((tmp_path / "one").read_text())) > 14
 
@@ -362,5 +363,5 @@ def test_processes_on_a_cpu_share_its_cores_unless_the_environment_says_otherwis
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     environments = []
-    launch("module", [], settings(), 2, tmp_path, lambda *_, env, **__: environments.append(env))
+    launch(Work("module", (), tmp_path), settings(), 2, lambda *_, env, **__: environments.append(env))
     assert [env["OMP_NUM_THREADS"] for env in environments] == [expected]
