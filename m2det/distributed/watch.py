@@ -65,6 +65,8 @@ class Watch:
         self.cause: End | None = None
         self._name, self._peers, self._folder = name, list(peers), folder
         self._left = list(peers)  # those that have not ended
+        for peer in peers:  # they have said nothing while others came and files were sent
+            peer.heard = time.monotonic()
         self._changed, self._closing = Condition(), Event()
         self._thread = Thread(target=self._run, name="watch of the nodes", daemon=True)
         self._thread.start()

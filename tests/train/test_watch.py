@@ -85,6 +85,13 @@ def test_a_node_that_vanishes_or_falls_silent_is_lost(tmp_path, monkeypatch):
     b.close()
     found = first.finish(consequence("node 0 (a)"), 10)
     assert found.node == "node 1 (b)" and "node 1 (b) has ended, or the network to it is down" in found.sentence
+    to_b, b = pair("node 0 (a)", "node 1 (b)")
+    to_b.heard -= 1000  # while files were sent
+    first, other = Watch("node 0 (a)", [to_b], tmp_path), Watch("node 1 (b)", [b], tmp_path)
+    time.sleep(1.5)
+    assert first.cause is None
+    first.finish(End("node 0 (a)", "", Weight.SUCCESS), 1)
+    other.finish(End("node 1 (b)", "", Weight.SUCCESS), 1)
     monkeypatch.setattr(watch, "SILENT_SECONDS", 0.5)
     monkeypatch.setattr(watch, "BEAT_SECONDS", 0.1)
     to_b, b = pair("node 0 (a)", "node 1 (b)")
