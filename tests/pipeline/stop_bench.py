@@ -40,7 +40,7 @@ class Bench:
         run = service.run(self.clone.folder, "m2det/digits", recipe=None, **parameters)
         before, checkpoints = self.step(), self.checkpoints()
         at_work = (lambda: self.step() > before) if stage == "train" else (lambda: self.pids(f"flows.{stage}"))
-        service.wait_until(at_work, 120)
+        service.wait_until(at_work, 300)  # on a busy machine
         if stage == "train":
             assert self.starts()[-1] == max(checkpoints, default=0), "it does not go on from the step of the last stop"
         return run
