@@ -71,6 +71,33 @@ def test_two_nodes_train_the_bytes_of_one(material, tmp_path):
     assert "2 nodes: node 0 (" in first.printed and "node 1 (" in first.printed
 
 
+@pytest.mark.long
+def test_three_nodes_and_two_with_two_processes_train_the_bytes_of_one(material, tmp_path):
+    """A node that was lost is told by the first one to the third."""
+    for nodes, processes in ((3, 1), (2, 2)):
+        folder, hosts = tmp_path / f"{nodes} {processes}", Loopback()
+        world = nodes * processes
+        options = {"batch_size": 2 * world, "processes": world}
+        params_file = write_params(folder / "one", microbatch=2, **options)
+        one = train_distributed(load_params(params_file), params_file, *material, folder / "one", world, run_child)
+        file = write(folder, hosts, batch_size=2 * world, nodes=nodes, processes=processes, workers=1)
+        first = Node(hosts, 0, folder, "tests.train.one_node", file, *material, folder)
+        command = ("m2det", "join", hosts.address, "--cache", material[0])
+        others = [Node(hosts, 1, folder, *command) for _ in range(nodes - 1)]
+        assert first.ended(180) == 0, first.printed
+        assert [other.ended(30) for other in others] == [0] * (nodes - 1)
+        assert_same(torch.load(folder / "trained.pt"), one.model.state_dict())
+        shutil.rmtree(folder / "state")
+        first = Node(hosts, 0, folder, "tests.train.one_node", file, *material, folder)
+        others = [Node(hosts, 1, folder, *command) for _ in range(nodes - 1)]
+        first.wait_for(lambda log=first.log: "step 1/" in log.read_text())
+        others[-1].process.kill()
+        ended = [each.ended(GRACE + 20) for each in (first, *others[:-1])]
+        assert set(ended) == {1}, first.printed
+        for each in (first, *others[:-1]):
+            assert "has ended, or the network to it is down" in each.printed.splitlines()[-1], each.printed
+
+
 LONG = {"epochs": EPOCHS, "save_every": SAVE_EVERY, "evaluate_every": 100}
 
 
