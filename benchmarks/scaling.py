@@ -72,8 +72,8 @@ def training_hours(system: System, network: Network, microbatch: int, hosts: int
     steps = value("images of an epoch") // step.images
     checkpoints = 1 + steps // value("steps between checkpoints")  # of an epoch
     devices = hosts * system.devices
-    detected = min(devices / system.image_s / (1 - BACKWARD), hosts * system.loaders / system.detect_s)  # img/s
-    evaluation = value("images of an evaluation") / detected + value("s, COCO's metrics")
+    image = max((1 - BACKWARD) * system.image_s / devices, system.detect_s / system.loaders / hosts)
+    evaluation = value("images of an evaluation") * image + value("s, COCO's metrics")
     evaluations = epochs // value("epochs between evaluations")
     waiting = checkpoints * value("s, waiting for a checkpoint")
     return (epochs * (steps * step.seconds + waiting) + evaluations * evaluation) / 3600

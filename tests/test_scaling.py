@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # where `python benchmarks/scaling.py` finds its modules
 
-from scaling import INPUTS, inputs_table, network_of, systems, table, value
+from scaling import INPUTS, inputs_table, network_of, systems, table, training_hours, value
 from scaling_model import BUCKET, OTHER_MESSAGES, Link, Network, System, efficiency, image_seconds, predict
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
@@ -93,6 +93,20 @@ def test_the_model_of_a_910_gives_the_published_speed() -> None:
     name, system = next(systems(network, network))
     assert name.startswith("910,")
     assert predict(system, network, 16, hosts=1).rate == pytest.approx(value("910, img/s of 8"))
+
+
+def test_the_model_of_a_910_takes_the_published_86_hours() -> None:
+    network = network_of("m2det512-vgg16")
+    _, system = next(systems(network, network))
+    assert training_hours(system, network, 16, hosts=1) == pytest.approx(86, rel=0.01)
+
+
+def test_evaluations_share_the_cores_of_all_hosts() -> None:
+    system = replace(SYSTEM, image_s=1e-9, loaders=10, inside=FREE, between=FREE)
+    slow = replace(system, detect_s=7.2)
+    for hosts in (1, 2):
+        hours = training_hours(slow, NETWORK, 2, hosts) - training_hours(system, NETWORK, 2, hosts)
+        assert hours == pytest.approx(160 / 10 * 5_000 * 7.2 / 3600 / 10 / hosts)
 
 
 def test_the_page_has_what_the_script_prints() -> None:
