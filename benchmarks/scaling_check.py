@@ -2,13 +2,14 @@
 
 The inputs are measured by themselves, in the same two processes of one thread: the time of a step whose gradients are
 not exchanged, while the other process computes one, too; and all-reduces of few and of many bytes, without a network.
-Every round measures all of it in turn and the least of all rounds counts, since other programs only ever add time. A
-measurement begins in both processes at once and takes as long as the slower one.
+A measurement begins in both processes at once and takes as long as the slower one. Every round measures all of it in
+turn, so that other programs slow both sides alike; medians count, and a ratio is the median of the rounds'.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from dataclasses import replace
 
 from scaling_model import BUCKET, Link, Network, System, predict
 
-ROUNDS = 12
+ROUNDS = 15
 FEW = 4  # bytes
 CLASSES = 10
 # channels of conv6 and conv7 of m2det-tiny, which has 128, and images of each process: 4,096 make 66 MB more of
@@ -61,35 +62,54 @@ def measure() -> None:
             networks[name] = Network(0.0, 4.0 * sum(p.numel() for p in model.parameters()))
             parts = build_parts(model, SETTINGS, precision, device, members, False)
             steps[f"{name}, {kind}"] = repeated_step(parts, batch)
-    least = dict.fromkeys(steps, float("inf"))
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(ROUNDS + 1):
         for name, step in steps.items():
             group.barrier()
             start = time.perf_counter()
             step()
-            [seconds] = group.all_reduce_max([time.perf_counter() - start], device)
-            least[name] = min(least[name], seconds) if number else float("inf")  # the first one warms up
+            slower = group.all_reduce_max([time.perf_counter() - start], device)
+            seconds[name] += slower if number else []  # the first one warms up
     if group.is_main_process:
-        link = Link(BUCKET / (least["many"] - least["few"]), least["few"])
         load = load_average()
-        print(
-            f"two processes of one thread, gloo on this machine, load {load or 0:.1f}; an all-reduce: "
-            f"{link.latency * 1e3:.2f} ms and {link.bandwidth / 1e9:.2f} GB/s\n\n"
-            "| | gradients, MB | a step alone, s | computed for two, s | measured, s | computed / measured |\n"
-            + "|---" * 6
-            + "|"
-        )
-        for name, network in networks.items():
-            alone, measured = least[f"{name}, alone"], least[f"{name}, both"]
-            nowhere = Link(float("inf"), 0.0)
-            # sending takes the cores that compute, so no part of it is hidden
-            system = System(alone, 2, 2.0, 0.0, 0.0, link, nowhere, network.gradients, overlap=0.0)
-            computed = predict(system, network, 1, 1).seconds
-            print(
-                f"| {name} | {network.gradients / 1e6:.1f} | {alone:.4f} | {computed:.4f} | {measured:.4f} "
-                f"| {computed / measured:.2f} |"
-            )
+        print(f"two processes of one thread, gloo on this machine, load {load or 0:.1f}, {ROUNDS} rounds")
+        report(seconds, networks)
     group.destroy()
+
+
+def report(seconds: dict[str, list[float]], networks: dict[str, Network]) -> None:
+    """Print a table in Markdown.
+
+    Args:
+        seconds: of each round, by what was measured.
+        networks: by the names of the points.
+    """
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    link = Link(BUCKET / (middle["many"] - middle["few"]), middle["few"])
+    print(
+        f"an all-reduce: {link.latency * 1e3:.2f} ms and {link.bandwidth / 1e9:.2f} GB/s\n\n"
+        "| m2det-tiny | gradients, MB | a step alone, s | computed for two, s | measured, s "
+        "| computed / measured | middle half of the rounds |\n" + "|---" * 7 + "|"
+    )
+    for name, network in networks.items():
+        alone, both = seconds[f"{name}, alone"], seconds[f"{name}, both"]
+        computed = [step_of_two(step, network, link) for step in alone]
+        low, ratio, high = statistics.quantiles((c / b for c, b in zip(computed, both, strict=True)), n=4)
+        print(
+            f"| {name} | {network.gradients / 1e6:.1f} | {statistics.median(alone):.4f} "
+            f"| {statistics.median(computed):.4f} | {statistics.median(both):.4f} "
+            f"| {ratio:.2f} | {low:.2f} to {high:.2f} |"
+        )
+
+
+def step_of_two(alone: float, network: Network, link: Link) -> float:
+    """Return what the model says of a step of two processes, each of which takes `alone` seconds by itself.
+
+    Sending takes the cores that compute, so the backward pass hides none of it.
+    """
+    nowhere = Link(float("inf"), 0.0)
+    system = System(alone, 2, 1.0, 0.0, 0.0, link, nowhere, network.gradients, overlap=0.0)
+    return predict(system, network, 1, 1).seconds
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # where `python benchmarks/scaling.py` finds its modules
 
 from scaling import INPUTS, inputs_table, network_of, systems, table, training_hours, value
+from scaling_check import report
 from scaling_model import BUCKET, OTHER_MESSAGES, Link, Network, System, efficiency, image_seconds, predict
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
@@ -114,3 +115,14 @@ def test_the_page_has_what_the_script_prints() -> None:
     assert table("m2det512-vgg16", 16) in page, "write what python benchmarks/scaling.py prints into docs/scale.md"
     assert inputs_table() in page
     assert {known.kind for known in INPUTS.values()} == {"measured", "published", "assumed"}
+
+
+def test_the_check_compares_with_the_link_and_the_step_that_were_measured_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The link takes 0.01 s for a message and 0.1 s for a bucket, the network 3 of them and 2 messages."""
+    rounds = {"few": [0.01] * 3, "many": [0.11] * 3, "a, alone": [1.0, 2.0, 3.0], "a, both": [1.35, 2.35, 6.7]}
+    report(rounds, {"a": Network(0.0, 3.0 * BUCKET)})
+    printed = capsys.readouterr().out
+    assert "10.00 ms and 0.26 GB/s" in printed
+    assert "| a | 78.6 | 2.0000 | 2.3500 | 2.3500 | 1.00 |" in printed
