@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from m2det.files.whole import write_whole
 from m2det.text import page_safe
 
 IOUS = {"IoU_0.50": slice(0, 1), "IoU_0.75": slice(5, 6), "IoU_0.50_to_0.95": slice(0, 10)}
+CLASS_COLUMNS = ("AP", "APs", "APm", "APl")
 
 
 def precision_by_recall(precision: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -39,16 +41,21 @@ def write_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -
     write_whole(path, table.getvalue())
 
 
-def write_class_ap(path: Path, ap_of: dict[str, float]) -> None:
-    """Write AP by class as CSV; empty for a class without ground truth (-1)."""
+def write_class_ap(path: Path, classes: Sequence[str], ap: NDArray[np.float64]) -> None:
+    """Write AP [K,4] by class, and of its small, medium and large objects, as CSV; empty without such objects (-1)."""
     table = StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["class", "AP"])
-    rows = (
-        [page_safe(name), "" if ap < 0 else f"{ap:.4f}"] for name, ap in ap_of.items()
-    )  # `dvc plots` makes a page of it
-    writer.writerows(rows)
+    writer.writerow(["class", *CLASS_COLUMNS])
+    for name, row in zip(classes, ap.tolist(), strict=True):  # `dvc plots` makes a page of it
+        writer.writerow([page_safe(name), *("" if value < 0 else f"{value:.4f}" for value in row)])
     write_whole(path, table.getvalue())
+
+
+def read_class_ap(path: Path) -> NDArray[np.float64]:
+    """Return AP [K,4] of what `write_class_ap` wrote; -1 where it is empty."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [[float(row[name] or -1) for name in CLASS_COLUMNS] for row in csv.DictReader(file)]
+    return np.array(rows, np.float64).reshape(-1, len(CLASS_COLUMNS))
 
 
 def draw_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) -> None:

@@ -18,11 +18,12 @@ MAX_NAME = 20  # characters drawn of a class's name
 
 
 def draw_error_costs(path: Path, ap50: float, costs: Mapping[str, float]) -> None:
-    """Draw the AP50 that each kind of error costs as bars."""
+    """Draw the AP50 that each kind of error costs as bars; AP50 is -1 where it is not defined."""
+    shown = f"{ap50:.3f}" if ap50 >= 0 else "not defined"
     figure, axes = new_figure(INCHES)
     bars = axes.barh(list(costs), list(costs.values()), color="tab:red")
     axes.bar_label(bars, [f"{cost:.3f}" for cost in costs.values()], padding=3)
-    axes.set(xlim=(0, max(0.01, *costs.values()) * 1.2), xlabel=f"AP50 lost; AP50 is {ap50:.3f}")
+    axes.set(xlim=(0, max(0.01, *costs.values()) * 1.2), xlabel=f"AP50 lost; AP50 is {shown}")
     axes.invert_yaxis()
     axes.set_title("What each kind of error costs")
     save_figure(figure, path)
@@ -37,7 +38,7 @@ def draw_thresholds(
         axes.plot(thresholds, curve, label=name)
     axes.axvline(chosen, color="black", linestyle=":", label=f"score {chosen:.2f}")
     axes.set(xlabel="score threshold", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside lower center", ncols=4)
     axes.set_title("By score threshold")
     save_figure(figure, path)
 
