@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from m2det.text import printable
-from m2det.viz.curves import new_figure, save_figure
+from m2det.viz.curves import drawable, new_figure, save_figure
 
 INCHES = (5.5, 4)  # so that texts are legible on a phone
 MAX_NAMED = 40  # classes with names and counts in the confusion matrix
@@ -51,7 +50,7 @@ def draw_confusions(path: Path, matrix: NDArray[np.int64], classes: Sequence[str
     share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="detected", ylabel="annotated")
-    names = [*(printable(name)[:MAX_NAME] for name in classes), "background"]
+    names = [*(drawable(name)[:MAX_NAME] for name in classes), "background"]
     if len(names) <= MAX_NAMED:
         axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
         axes.set_yticks(range(len(names)), names, parse_math=False)
