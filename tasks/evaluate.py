@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from m2det.data.packed.reader import cache_digest
 from m2det.distributed.children import run_child
@@ -18,7 +16,7 @@ from tasks.inputs import inputs_of
 
 if TYPE_CHECKING:
     from m2det.data.packed.reader import PackedSplit
-    from m2det.viz.detections import Review
+    from m2det.evaluate.error_kinds import Matches
 
 DETECTIONS = RESULTS / "detections.json"
 PICTURES = RESULTS / "pictures"
@@ -26,7 +24,10 @@ REPORT = RESULTS / "report.html"
 
 
 def detect() -> None:
-    """Write results/detections.json: COCO results on the validation images, by the processes of all nodes."""
+    """Write results/detections.json: COCO results on the validation images, by the processes of all nodes.
+
+    And results/detection_speed.json: how many images per second.
+    """
     from m2det.distributed.group import Group
     from m2det.distributed.launch import count_processes, kept_if_failed, launch, needs_torchrun
     from m2det.distributed.nodes import Work
@@ -47,19 +48,20 @@ def detect() -> None:
 def score() -> None:
     """Write results/metrics.json (COCO's 12 numbers), plots by recall and by class, VOC's mAP, and evaluation.json."""
     from m2det.data.packed.reader import PackedSplit
-    from m2det.evaluate.metrics import NAMES, class_ap, coco_scores
+    from m2det.evaluate.metrics import NAMES, coco_scores
     from m2det.evaluate.record import write_record
     from m2det.evaluate.undefined import explain_undefined
     from m2det.evaluate.voc_metrics import voc_scores
     from m2det.viz.curves import draw_precision_recall, precision_by_recall, write_class_ap, write_precision_recall
 
-    truth = PackedSplit(CACHE, "val").ground_truth
+    split = PackedSplit(CACHE, "val")
+    truth = split.ground_truth
     scores = coco_scores(truth, DETECTIONS, params().evaluate.scorer)
     metrics = {name: round(scores.metrics[name], METRIC_DECIMALS) for name in NAMES}
     curves = precision_by_recall(scores.precision)
     write_precision_recall(RESULTS / "plots" / "precision_recall.csv", curves)
     draw_precision_recall(PICTURES / "precision_recall.png", curves)
-    write_class_ap(RESULTS / "plots" / "classes.csv", class_ap(scores.metrics))
+    write_class_ap(RESULTS / "plots" / "classes.csv", split.classes, scores.class_ap)
     write_whole(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     voc = voc_scores(truth, DETECTIONS)
     write_whole(RESULTS / "voc.json", json.dumps(voc, indent=2) + "\n")
@@ -75,28 +77,21 @@ def score() -> None:
 def draw() -> None:
     """Draw the worst and best detections beside the ground truth, the learning curve, the labels, and the report."""
     import cv2
-    import numpy as np
 
     from m2det.data.packed.reader import PackedSplit
+    from m2det.evaluate.difficult import without_difficult
+    from m2det.evaluate.error_kinds import match_detections
+    from m2det.evaluate.reviews import review_images
     from m2det.model import get_config
     from m2det.text import undefined_note
     from m2det.viz.curves import draw_learning_curve
-    from m2det.viz.detections import SHOWN_SCORE, draw_review, review
+    from m2det.viz.detections import SHOWN_SCORE, draw_review
     from m2det.viz.labels import write_labels
 
     split = PackedSplit(CACHE, "val")
-    label_of = {category_id: label for label, category_id in enumerate(split.category_ids, 1)}
-    rows: dict[int, list[list[float]]] = {}
-    for entry in json.loads(DETECTIONS.read_text()):
-        x, y, w, h = entry["bbox"]
-        row = [x, y, x + w - 1, y + h - 1, entry["score"], label_of[entry["category_id"]]]
-        rows.setdefault(entry["image_id"], []).append(row)
-    reviews = []
-    for index, image_id in enumerate(split.image_ids.tolist()):
-        objects = split.annotations(index)
-        counted = ~objects.iscrowd
-        detections = np.array(rows.get(image_id, []), np.float32).reshape(-1, 6)
-        reviews.append(review(index, detections, objects.boxes[counted], objects.labels[counted]))
+    truth, results = (json.loads(path.read_text()) for path in (split.ground_truth, DETECTIONS))
+    matches = match_detections(*without_difficult(truth, results))
+    reviews = review_images(matches, truth, split.image_ids.tolist(), SHOWN_SCORE)
     metrics = json.loads((RESULTS / "metrics.json").read_text())
     found, total = sum(int(r.detected.sum()) for r in reviews), sum(len(r.detected) for r in reviews)
     wrong = sum(int((~r.correct).sum()) for r in reviews)
@@ -104,7 +99,8 @@ def draw() -> None:
     title = [
         f"{params().model.name} on {len(split)} validation images: {ap}; at score {SHOWN_SCORE} {found} of {total} "
         f"objects found, {wrong} detections wrong",
-        "left: ground truth (green found, blue missed)   right: detections (green right, red wrong), with scores",
+        "left: ground truth (green found, blue missed, grey not counted)   right: detections (green right, red wrong), "
+        "with scores",
     ]
     _, png = cv2.imencode(".png", draw_review(split, reviews, title))
     write_whole(PICTURES / "detections.png", png.tobytes())
@@ -112,31 +108,28 @@ def draw() -> None:
     sizes = get_config(params().model.name, **params().model.all_overrides).prior_sizes
     splits = [PackedSplit(CACHE, "train"), split]
     write_labels(RESULTS / "plots" / "labels.csv", PICTURES / "labels.png", splits, sizes)
-    _write_report(split, reviews)
+    _write_report(split, truth, matches)
     print(f"pictures: {', '.join(sorted(str(path) for path in PICTURES.glob('*.png')))}")
     print(f"report: {REPORT}")
 
 
-def _write_report(split: PackedSplit, reviews: Sequence[Review]) -> None:
+def _write_report(split: PackedSplit, truth: dict[str, Any], matches: Matches) -> None:
     """Write results/report.html, and its figures beside the others, of what the steps have written before."""
-    from m2det.evaluate.difficult import without_difficult
-    from m2det.evaluate.error_kinds import match_detections
-    from m2det.evaluate.record import NAME
+    from m2det.evaluate import record, speed
     from m2det.evaluate.report import Evaluated, make_report
     from m2det.model.model_file import load_trained
+    from m2det.viz.curves import read_class_ap
 
-    truth, results = (json.loads(path.read_text()) for path in (split.ground_truth, DETECTIONS))
-    record = json.loads((RESULTS / NAME).read_text())
-    with (RESULTS / "plots" / "classes.csv").open(encoding="utf-8", newline="") as file:
-        class_ap = [float(row["AP"] or -1) for row in csv.DictReader(file)]
+    written = {name: json.loads((RESULTS / name).read_text()) for name in (record.NAME, speed.NAME, "voc.json")}
     evaluated = Evaluated(
         card=load_trained(MODEL)[1],
-        record=record,
-        metrics=record["metrics"],
-        class_ap=class_ap,
-        voc=json.loads((RESULTS / "voc.json").read_text()),
-        matches=match_detections(*without_difficult(truth, results)),
-        reviews=reviews,
+        record=written[record.NAME],
+        metrics=written[record.NAME]["metrics"],
+        class_ap=read_class_ap(RESULTS / "plots" / "classes.csv"),
+        speed=written[speed.NAME],
+        voc=written["voc.json"],
+        truth=truth,
+        matches=matches,
         split=split,
     )
     write_whole(REPORT, make_report(evaluated, PICTURES))

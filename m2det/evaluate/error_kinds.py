@@ -27,6 +27,9 @@ KINDS = {
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Rows = defaultdict[int, list[list[float]]]  # of an image
+_NONE, _NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 4))
+_NO_DETECTIONS = (_NONE, _NONE, np.zeros(0), _NONE, _NO_BOXES, _NONE)
+_NO_OBJECTS = (_NONE, _NONE, _NO_BOXES, np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,10 @@ class Matches:
         classes: names by category id; labels are positions in them.
         image_id: [D] of each detection; sorted, and within an image the best first.
         label: [D]. score: [D]. kind: [D] RIGHT, CLASS, ... BACKGROUND.
+        box: [D,4], xywh, px.
         object: [D], what the detection found, or would find with another class (CLASS) or box (LOCATION); else -1.
-        object_label: [N], of each object that counts.
+        object_image: [N], the image id of each object that counts. object_label: [N].
+        object_box: [N,4], xywh, px. object_area: [N], px^2, as annotated: COCO's measure of size.
     """
 
     classes: list[str]
@@ -46,8 +51,12 @@ class Matches:
     label: Ints
     score: Floats
     kind: Ints
+    box: Floats
     object: Ints
+    object_image: Ints
     object_label: Ints
+    object_box: Floats
+    object_area: Floats
 
 
 def match_detections(truth: dict[str, Any], results: list[dict[str, Any]]) -> Matches:
@@ -62,27 +71,26 @@ def match_detections(truth: dict[str, Any], results: list[dict[str, Any]]) -> Ma
     objects, crowds, detections = (Rows(list) for _ in range(3))
     for annotation in truth["annotations"]:
         table = crowds if annotation.get("iscrowd") else objects
-        table[annotation["image_id"]].append([*annotation["bbox"], label_of[annotation["category_id"]]])
+        area = annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3])
+        table[annotation["image_id"]].append([*annotation["bbox"], label_of[annotation["category_id"]], area])
     for result in results:
         row = [*result["bbox"], label_of[result["category_id"]], result["score"]]
         detections[result["image_id"]].append(row)
-    columns: list[tuple[Ints, Ints, Floats, Ints, Ints]] = []
-    object_labels, count = [np.zeros(0, np.int64)], 0
+    columns, object_columns = [_NO_DETECTIONS], [_NO_OBJECTS]
+    count = 0
     for image_id in sorted(objects.keys() | detections.keys()):
-        found, there = (np.array(table.get(image_id, []), np.float64) for table in (detections, objects))
-        there = there.reshape(-1, 5)
-        found = _best(found.reshape(-1, 6))
-        kind, target = _kinds(found, there, np.array(crowds.get(image_id, []), np.float64).reshape(-1, 5))
+        found, there = (np.array(table.get(image_id, []), np.float64).reshape(-1, 6) for table in (detections, objects))
+        found = _best(found)
+        kind, target = _kinds(found, there, np.array(crowds.get(image_id, []), np.float64).reshape(-1, 6))
         counted = kind >= 0
-        label, score = found[counted, 4].astype(np.int64), found[counted, 5]
+        label, score, box = found[counted, 4].astype(np.int64), found[counted, 5], found[counted, :4]
         number = np.where(target >= 0, target + count, -1)[counted]
-        columns.append((np.full(len(label), image_id), label, score, kind[counted], number))
-        object_labels.append(there[:, 4].astype(np.int64))
+        columns.append((np.full(len(label), image_id), label, score, kind[counted], box, number))
+        object_label = there[:, 4].astype(np.int64)
+        object_columns.append((np.full(len(there), image_id), object_label, there[:, :4], there[:, 5]))
         count += len(there)
-    nothing = (*(np.zeros(0, np.int64),) * 2, np.zeros(0), *(np.zeros(0, np.int64),) * 2)
-    image, label, score, kind, number = (np.concatenate(column) for column in zip(nothing, *columns, strict=True))
-    names = [category["name"] for category in categories]
-    return Matches(names, image, label, score, kind, number, np.concatenate(object_labels))
+    each = (np.concatenate(column) for rows in (columns, object_columns) for column in zip(*rows, strict=True))
+    return Matches([category["name"] for category in categories], *each)
 
 
 def _best(found: Floats) -> Floats:
@@ -102,8 +110,8 @@ def _kinds(found: Floats, there: Floats, crowds: Floats) -> tuple[Ints, Ints]:
 
     Args:
         found: [K,6] xywh, label, score, best first.
-        there: [N,5] xywh, label of the objects.
-        crowds: [C,5], the same of crowds.
+        there: [N,6] xywh, label, area of the objects.
+        crowds: [C,6], the same of crowds.
     """
     kind, target = np.full(len(found), BACKGROUND), np.full(len(found), -1)
     if len(found) and len(there):

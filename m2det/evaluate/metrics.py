@@ -30,11 +30,13 @@ class CocoScores:
         metrics: As `coco_metrics` returns them.
         precision: float64 [T,R,K] over IoU 0.50:0.05:0.95, recall 0:0.01:1 and classes by category id, at 100
             detections per image; -1 for a class without ground truth.
+        class_ap: float64 [K,4], AP, APs, APm, APl of each class by category id; -1 without such ground truth.
         scorer: hotcoco or pycocotools.
     """
 
     metrics: dict[str, float]
     precision: NDArray[np.float64]
+    class_ap: NDArray[np.float64]
     scorer: str
 
 
@@ -67,17 +69,14 @@ def coco_scores(ground_truth_json: str | Path, results_json: str | Path, backend
     backend = choose_scorer(backend)
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables
         run = _evaluate(truth, results, backend)
-    precision = np.asarray(run.eval["precision"], dtype=np.float64)[:, :, :, 0, -1]
+    precision = np.asarray(run.eval["precision"], dtype=np.float64)[..., -1]  # [T,R,K,A]: IoU, recall, class, size
+    defined = precision > -1
+    sums, counts = (precision * defined).sum((0, 1)), defined.sum((0, 1))
+    class_ap = np.divide(sums, counts, out=np.full(counts.shape, -1.0), where=counts > 0)
     metrics = dict(zip(NAMES, map(float, run.stats), strict=True))
-    for k, category in enumerate(sorted(truth["categories"], key=lambda c: c["id"])):
-        valid = precision[:, :, k][precision[:, :, k] > -1]
-        metrics[CLASS + category["name"]] = float(valid.mean()) if valid.size else -1.0
-    return CocoScores(metrics, precision, backend)
-
-
-def class_ap(metrics: dict[str, float]) -> dict[str, float]:
-    """Return AP by class name of what `coco_metrics` returned."""
-    return {name.removeprefix(CLASS): value for name, value in metrics.items() if name.startswith(CLASS)}
+    categories = sorted(truth["categories"], key=lambda c: c["id"])
+    metrics |= {CLASS + category["name"]: float(ap) for category, ap in zip(categories, class_ap[:, 0], strict=True)}
+    return CocoScores(metrics, precision[..., 0], class_ap, backend)
 
 
 def choose_scorer(backend: str) -> str:

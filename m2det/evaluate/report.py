@@ -1,42 +1,31 @@
 """The report page results/report.html: how good a model is, why it fails, what the data hold, where it came from.
 
-Equal evaluations give equal bytes: no date, host or speed is in it.
+Equal evaluations give equal bytes but for the section on speed: no date, host or path is in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from m2det.data.packed.reader import PackedSplit
-from m2det.evaluate.error_kinds import KINDS, Matches
+from m2det.evaluate.error_kinds import Matches
 from m2det.evaluate.metrics import NAMES
-from m2det.evaluate.report_errors import (
-    describe_classes,
-    describe_confusions,
-    describe_errors,
-    describe_thresholds,
-    figure_of,
-    show_ap,
-)
+from m2det.evaluate.published import MINIVAL, published_beside
+from m2det.evaluate.report_classes import describe_classes, describe_sizes
+from m2det.evaluate.report_errors import describe_confusions, describe_errors, describe_thresholds, figure_of, show_ap
+from m2det.evaluate.report_images import describe_images, describe_images_of_kinds
+from m2det.evaluate.reviews import review_images
+from m2det.evaluate.speed import describe_speed
 from m2det.evaluate.thresholds import STEPS, threshold_curves
-from m2det.evaluate.undefined import explain_undefined
-from m2det.viz.detections import SHOWN_SCORE, Review, draw_pair, worst_and_best
-from m2det.viz.page import (
-    Html,
-    cut,
-    details,
-    grid,
-    page,
-    paragraph,
-    photographs,
-    table,
-    tiles,
-)
+from m2det.evaluate.undefined import NOT_DEFINED, explain_undefined
+from m2det.viz.detections import SHOWN_SCORE
+from m2det.viz.page import Html, details, explained, grid, page, paragraph, table, tiles
 
 MEANINGS = dict(
     zip(
@@ -58,7 +47,6 @@ MEANINGS = dict(
         strict=True,
     )
 )
-EACH = 6  # worst and best images
 
 
 @dataclass(frozen=True)
@@ -69,20 +57,22 @@ class Evaluated:
         card: the model's.
         record: results/evaluation.json.
         metrics: the 12 of COCO with all their decimals.
-        class_ap: of each of the matches' classes, -1 without objects.
+        class_ap: [K,4] AP, APs, APm, APl of each of the matches' classes, -1 without such objects.
+        speed: results/detection_speed.json.
         voc: results/voc.json, empty for data of other formats.
-        matches: of the detections with the objects.
-        reviews: of each image.
+        truth: the ground truth in COCO's format.
+        matches: of the detections with its objects.
         split: the images.
     """
 
     card: Mapping[str, Any]
     record: Mapping[str, Any]
     metrics: Mapping[str, float]
-    class_ap: Sequence[float]
+    class_ap: NDArray[np.float64]
+    speed: Mapping[str, Any]
     voc: Mapping[str, Any]
+    truth: Mapping[str, Any]
     matches: Matches
-    reviews: Sequence[Review]
     split: PackedSplit
 
 
@@ -96,16 +86,20 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
     e = evaluated
     curves = threshold_curves(e.matches)
     best = float(STEPS[curves.best]) if curves.f1.any() else SHOWN_SCORE
+    reviews = review_images(e.matches, e.truth, e.split.image_ids.tolist(), best)
     sections = [
         ("", _summary(e, best)),
+        *_beside_published(e),
         ("Why it fails", describe_errors(e.matches, best, pictures)),
         ("Which score threshold", describe_thresholds(e.matches, best, pictures)),
         ("Which classes it confuses", describe_confusions(e.matches, best, pictures)),
+        ("Sizes", describe_sizes(e.matches, e.metrics)),
         ("Classes", describe_classes(e.matches, e.class_ap, best)),
         ("Curves", [grid(figure_of(pictures / f"{name}.png") for name in ("learning_curve", "precision_recall"))]),
-        ("Worst and best images", _images(e)),
-        ("Images of each kind of error", _images_of_kinds(e)),
+        ("Worst and best images", describe_images(e.split, reviews, best)),
+        ("Images of each kind of error", describe_images_of_kinds(e.split, reviews, e.matches, best)),
         ("Labels", [figure_of(pictures / "labels.png", large=True)]),
+        ("Speed", _speed(e)),
         ("Where the model came from", _origin(e)),
     ]
     return page(f"{e.card['model']} on {len(e.split)} validation images", sections)
@@ -113,12 +107,15 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
 
 def _summary(e: Evaluated, best: float) -> list[Html]:
     curves, objects = threshold_curves(e.matches), len(e.matches.object_label)
-    at = round(best * 100)
+    at, found = round(best * 100), bool((e.matches.score >= best).any())
     large = [(show_ap(e.metrics[name]), f"{name}, {MEANINGS[name]}") for name in NAMES[:3]]
     large += [
-        (f"{curves.f1[at]:.3f}", f"F1, with detections from score {best:.2f} on"),
-        (f"{curves.precision[at]:.3f}", "precision there: of the detections, those that are right"),
-        (f"{curves.recall[at]:.3f}", "recall there: of the objects, those that are found"),
+        (f"{curves.f1[at]:.3f}" if objects else NOT_DEFINED, f"F1, with detections from score {best:.2f} on"),
+        (
+            f"{curves.precision[at]:.3f}" if found else NOT_DEFINED,
+            "precision there: of the detections, those that are right",
+        ),
+        (f"{curves.recall[at]:.3f}" if objects else NOT_DEFINED, "recall there: of the objects, those that are found"),
     ]
     rows = [(name, show_ap(e.metrics[name]), MEANINGS[name]) for name in NAMES]
     if e.voc:
@@ -132,36 +129,45 @@ def _summary(e: Evaluated, best: float) -> list[Html]:
     ]
 
 
-def _images(e: Evaluated) -> list[Html]:
-    chosen = worst_and_best(e.reviews, EACH)
-    return [_explanation(), grid(_pair(e, kind, item) for kind, item in chosen)]
+def _beside_published(e: Evaluated) -> list[tuple[str, list[Html]]]:
+    """Return the section on published scores; none where they cannot be compared."""
+    others = published_beside(e.card, e.split.classes, e.split.category_ids, len(e.split))
+    if not others:
+        return []
+    names, count = NAMES[:6], len(e.split)
+    same = ", as many as minival2014 and val2017, which are the same images" if count == MINIVAL else ""
+    rows = [("this model", *(f"{e.metrics[name]:.3f}" for name in names), f"{count:,} images{same}", "")]
+    rows += [
+        (
+            explained(each.model, each.source),
+            *(f"{each.ap[name]:.3f}" if name in each.ap else "-" for name in names),
+            each.data,
+            each.speed,
+        )
+        for each in others
+    ]
+    return [
+        (
+            "Beside published scores",
+            [
+                table(("model", *names, "data", "images per second"), rows),
+                paragraph(
+                    "Published by others, not measured here. AP depends on the images: compare rows of the same data. "
+                    "What else differs is below a name."
+                ),
+            ],
+        )
+    ]
 
 
-def _explanation() -> Html:
-    return paragraph(
-        f"First the objects: green found, blue missed, grey crowds. Then the detections from score {SHOWN_SCORE} on: "
-        "green right, red wrong."
-    )
-
-
-def _images_of_kinds(e: Evaluated) -> list[Html]:
-    """Return for each kind of wrong detection the image with the most, at SHOWN_SCORE."""
-    review_of = dict(zip(e.split.image_ids.tolist(), e.reviews, strict=True))
-    parts = []
-    for kind, name in enumerate(list(KINDS)[:-1], 1):
-        images = e.matches.image_id[(e.matches.kind == kind) & (e.matches.score >= SHOWN_SCORE)]
-        if len(images):
-            ids, counts = np.unique(images, return_counts=True)
-            most = int(counts.argmax())
-            parts.append(_pair(e, f"{name} x {counts[most]}", review_of[int(ids[most])]))
-    return [grid(parts) if parts else paragraph(f"No detection from score {SHOWN_SCORE} on is wrong.")]
-
-
-def _pair(e: Evaluated, kind: str, item: Review) -> Html:
-    name = cut(str(e.split.file_names[item.index]))
-    return photographs(
-        draw_pair(e.split, item), f"{kind}: image {e.split.image_ids[item.index]}, {name}: {item.summary}"
-    )
+def _speed(e: Evaluated) -> list[Html]:
+    return [
+        paragraph(*describe_speed(e.speed)),
+        paragraph(
+            "That is the evaluation of this page. The stages benchmark and performance measure each part alone, and "
+            "training: perf.json and performance.json beside this page."
+        ),
+    ]
 
 
 def _origin(e: Evaluated) -> list[Html]:
@@ -174,13 +180,8 @@ def _origin(e: Evaluated) -> list[Html]:
         *((f"sha256 of {name}", value) for name, value in sorted(card["hashes"].items())),
         *((f"sha256 of {name}, evaluated", value) for name, value in sorted(e.record["sha256"].items())),
     ]
-    parts = [table(("", ""), rows)]
+    parts = [table((), rows)]
     for name, key in (("Settings of the training", "params"), ("md5 of the files it was trained from", "deps")):
         if card.get(key):
-            parts.append(details(name, table(("", ""), sorted(card[key].items()))))
-    return [
-        *parts,
-        paragraph(
-            "Speeds are measured by stages of their own and lie beside this page, in perf.json and performance.json."
-        ),
-    ]
+            parts.append(details(name, table((), sorted(card[key].items()))))
+    return parts

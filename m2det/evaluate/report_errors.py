@@ -1,8 +1,7 @@
-"""The parts of the report page on errors: kinds, thresholds, confusions, classes."""
+"""The parts of the report page on errors: kinds, thresholds, confusions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,10 @@ from m2det.evaluate.thresholds import (
     count_kinds,
     threshold_curves,
 )
-from m2det.evaluate.undefined import UNDEFINED
+from m2det.evaluate.undefined import NOT_DEFINED, UNDEFINED
 from m2det.viz.detections import SHOWN_SCORE
 from m2det.viz.errors import draw_calibration, draw_confusions, draw_error_costs, draw_thresholds
-from m2det.viz.page import Html, bar, code, cut, details, explained, figure, grid, paragraph, table
+from m2det.viz.page import Html, bar, code, cut, explained, figure, grid, paragraph, table
 
 MAX_MATRIX = 100  # classes; more are no picture
 MAX_PAIRS = 15  # most frequent confusions
@@ -32,7 +31,7 @@ def figure_of(path: Path, large: bool = False) -> Html:
 
 def show_ap(value: float) -> str:
     """Return an AP with three decimals; the scorer's -1 as words."""
-    return "not defined" if value == UNDEFINED else f"{value:.3f}"
+    return NOT_DEFINED if value == UNDEFINED else f"{value:.3f}"
 
 
 def describe_errors(matches: Matches, best: float, pictures: Path) -> list[Html]:
@@ -52,6 +51,10 @@ def describe_errors(matches: Matches, best: float, pictures: Path) -> list[Html]
         for name, cost in costs.by_kind.items()
     ]
     worst = max(costs.by_kind, key=lambda name: costs.by_kind[name])
+    if costs.ap50 == UNDEFINED:
+        lead = "Without any object AP50 is not defined, so that no error costs any: each detection is on background."
+        header, rows = header[:1] + header[2:], [row[:1] + row[2:] for row in rows]
+        return [paragraph(lead), table(header, rows)]
     lead = (
         f"The most costly kind is {worst}: {KINDS[worst]}. Without it AP50 would be {costs.ap50 + most:.3f}, "
         f"not {costs.ap50:.3f}."
@@ -109,28 +112,3 @@ def describe_confusions(matches: Matches, best: float, pictures: Path) -> list[H
         *parts,
         table(("annotated", "detected", "times"), rows) if rows else paragraph("No class is taken for another."),
     ]
-
-
-def describe_classes(matches: Matches, class_ap: Sequence[float], best: float) -> list[Html]:
-    """Return AP, and precision, recall and F1 at a threshold, by class."""
-    objects = np.bincount(matches.object_label, minlength=len(matches.classes)).tolist()
-    rows, without, at = [], [], round(best * 100)
-    for label, (name, ap) in enumerate(zip(matches.classes, class_ap, strict=True)):
-        if not objects[label]:
-            without.append(cut(name))
-            continue
-        curves = threshold_curves(matches, label)
-        found = ((matches.label == label) & (matches.score >= best)).any()
-        precision = f"{curves.precision[at]:.2f}" if found else "none detected"
-        own = f"{STEPS[curves.best]:.2f}" if curves.f1.any() else "none"
-        row = (precision, f"{curves.recall[at]:.2f}", f"{curves.f1[at]:.2f}", own)
-        rows.append((ap, (cut(name), bar(ap, show_ap(ap)), objects[label], *row)))
-    rows.sort(key=lambda row: row[0])
-    header = ("class", "AP", "objects", "precision", "recall", "F1", "best threshold")
-    parts = [
-        paragraph(f"The lowest AP first. Precision, recall and F1 are with the detections from score {best:.2f} on."),
-        table(header, [row for _, row in rows]),
-    ]
-    if without:
-        parts.append(details(f"{len(without)} classes without objects here", paragraph(", ".join(without))))
-    return parts

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from m2det.text import printable
 
 UNDEFINED = -1.0
+NOT_DEFINED = "not defined"
 SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 MAX_NAMED = 10
 

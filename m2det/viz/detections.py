@@ -1,4 +1,4 @@
-"""Detections matched with objects, image by image, and a contact sheet of the worst and the best images."""
+"""The detections of an image beside its objects, and a contact sheet of the worst and the best images."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from m2det.boxes import iou_xyxy
 from m2det.data.jpeg import decode_bgr
 from m2det.data.packed.reader import PackedSplit
 from m2det.viz.draw import BLUE, GREEN, GREY, RED, BoxAnnotation, contact_sheet, thumbnail
 
-SHOWN_SCORE = 0.5  # detections below are not drawn and not counted here
-MIN_IOU = 0.5  # of a detection with its object
+SHOWN_SCORE = 0.5  # detections below are not drawn where no other score is chosen
 SIDE = 320  # of a thumbnail, px
 
 
@@ -23,14 +20,21 @@ SIDE = 320  # of a thumbnail, px
 class Review:
     """The detections of one image, matched with its objects.
 
-    index: of the image in the split. detections: [K,6], xyxy in pixels, score, label.
-    correct: bool [K], detections that match an object. detected: bool [N], objects that a detection matches.
+    Attributes:
+        index: of the image in the split.
+        detections: float [K,6], xyxy in pixels, score, label from 1; best first.
+        correct: bool [K], detections that match an object.
+        objects: float [N,5], xyxy in pixels, label from 1.
+        detected: bool [N], objects that a detection matches.
+        ignored: float [M,5], as objects: those that do not count, like crowds.
     """
 
     index: int
-    detections: NDArray[np.float32]
+    detections: NDArray[np.float64]
     correct: NDArray[np.bool_]
+    objects: NDArray[np.float64]
     detected: NDArray[np.bool_]
+    ignored: NDArray[np.float64]
 
     @property
     def f1(self) -> float:
@@ -42,28 +46,6 @@ class Review:
     def summary(self) -> str:
         """How many objects are found, and how many detections are wrong."""
         return f"{int(self.detected.sum())} of {len(self.detected)} found, {int((~self.correct).sum())} wrong"
-
-
-def review(
-    index: int, detections: NDArray[np.float32], boxes: NDArray[np.float32], labels: NDArray[np.int16]
-) -> Review:
-    """Match the detections of an image, from SHOWN_SCORE on and best first, with its objects.
-
-    Args:
-        index: of the image in the split.
-        detections: [K,6], xyxy in pixels, score, label.
-        boxes: of the objects, [N,4], xyxy in pixels.
-        labels: of the objects, [N].
-    """
-    shown = detections[detections[:, 4] >= SHOWN_SCORE]
-    shown = shown[np.argsort(-shown[:, 4], kind="stable")]
-    overlap = iou_xyxy(torch.from_numpy(shown[:, :4]), torch.from_numpy(boxes)).numpy()
-    correct, detected = np.zeros(len(shown), bool), np.zeros(len(boxes), bool)
-    for k, label in enumerate(shown[:, 5]):
-        open_objects = np.flatnonzero(~detected & (labels == label) & (overlap[k] >= MIN_IOU))
-        if len(open_objects):
-            detected[open_objects[np.argmax(overlap[k, open_objects])]] = correct[k] = True
-    return Review(index, shown, correct, detected)
 
 
 def draw_review(
@@ -107,17 +89,16 @@ def draw_pair(split: PackedSplit, item: Review) -> tuple[NDArray[np.uint8], NDAr
 
 
 def _object_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]:
-    objects = split.annotations(item.index)
-    names = [split.classes[label - 1] for label in objects.labels]
-    crowds = [
-        BoxAnnotation(tuple(objects.boxes[i]), f"crowd of {names[i]}", GREY) for i in np.flatnonzero(objects.iscrowd)
+    colours = [GREEN if hit else BLUE for hit in item.detected] + [GREY] * len(item.ignored)
+    rows = [*item.objects.tolist(), *item.ignored.tolist()]
+    return [
+        BoxAnnotation((x1, y1, x2, y2), split.classes[int(label) - 1], colour)
+        for (x1, y1, x2, y2, label), colour in zip(rows, colours, strict=True)
     ]
-    counted = zip(np.flatnonzero(~objects.iscrowd), item.detected, strict=True)
-    return [BoxAnnotation(tuple(objects.boxes[i]), names[i], GREEN if hit else BLUE) for i, hit in counted] + crowds
 
 
 def _detection_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]:
     return [
-        BoxAnnotation(tuple(row[:4]), f"{split.classes[int(row[5]) - 1]} {row[4]:.2f}", GREEN if correct else RED)
-        for row, correct in zip(item.detections, item.correct, strict=True)
+        BoxAnnotation((x1, y1, x2, y2), f"{split.classes[int(label) - 1]} {score:.2f}", GREEN if correct else RED)
+        for (x1, y1, x2, y2, score, label), correct in zip(item.detections.tolist(), item.correct, strict=True)
     ]

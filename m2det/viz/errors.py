@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from m2det.text import printable
-from m2det.viz.curves import new_figure, save_figure
+from m2det.viz.curves import drawable, new_figure, save_figure
 
 INCHES = (5.5, 4)  # so that texts are legible on a phone
 MAX_NAMED = 40  # classes with names and counts in the confusion matrix
@@ -18,11 +17,12 @@ MAX_NAME = 20  # characters drawn of a class's name
 
 
 def draw_error_costs(path: Path, ap50: float, costs: Mapping[str, float]) -> None:
-    """Draw the AP50 that each kind of error costs as bars."""
+    """Draw the AP50 that each kind of error costs as bars; AP50 is -1 where it is not defined."""
+    shown = f"{ap50:.3f}" if ap50 >= 0 else "not defined"
     figure, axes = new_figure(INCHES)
     bars = axes.barh(list(costs), list(costs.values()), color="tab:red")
     axes.bar_label(bars, [f"{cost:.3f}" for cost in costs.values()], padding=3)
-    axes.set(xlim=(0, max(0.01, *costs.values()) * 1.2), xlabel=f"AP50 lost; AP50 is {ap50:.3f}")
+    axes.set(xlim=(0, max(0.01, *costs.values()) * 1.2), xlabel=f"AP50 lost; AP50 is {shown}")
     axes.invert_yaxis()
     axes.set_title("What each kind of error costs")
     save_figure(figure, path)
@@ -37,7 +37,7 @@ def draw_thresholds(
         axes.plot(thresholds, curve, label=name)
     axes.axvline(chosen, color="black", linestyle=":", label=f"score {chosen:.2f}")
     axes.set(xlabel="score threshold", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside lower center", ncols=4)
     axes.set_title("By score threshold")
     save_figure(figure, path)
 
@@ -50,7 +50,7 @@ def draw_confusions(path: Path, matrix: NDArray[np.int64], classes: Sequence[str
     share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="detected", ylabel="annotated")
-    names = [*(printable(name)[:MAX_NAME] for name in classes), "background"]
+    names = [*(drawable(name)[:MAX_NAME] for name in classes), "background"]
     if len(names) <= MAX_NAMED:
         axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
         axes.set_yticks(range(len(names)), names, parse_math=False)

@@ -11,10 +11,11 @@ import numpy as np
 
 from m2det.data.packed.reader import PackedSplit
 from m2det.files.whole import write_whole
-from m2det.text import page_safe, printable
-from m2det.viz.curves import new_figure, save_figure
+from m2det.text import page_safe
+from m2det.viz.curves import drawable, new_figure, save_figure
 
 MAX_NAME = 40  # characters drawn of a class's name: more leave no room for its bar
+MAX_CLASSES = 100  # drawn; of more those with the most boxes: a picture of 1,000 classes is 19,000 px high
 
 
 def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prior_sizes: Sequence[float]) -> None:
@@ -22,14 +23,13 @@ def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prio
 
     Args:
         table: CSV to write, a row per class with its boxes in each split.
-        picture: PNG to write, the same as bars, and the sizes of boxes and priors.
+        picture: PNG to write, the same as bars, of the first MAX_CLASSES by boxes, and the sizes of boxes and priors.
         splits: with the same classes.
         prior_sizes: fractions of the image's side.
     """
     classes, counts = splits[0].classes, []
-    figure, (left, right) = new_figure((10, max(4.5, 0.17 * len(classes))), 2)
-    rows = np.arange(len(classes))
-    for k, split in enumerate(splits):
+    figure, (left, right) = new_figure((10, max(4.5, 0.17 * min(len(classes), MAX_CLASSES))), 2)
+    for split in splits:
         objects = [split.annotations(i) for i in range(len(split))]
         labels = np.concatenate([o.labels[~o.iscrowd] for o in objects])
         extents = [
@@ -37,14 +37,19 @@ def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prio
         ]
         sides = np.sqrt(np.concatenate(extents).prod(1))
         counts.append(np.bincount(labels, minlength=len(classes) + 1)[1:])
-        left.barh(rows + 0.4 * k - 0.2, counts[-1], 0.4, label=f"{split.name}: {len(labels)} boxes")
         right.hist(sides, np.linspace(0, 1, 41), weights=np.full(len(sides), 1 / max(1, len(sides))), alpha=0.5)
-    left.set(title="Boxes by class", xlabel="boxes", ylim=(len(classes) - 0.4, -0.6))
-    left.set_yticks(rows, [printable(name)[:MAX_NAME] for name in classes], parse_math=False)  # "$" is a character
+    drawn = np.sort(np.argsort(-np.sum(counts, 0), kind="stable")[:MAX_CLASSES])
+    for k, (split, count) in enumerate(zip(splits, counts, strict=True)):
+        rows = np.arange(len(drawn)) + 0.4 * k - 0.2
+        left.barh(rows, count[drawn], 0.4, label=f"{split.name}: {count.sum()} boxes")
+    title = "Boxes by class" if len(drawn) == len(classes) else f"Boxes of {len(drawn)} of {len(classes)} classes"
+    left.set(title=title, xlabel="boxes", ylim=(len(drawn) - 0.4, -0.6))
+    names = [drawable(classes[label])[:MAX_NAME] for label in drawn]
+    left.set_yticks(range(len(names)), names, parse_math=False)  # "$" is a character
     figure.legend(loc="outside lower center", ncols=2)
     for size in prior_sizes:
         right.axvline(size, color="black", linestyle=":", linewidth=1)
-    right.set(title="Boxes by size (dotted: the priors' sizes)", xlabel="side over the image's side", xlim=(0, 1.08))
+    right.set(title="Boxes by size", xlabel="side over the image's side (dotted: priors)", xlim=(0, 1.08))
     right.set_ylabel("share of the boxes")
     save_figure(figure, picture)
     text = StringIO()

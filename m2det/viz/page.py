@@ -63,10 +63,10 @@ def cut(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """Return a table of texts or Html, which scrolls where the screen is too narrow."""
-    head = "".join(f"<th>{escaped(name)}</th>" for name in header)
+    """Return a table of texts or Html, which scrolls where the screen is too narrow; an empty header is left out."""
+    head = "<tr>" + "".join(f"<th>{escaped(name)}</th>" for name in header) + "</tr>" if header else ""
     body = "\n".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return Html(f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>')
+    return Html(f'<div class="wide"><table>{head}\n{body}</table></div>')
 
 
 def bar(share: float, text: str, colour: str = "") -> Html:

@@ -142,6 +142,18 @@ def test_kinds_and_costs_are_those_of_a_plain_twin(seed, classes):
     assert (costs.false_positive, costs.false_negative) == pytest.approx(specials, abs=1e-9)
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.77])
+@pytest.mark.parametrize("seed", range(3))
+def test_counts_are_those_of_a_plain_twin(seed, threshold):
+    """The twin matches the detections from the threshold on as if there were no others."""
+    truth, results = random_data(seed)
+    objects, detections = twin_kinds(truth, [d for d in results if d["score"] >= threshold])
+    expected = {kind: sum(d["kind"] == kind for d in detections) for kind in NAMES[1:]}
+    near = [id(d["object"]) for d in detections if d["object"]]
+    expected["missed"] = sum(id(o) not in near for o in objects)
+    assert count_kinds(match_detections(truth, results), threshold) == expected
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_its_ap50_is_the_metrics(tmp_path, seed):
     truth, results = random_data(seed)

@@ -1,12 +1,16 @@
 """The metrics are COCO's, with either scorer, in ordinary and in empty cases."""
 
+import contextlib
+import io
 import json
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from m2det.errors import InputError
-from m2det.evaluate.metrics import NAMES, coco_metrics
+from m2det.evaluate.metrics import NAMES, coco_metrics, coco_scores
 
 BACKENDS = ("pycocotools", "hotcoco")
 WHOLE = '{"image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5], "score": 0.5}'
@@ -149,6 +153,27 @@ class TestBothScorers:
         boxes = [(1, 3, [10, 10, 50, 40], 0)]
         detections = [(1, 3, [10, 10, 50, 40], 3), (1, 3, [10, 10, 0, 0], -2.5), (2, 3, [-9, -9, 900, 900], 0)]
         assert coco_metrics(*files(boxes, detections), backend)["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ap_by_class_and_size_is_the_mean_of_pycocotools_array(shared, backend):
+    """Of COCO's published sample of detections, scored by pycocotools without any code of ours."""
+    folder = shared / "eval-oracle" / "fakebbox100"
+    truth, results = (folder / f"instances_val2014_{name}.json" for name in ("100", "fakebbox100_results"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(truth))
+        run = COCOeval(coco, coco.loadRes(str(results)), "bbox")
+        run.evaluate()
+        run.accumulate()
+    found = coco_scores(truth, results, backend).class_ap
+    assert found.shape == (80, 4)
+    expected = np.full((80, 4), -1.0)
+    for k, size in np.ndindex(80, 4):
+        values = run.eval["precision"][:, :, k, size, 2]  # 100 detections an image
+        if (values > -1).any():
+            expected[k, size] = values[values > -1].mean()
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert min((expected >= 0).sum(0)) > 40, "the sample has all sizes"
 
 
 def test_scorers_agree(files):

@@ -10,7 +10,6 @@ from m2det.evaluate.candidates import select_candidates
 from m2det.evaluate.coco_results import coco_results
 from m2det.evaluate.postprocess import suppress
 from m2det.model import prior_boxes
-from m2det.viz.detections import review
 from tests.evaluate.slow_postprocess import slow_postprocess
 
 PRIORS = prior_boxes("m2det-tiny")
@@ -87,12 +86,3 @@ def test_an_image_without_candidates_between_others_has_none():
 def test_coco_results_are_clipped_and_count_pixels():
     entries = coco_results(7, (100, 50), np.array([[-5, 10, 20, 80, 0.5, 2]], np.float32), [3, 9])
     assert entries == [{"image_id": 7, "category_id": 9, "bbox": [0.0, 10.0, 21.0, 40.0], "score": 0.5}]
-
-
-def test_review_counts_each_object_once():
-    boxes = np.array([[0, 0, 10, 10], [50, 50, 70, 70]], np.float32)
-    detections = np.array([[0, 0, 10, 10, 0.9, 1], [0, 0, 10, 9, 0.8, 1], [50, 50, 70, 70, 0.7, 2]], np.float32)
-    result = review(0, detections, boxes, np.array([1, 1], np.int16))
-    assert result.correct.tolist() == [True, False, False] and result.detected.tolist() == [True, False]
-    assert result.f1 == pytest.approx(2 / 5)
-    assert review(0, detections[:0], boxes[:0], np.array([], np.int16)).f1 == 1.0
