@@ -9,11 +9,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from m2det.data.packed.reader import cache_digest
 from m2det.distributed.children import run_child
 from m2det.files.inputs import FOLDER
 from m2det.files.whole import write_whole
-from tasks.common import CACHE, METRIC_DECIMALS, MODEL, RESULTS, params
+from tasks.common import CACHE, METRIC_DECIMALS, MODEL, RESULTS, evaluated_cache, params
 from tasks.inputs import inputs_of
 
 if TYPE_CHECKING:
@@ -26,31 +25,38 @@ REPORT = RESULTS / "report.html"
 
 
 def detect() -> None:
-    """Write results/detections.json: COCO results on the validation images, with `run.processes` processes."""
+    """Write results/detections.json: COCO results on the images of `evaluate.split`, with `run.processes` processes."""
     from m2det.distributed.group import Group
     from m2det.distributed.launch import count_processes, kept_if_failed, launch, needs_torchrun
-    from m2det.evaluate.rank import detect_val
+    from m2det.evaluate.rank import detect_split
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
     if needs_torchrun(params(), processes):
         with kept_if_failed("evaluate") as folder:
-            arguments = (inputs_of("evaluate").keep(folder / FOLDER), CACHE, MODEL, DETECTIONS, folder)
+            arguments = (inputs_of("evaluate").keep(folder / FOLDER), evaluated_cache(), MODEL, DETECTIONS, folder)
             launch("m2det.evaluate.rank", arguments, params(), processes, folder, run_child)
     else:
-        detect_val(params(), CACHE, MODEL, DETECTIONS, Group())
+        detect_split(params(), evaluated_cache(), MODEL, DETECTIONS, Group())
+
+
+def evaluated_split() -> PackedSplit:
+    """Return the images of `evaluate.split`."""
+    from m2det.data.packed.reader import PackedSplit
+
+    return PackedSplit(evaluated_cache(), params().evaluate.split)
 
 
 def score() -> None:
     """Write results/metrics.json (COCO's 12 numbers), plots by recall and by class, VOC's mAP, and evaluation.json."""
-    from m2det.data.packed.reader import PackedSplit
     from m2det.evaluate.metrics import NAMES, class_ap, coco_scores
     from m2det.evaluate.record import write_record
     from m2det.evaluate.undefined import explain_undefined
     from m2det.evaluate.voc_metrics import voc_scores
     from m2det.viz.curves import draw_precision_recall, precision_by_recall, write_class_ap, write_precision_recall
 
-    truth = PackedSplit(CACHE, "val").ground_truth
+    split = evaluated_split()
+    truth = split.ground_truth
     scores = coco_scores(truth, DETECTIONS, params().evaluate.scorer)
     metrics = {name: round(scores.metrics[name], METRIC_DECIMALS) for name in NAMES}
     curves = precision_by_recall(scores.precision)
@@ -61,12 +67,14 @@ def score() -> None:
     voc = voc_scores(truth, DETECTIONS)
     write_whole(RESULTS / "voc.json", json.dumps(voc, indent=2) + "\n")
     exact = {name: scores.metrics[name] for name in NAMES}
-    write_record(RESULTS, MODEL, cache_digest(CACHE), scores.scorer, exact)
+    write_record(RESULTS, MODEL, split, scores.scorer, exact)
     if voc:
         print(f"VOC's mAP {voc['mAP_11_points']:.4f} by 11 points, {voc['mAP_all_points']:.4f} by all points")
     print("  ".join(f"{name} {scores.metrics[name]:.4f}" for name in ("AP", "AP50", "AP75")))
     for sentence in explain_undefined(scores.metrics):
         print(sentence)
+    if split.name == "test":
+        print(f"{RESULTS} is of test images now; with evaluate.split: val `dvc repro` brings validation's back")
 
 
 def draw() -> None:
@@ -75,34 +83,30 @@ def draw() -> None:
     import numpy as np
 
     from m2det.data.packed.reader import PackedSplit
+    from m2det.evaluate.report import IMAGES
     from m2det.model import get_config
     from m2det.text import undefined_note
     from m2det.viz.curves import draw_learning_curve
-    from m2det.viz.detections import SHOWN_SCORE, draw_review, review
+    from m2det.viz.detections import describe_reviews, draw_review, review
     from m2det.viz.labels import write_labels
 
-    split = PackedSplit(CACHE, "val")
+    split = evaluated_split()
     label_of = {category_id: label for label, category_id in enumerate(split.category_ids, 1)}
     rows: dict[int, list[list[float]]] = {}
     for entry in json.loads(DETECTIONS.read_text()):
         x, y, w, h = entry["bbox"]
         row = [x, y, x + w - 1, y + h - 1, entry["score"], label_of[entry["category_id"]]]
         rows.setdefault(entry["image_id"], []).append(row)
-    reviews = []
+    reviews, labelled = [], any(len(split.annotations(index).boxes) for index in range(len(split)))
     for index, image_id in enumerate(split.image_ids.tolist()):
         objects = split.annotations(index)
         counted = ~objects.iscrowd
         detections = np.array(rows.get(image_id, []), np.float32).reshape(-1, 6)
-        reviews.append(review(index, detections, objects.boxes[counted], objects.labels[counted]))
+        reviews.append(review(index, detections, objects.boxes[counted], objects.labels[counted], labelled))
     metrics = json.loads((RESULTS / "metrics.json").read_text())
-    found, total = sum(int(r.detected.sum()) for r in reviews), sum(len(r.detected) for r in reviews)
-    wrong = sum(int((~r.correct).sum()) for r in reviews)
     ap = f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}{undefined_note(metrics['AP'])}"
-    title = [
-        f"{params().model.name} on {len(split)} validation images: {ap}; at score {SHOWN_SCORE} {found} of {total} "
-        f"objects found, {wrong} detections wrong",
-        "left: ground truth (green found, blue missed)   right: detections (green right, red wrong), with scores",
-    ]
+    counts, legend = describe_reviews(reviews)
+    title = [f"{params().model.name} on {len(split)} {IMAGES[split.name]}: {ap}; {counts}", legend]
     _, png = cv2.imencode(".png", draw_review(split, reviews, title))
     write_whole(PICTURES / "detections.png", png.tobytes())
     draw_learning_curve(PICTURES / "learning_curve.png", RESULTS / "curves.csv")

@@ -59,6 +59,7 @@ MEANINGS = dict(
     )
 )
 EACH = 6  # worst and best images
+IMAGES = {"val": "validation images", "test": "test images"}
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
         pictures: the folder of figures: the new ones, and those that are drawn before.
     """
     e = evaluated
+    if not len(e.matches.object_label):
+        return _page_without_labels(e, pictures)
     curves = threshold_curves(e.matches)
     best = float(STEPS[curves.best]) if curves.f1.any() else SHOWN_SCORE
     sections = [
@@ -108,7 +111,19 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
         ("Labels", [figure_of(pictures / "labels.png", large=True)]),
         ("Where the model came from", _origin(e)),
     ]
-    return page(f"{e.card['model']} on {len(e.split)} validation images", sections)
+    return page(f"{e.card['model']} on {len(e.split)} {IMAGES[e.split.name]}", sections)
+
+
+def _page_without_labels(e: Evaluated, pictures: Path) -> str:
+    """Return the page on images that have no objects, such as COCO's test images: nothing is right or wrong."""
+    counts = f"{len(e.matches.label):,} detections on {len(e.split):,} images"
+    sections = [
+        ("", [paragraph(f"{counts}. No image has ground truth here, so that no score is known.")]),
+        ("Images with the most detections", [grid(_pair(e, *item) for item in worst_and_best(e.reviews, EACH))]),
+        ("The training", [figure_of(pictures / "learning_curve.png"), figure_of(pictures / "labels.png", large=True)]),
+        ("Where the model came from", _origin(e)),
+    ]
+    return page(f"{e.card['model']} on {len(e.split)} {IMAGES[e.split.name]}", sections)
 
 
 def _summary(e: Evaluated, best: float) -> list[Html]:

@@ -82,7 +82,14 @@ def test_the_boxes_are_those_of_the_stage_evaluate(weights, material):
     model, card = load_trained(weights)
     detector = m2det.Detector(model, card, "cpu", score=0.05, nms="linear", iou=0.3, batch=4)
     settings = EvaluateParams(
-        batch_size=4, nms="linear", score_threshold=0.05, nms_iou=0.3, per_class=100, per_image=100, scorer="auto"
+        split="val",
+        batch_size=4,
+        nms="linear",
+        score_threshold=0.05,
+        nms_iou=0.3,
+        per_class=100,
+        per_image=100,
+        scorer="auto",
     )
     split.category_ids[:] = card["category_ids"]
     priors = prior_boxes(model.config)

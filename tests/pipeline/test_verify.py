@@ -21,7 +21,7 @@ from m2det.cli.main import main
 from m2det.data.packed.reader import PackedSplit, cache_digest
 from m2det.distributed.group import Group
 from m2det.evaluate.metrics import NAMES, coco_scores
-from m2det.evaluate.rank import detect_val
+from m2det.evaluate.rank import detect_split
 from m2det.evaluate.record import write_record
 from m2det.files.hashing import file_sha256
 from m2det.files.inputs import Inputs, content_md5, select
@@ -73,7 +73,7 @@ def write_lock() -> None:
 
 def evaluate() -> None:
     params = tasks.common.params()
-    detect_val(params, CACHE, MODEL, RESULTS / "detections.json", Group())
+    detect_split(params, CACHE, MODEL, RESULTS / "detections.json", Group())
     scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, RESULTS / "detections.json", "pycocotools")
     metrics = {name: round(value, 6) for name, value in scores.metrics.items()}
     write_whole(RESULTS / "metrics.json", json.dumps(metrics))
