@@ -21,6 +21,8 @@ def split_of(path: str) -> str:
     """Return the split that a path names, the last of its parts first: train, val, test, or none (empty)."""
     for part in reversed(path.split("/")):
         words = {*re.findall("[a-z]+", part.lower())}
+        if "test" in words:
+            words.discard("dev")  # COCO's test-dev
         for split, names in NAMES.items():
             if words & names:
                 return split
