@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from m2det.cli.main import main
+from m2det.detect.video import open_video
 from tests.conftest import ROOT
 from tests.tiny_model import CLASSES, write_tiny_model
 
@@ -173,6 +174,33 @@ def test_a_video_is_drawn_with_its_frame_rate(detect, tmp_path, name):
         [stream] = container.streams.video
         assert stream.average_rate == 10 and len(list(container.decode(stream))) == 11
     assert {entry["frame"] for entry in entries(Path("found.json"))} == set(range(1, 12))
+
+
+@pytest.mark.parametrize(("degrees", "mirrored"), [(0, False), (90, False), (180, False), (270, False), (90, True)])
+def test_a_film_that_a_telephone_has_turned_is_upright(detect, tmp_path, degrees, mirrored):
+    """As players show it: stored 96 x 64, turned counterclockwise and then mirrored by the container's matrix."""
+    av = pytest.importorskip("av")
+    stored = np.zeros((64, 96, 3), np.uint8)
+    stored[:32, :48] = 200  # the upper left corner alone is bright
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV writes no display matrix")
+        stream.set_display_rotation(degrees, hflip=mirrored)
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="bgr24")))
+        container.mux(stream.encode())
+    shown = np.rot90(stored, degrees // 90)
+    shown = shown[:, ::-1] if mirrored else shown
+    with open_video(tmp_path / "clip.mp4", is_camera=False) as video:
+        for frame in video.frames():
+            assert frame.shape == shown.shape and np.abs(frame.astype(int) - shown).mean() < 8
+    assert detect(tmp_path / "clip.mp4", score="1") == 0
+    with av.open("detected/clip.mp4") as container:
+        [drawn, *_] = container.decode(video=0)
+        assert (drawn.height, drawn.width) == shown.shape[:2]
+        assert np.abs(drawn.to_ndarray(format="bgr24").astype(int) - shown).mean() < 8
 
 
 def test_a_damaged_video_is_a_sentence(detect, tmp_path, capsys):

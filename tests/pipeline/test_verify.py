@@ -221,7 +221,9 @@ def test_deep_evaluates_again_and_names_numbers_that_differ(capsys):
     assert "the largest difference of 12 numbers is 0" in capsys.readouterr().out
     metrics = json.loads((RESULTS / "metrics.json").read_text())
     write_whole(RESULTS / "metrics.json", json.dumps(metrics | {"AP": 0.5}))
-    write_record(RESULTS, MODEL, PackedSplit(CACHE, "val"), "pycocotools", {"AP": 0.5})  # and a forger who knows the records
+    write_record(
+        RESULTS, MODEL, PackedSplit(CACHE, "val"), "pycocotools", {"AP": 0.5}
+    )  # and a forger who knows the records
     write_lock()
     assert tasks.verify.main([str(MODEL)]) == 0
     assert tasks.verify.main(["--deep", str(MODEL)]) == 2
