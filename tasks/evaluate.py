@@ -74,7 +74,7 @@ def score() -> None:
     for sentence in explain_undefined(scores.metrics):
         print(sentence)
     if split.name == "test":
-        print(f"{RESULTS} is of test images now; with evaluate.split: val `dvc repro` brings validation's back")
+        print(f"{RESULTS} is of test images now; evaluate.split: val and `dvc repro` make that of validation again")
 
 
 def draw() -> None:

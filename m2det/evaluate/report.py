@@ -26,6 +26,7 @@ from m2det.evaluate.report_errors import (
 from m2det.evaluate.thresholds import STEPS, threshold_curves
 from m2det.evaluate.undefined import explain_undefined
 from m2det.viz.detections import SHOWN_SCORE, Review, draw_pair, worst_and_best
+from m2det.viz.errors import draw_nothing
 from m2det.viz.page import (
     Html,
     cut,
@@ -116,6 +117,8 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
 
 def _page_without_labels(e: Evaluated, pictures: Path) -> str:
     """Return the page on images that have no objects, such as COCO's test images: nothing is right or wrong."""
+    for name in ("error_kinds", "thresholds"):
+        draw_nothing(pictures / f"{name}.png")
     counts = f"{len(e.matches.label):,} detections on {len(e.split):,} images"
     sections = [
         ("", [paragraph(f"{counts}. No image has ground truth here, so that no score is known.")]),

@@ -14,7 +14,7 @@ MAX_NAMED = 10
 def explain_undefined(metrics: Mapping[str, float]) -> Iterator[str]:
     """Yield a sentence for AP as a whole, of sizes and of classes, where `coco_metrics` returned -1."""
     if metrics["AP"] == UNDEFINED:
-        yield "AP and all other metrics are -1, not defined: no image has a box, the ground truth"
+        yield "AP and all other metrics are -1, not defined: no image has an annotated box"
         return
     sizes = [size for name, size in SIZES.items() if metrics.get(name) == UNDEFINED]
     if sizes:

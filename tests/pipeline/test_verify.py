@@ -18,7 +18,7 @@ import tasks.inputs
 import tasks.release
 import tasks.verify
 from m2det.cli.main import main
-from m2det.data.packed.reader import PackedSplit, cache_digest
+from m2det.data.packed.reader import PackedSplit
 from m2det.distributed.group import Group
 from m2det.evaluate.metrics import NAMES, coco_scores
 from m2det.evaluate.rank import detect_split
