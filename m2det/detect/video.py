@@ -77,7 +77,8 @@ def open_video(path: Path, is_camera: bool) -> Iterator[Video]:
     try:
         container = av.open(str(path), format="v4l2" if is_camera else None)
     except (av.FFmpegError, OSError) as error:
-        raise InputError(f"{path} cannot be opened as a video: {error}") from error
+        reason = f"{error.strerror or error}".lower()
+        raise InputError(f"{path} cannot be opened as a video: {reason}") from error
     with container:
         if not container.streams.video:
             raise InputError(f"{path} has no pictures: it is no video")

@@ -57,7 +57,7 @@ def draw_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) ->
     for name, curve in curves.items():
         axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{name.replace('_', ' ')}: AP {curve.mean():.3f}")
     axes.set(xlabel="recall", ylabel="precision, mean over classes", xlim=(0, 1), ylim=(0, 1.02))
-    axes.set_title("Precision by recall on the validation images")
+    axes.set_title("Precision by recall")
     axes.legend(loc="lower left")
     save_figure(figure, path)
 

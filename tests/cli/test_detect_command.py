@@ -307,6 +307,54 @@ def test_ctrl_c_keeps_the_drawn_frames(tmp_path):
         assert len(list(container.decode(video=0))) == 5
 
 
+def test_pictures_of_one_name_are_told_apart_in_the_results(detect, photos, tmp_path):
+    for folder in ("x", "y/deep", "z"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "same.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    assert detect("x", "y", "z", "--recursive", "--no-pictures", "--json=found.json") == 0
+    names = {entry["file_name"] for entry in entries(Path("found.json"))}
+    assert names == {"x/same.jpg", "deep/same.jpg", "z/same.jpg"}
+
+
+def test_with_annotations_no_id_is_given_twice(detect, photos, tmp_path, capsys):
+    """Neither to two pictures of one name, nor to a video's frames, which have none."""
+    images = [{"id": 1, "file_name": "a.jpg", "width": 90, "height": 60}]
+    content = {"images": images, "annotations": [], "categories": [{"id": i, "name": n} for i, n in enumerate(CLASSES)]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/a.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    options = ("--annotations", tmp_path / "a.json", "--no-pictures", "--json=found.json")
+    assert detect(photos / "a.jpg", "x", *options) == 1
+    assert "are both a.jpg in the annotations; give one of them" in capsys.readouterr().err
+    (tmp_path / "clip.gif").write_bytes(b"GIF89a")
+    assert detect(photos / "a.jpg", "clip.gif", *options) == 0
+    assert "left out: clip.gif is not in the annotations" in capsys.readouterr().err
+    assert {entry["image_id"] for entry in entries(Path("found.json"))} == {1}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["https://host/a.jpg"], "https://host/a.jpg: pictures are not downloaded"),
+        ([""], "a name of a picture or folder is empty"),
+        (["photos/a.jpg", "--out", "photos/a.jpg"], "photos/a.jpg: file exists; move it, or write elsewhere"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(detect, photos, capsys, words, sentence):  # noqa: ARG001
+    assert detect(*words) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_pictures_are_drawn_whatever_reads_the_lines(model, photos, tmp_path):
+    words = [sys.executable, "-m", "m2det", "detect", str(photos), "--recursive", "--weights", str(model)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as run:
+        run.stdout.close()
+        assert run.wait(timeout=120) == 0
+    assert len(list((tmp_path / "detected").rglob("*.jpg"))) == 3
+
+
 def test_labels_of_pictures_of_one_name_are_refused_too(detect, photos, capsys):
     (photos / "a.png").write_bytes((photos / "b.png").read_bytes())
     assert detect(photos, "--no-pictures", "--txt") == 1

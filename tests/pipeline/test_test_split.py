@@ -41,7 +41,7 @@ def project(tmp_path, monkeypatch):
     for folder in ("models", "results", "build"):
         (made.folder / folder).mkdir()
     write_tiny_model(made.folder / "models").rename(made.folder / MODEL)
-    (made.folder / "results/curves.csv").write_text("epoch,AP\n1,0.5\n")
+    (made.folder / "results/curves.csv").write_text("epoch,loss_loc,loss_conf,AP,AP50\n1,2.0,3.0,0.5,0.7\n")
     monkeypatch.chdir(made.folder)
     return made
 
