@@ -38,6 +38,7 @@ def main(images: int, workers: list[int], batch_size: int) -> None:
         to_device(model, device)
         threshold = 1.15 / 81  # of random weights, whose scores are nearly equal
         settings = EvaluateParams(
+            split="val",
             batch_size=batch_size,
             nms="linear",
             score_threshold=threshold,

@@ -120,6 +120,8 @@ def reason_of_device(device_type: str) -> str:
 
 
 def _choice(device_type: str) -> tuple[torch.device, str]:
+    if device_type not in ("auto", *TRAITS):
+        raise InputError(f"device {device_type!r} is unknown; take {', '.join(('auto', *TRAITS))}")
     if device_type == "npu":
         import_torch_npu()
     device, reason = torch.device("cpu"), "requested"

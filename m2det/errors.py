@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EACCES, EDQUOT, EFBIG, EISDIR, ENOSPC, ENOTDIR, EPERM, EROFS
+from errno import EACCES, EDQUOT, EEXIST, EFBIG, EISDIR, ENOSPC, ENOTDIR, EPERM, EPIPE, EROFS
 from pathlib import Path
 
 from m2det.text import printable, shortened
@@ -49,7 +49,8 @@ NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
 ADVICE = {
     **dict.fromkeys(NO_ROOM, "make room"),
     **dict.fromkeys((EACCES, EPERM, EROFS), "see to its permissions, or write elsewhere"),
-    **dict.fromkeys((EISDIR, ENOTDIR), "move it, or write elsewhere"),
+    **dict.fromkeys((EISDIR, ENOTDIR, EEXIST), "move it, or write elsewhere"),
+    EPIPE: "its reader has ended, so the rest is not written",
 }
 
 

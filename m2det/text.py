@@ -92,4 +92,4 @@ def ignore_closed_output() -> None:
 
 def undefined_note(ap: float) -> str:
     """Return what to print behind an AP: empty, or why the scorer gave -1."""
-    return " (-1: not defined, validation has no box)" if ap == -1 else ""
+    return " (-1: not defined, no image has an annotated box)" if ap == -1 else ""

@@ -34,7 +34,7 @@ def record_annotations() -> None:
             raise InputError(f"data.root: {root} is no folder; give the one with your annotations and images")
         log.warning("data.root: %s is no folder, so changed annotations go unnoticed; %s stays as it is", root, RECORD)
         return
-    groups = annotation_files(data, root)
+    groups = annotation_files(data, root, params().looks_for_test)
     cache = main_root() / ".dvc/tmp/annotations.json"
     with explain_disk_errors(cache):
         hashes = hash_files([root / file for files in groups.values() for file in files], cache)

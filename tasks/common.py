@@ -15,6 +15,7 @@ from m2det.files.whole import write_whole
 
 PARAMS = Path("params.yaml")
 CACHE = Path("data/cache")
+TEST = Path("data/test")  # the packed cache of test images: no training depends on it
 OPS_STAMP = Path("build/ops.json")
 BACKBONE = Path("models/backbone.safetensors")
 MODEL = Path("models/m2det.safetensors")
@@ -28,6 +29,11 @@ def params() -> Params:
     loaded = load_params(PARAMS)
     SHUTDOWN.grace = loaded.run.stop_grace
     return loaded
+
+
+def evaluated_cache() -> Path:
+    """Return the packed cache that has the split `evaluate.split`."""
+    return TEST if params().evaluate.split == "test" else CACHE
 
 
 def main_root() -> Path:

@@ -14,12 +14,12 @@ from tasks.common import main_root, params
 
 def data() -> None:
     """Write data/coco/manifest.json; before it the images of `digits`, and annotations that yours must become."""
-    source, skip = params().data, params().pack.on_bad_image == "skip"
+    source, skip, with_test = params().data, params().pack.on_bad_image == "skip", params().looks_for_test
     roots = roots_of(source, main_root())
     root, advice, upright = roots[1], WHERE_YOURS_IS, False
     with explain_disk_errors(RAW):
         RAW.mkdir(parents=True, exist_ok=True)
-        for fault in missing_files(source, main_root()):
+        for fault in missing_files(source, main_root(), with_test):
             raise InputError(fault)
         if source.source == "digits":
             from m2det.data.sources.digits import make_digits
@@ -32,13 +32,14 @@ def data() -> None:
             derive_minival(root)
             splits, advice = SPLITS, ADVICE
         else:
-            layout = find_layout(source, root)
+            layout = find_layout(source, root, with_test)
             print(printable(f"{root} holds {layout.saw}"), flush=True)
             converted = layout.convert(RAW, source.val_share, skip)
             for note in converted.notes:
                 print(printable(note.text), flush=True)
             splits, upright = converted.pairs, converted.upright
             roots = (RAW if converted.made else root, root)
-        write_manifest(RAW / "manifest.json", roots, splits, advice, may_lie_outside(source), skip, upright)
+        test = [(entry.annotations, entry.images) for entry in source.test]
+        write_manifest(RAW / "manifest.json", roots, splits, advice, may_lie_outside(source), skip, upright, test)
         if source.source != "digits":  # whose images are DVC's, with times of a checkout
             write_times(RAW / "manifest.json", roots[1], main_root() / RAW.parent / NAME)

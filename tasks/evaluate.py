@@ -7,11 +7,10 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from m2det.data.packed.reader import cache_digest
 from m2det.distributed.children import run_child
 from m2det.files.inputs import FOLDER
 from m2det.files.whole import write_whole
-from tasks.common import CACHE, METRIC_DECIMALS, MODEL, RESULTS, params
+from tasks.common import CACHE, METRIC_DECIMALS, MODEL, RESULTS, evaluated_cache, params
 from tasks.inputs import inputs_of
 
 if TYPE_CHECKING:
@@ -24,37 +23,44 @@ REPORT = RESULTS / "report.html"
 
 
 def detect() -> None:
-    """Write results/detections.json: COCO results on the validation images, by the processes of all nodes.
+    """Write results/detections.json: COCO results on the images of `evaluate.split`, by the processes of all nodes.
 
     And results/detection_speed.json: how many images per second.
     """
+    from m2det.data.packed.reader import cache_digest
     from m2det.distributed.group import Group
     from m2det.distributed.launch import count_processes, kept_if_failed, launch, needs_torchrun
     from m2det.distributed.nodes import Work
-    from m2det.evaluate.rank import detect_val
+    from m2det.evaluate.rank import detect_split
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    processes = count_processes(params())
+    processes, cache = count_processes(params()), evaluated_cache()
     if needs_torchrun(params(), processes):
         with kept_if_failed("evaluate") as folder:
-            arguments = (inputs_of("evaluate").keep(folder / FOLDER), CACHE, MODEL, DETECTIONS, folder)
+            arguments = (inputs_of("evaluate").keep(folder / FOLDER), cache, MODEL, DETECTIONS, folder)
             inputs = (arguments[0], MODEL)
-            work = Work("m2det.evaluate.rank", arguments, folder, inputs, CACHE, cache_digest(CACHE))
+            work = Work("m2det.evaluate.rank", arguments, folder, inputs, cache, cache_digest(cache))
             launch(work, params(), processes, run_child)
     else:
-        detect_val(params(), CACHE, MODEL, DETECTIONS, Group())
+        detect_split(params(), cache, MODEL, DETECTIONS, Group())
+
+
+def evaluated_split() -> PackedSplit:
+    """Return the images of `evaluate.split`."""
+    from m2det.data.packed.reader import PackedSplit
+
+    return PackedSplit(evaluated_cache(), params().evaluate.split)
 
 
 def score() -> None:
     """Write results/metrics.json (COCO's 12 numbers), plots by recall and by class, VOC's mAP, and evaluation.json."""
-    from m2det.data.packed.reader import PackedSplit
     from m2det.evaluate.metrics import NAMES, coco_scores
     from m2det.evaluate.record import write_record
     from m2det.evaluate.undefined import explain_undefined
     from m2det.evaluate.voc_metrics import voc_scores
     from m2det.viz.curves import draw_precision_recall, precision_by_recall, write_class_ap, write_precision_recall
 
-    split = PackedSplit(CACHE, "val")
+    split = evaluated_split()
     truth = split.ground_truth
     scores = coco_scores(truth, DETECTIONS, params().evaluate.scorer)
     metrics = {name: round(scores.metrics[name], METRIC_DECIMALS) for name in NAMES}
@@ -66,12 +72,14 @@ def score() -> None:
     voc = voc_scores(truth, DETECTIONS)
     write_whole(RESULTS / "voc.json", json.dumps(voc, indent=2) + "\n")
     exact = {name: scores.metrics[name] for name in NAMES}
-    write_record(RESULTS, MODEL, cache_digest(CACHE), scores.scorer, exact)
+    write_record(RESULTS, MODEL, split, scores.scorer, exact)
     if voc:
         print(f"VOC's mAP {voc['mAP_11_points']:.4f} by 11 points, {voc['mAP_all_points']:.4f} by all points")
     print("  ".join(f"{name} {scores.metrics[name]:.4f}" for name in ("AP", "AP50", "AP75")))
     for sentence in explain_undefined(scores.metrics):
         print(sentence)
+    if split.name == "test":
+        print(f"{RESULTS} is of test images now; evaluate.split: val and `dvc repro` make that of validation again")
 
 
 def draw() -> None:
@@ -81,27 +89,22 @@ def draw() -> None:
     from m2det.data.packed.reader import PackedSplit
     from m2det.evaluate.difficult import without_difficult
     from m2det.evaluate.error_kinds import match_detections
+    from m2det.evaluate.report import IMAGES
     from m2det.evaluate.reviews import review_images
     from m2det.model import get_config
     from m2det.text import undefined_note
     from m2det.viz.curves import draw_learning_curve
-    from m2det.viz.detections import SHOWN_SCORE, draw_review
+    from m2det.viz.detections import SHOWN_SCORE, describe_reviews, draw_review
     from m2det.viz.labels import write_labels
 
-    split = PackedSplit(CACHE, "val")
+    split = evaluated_split()
     truth, results = (json.loads(path.read_text()) for path in (split.ground_truth, DETECTIONS))
     matches = match_detections(*without_difficult(truth, results))
     reviews = review_images(matches, truth, split.image_ids.tolist(), SHOWN_SCORE)
     metrics = json.loads((RESULTS / "metrics.json").read_text())
-    found, total = sum(int(r.detected.sum()) for r in reviews), sum(len(r.detected) for r in reviews)
-    wrong = sum(int((~r.correct).sum()) for r in reviews)
     ap = f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}{undefined_note(metrics['AP'])}"
-    title = [
-        f"{params().model.name} on {len(split)} validation images: {ap}; at score {SHOWN_SCORE} {found} of {total} "
-        f"objects found, {wrong} detections wrong",
-        "left: ground truth (green found, blue missed, grey not counted)   right: detections (green right, red wrong), "
-        "with scores",
-    ]
+    counts, legend = describe_reviews(reviews, SHOWN_SCORE)
+    title = [f"{params().model.name} on {len(split)} {IMAGES[split.name]}: {ap}; {counts}", legend]
     _, png = cv2.imencode(".png", draw_review(split, reviews, title))
     write_whole(PICTURES / "detections.png", png.tobytes())
     draw_learning_curve(PICTURES / "learning_curve.png", RESULTS / "curves.csv")

@@ -1,4 +1,4 @@
-"""Stage `pack`: images and annotations in one cache, which training reads fast and DVC hashes fast."""
+"""Stage `pack`: images and annotations in one cache, which training reads fast and DVC hashes fast; test in another."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from m2det.data.checks.run import check_annotations
+from m2det.data.findings import from_notes
 from m2det.data.inspection import MAX_NAMED
 from m2det.data.packed.cache import image_times, require_boxes, write_cache
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
@@ -23,14 +25,16 @@ from m2det.files.hashing import digest, digest_files
 from m2det.files.inputs import FOLDER
 from m2det.files.locks import LOCK, locked
 from m2det.text import printable
-from tasks.common import CACHE, main_root, params, sources
+from tasks.common import CACHE, TEST, main_root, params, sources
 from tasks.inputs import finished_in, inputs_of, require_unchanged
 
 BAD_IMAGES = "bad_images.txt"  # beside the unfinished packs: all images that the last pack refused
 
 
 def pack() -> None:
-    """Write data/cache, its manifest last.
+    """Write data/cache and, of test images, data/test, the manifest of each last.
+
+    What training reads has the same bytes whether or not there are test images.
 
     An unfinished cache lies in data/unfinished/<fingerprint>/ of the main working copy, where DVC deletes nothing; the
     fingerprint covers everything that shapes the cache, so only the same pack continues it.
@@ -39,7 +43,10 @@ def pack() -> None:
     times = main_root() / RAW.parent / NAME
     pairs = load_sources(RAW / "manifest.json", roots_of(params().data, main_root()), outside, times)
     splits = read_splits(pairs, outside, params().data.classes)
-    for finding in dict.fromkeys(check_annotations(splits, params().evaluate)):
+    trained = {name: splits[name] for name in ("train", "val")}
+    test = {name: split for name, split in splits.items() if name not in trained}
+    notes = [finding for name, split in test.items() for finding in from_notes(split.notes, name)]
+    for finding in dict.fromkeys([*check_annotations(trained, params().evaluate), *notes]):
         print(printable(str(finding)))
     require_boxes(splits["train"])
     categories = splits["train"].categories
@@ -53,17 +60,22 @@ def pack() -> None:
                 print(f"{printable(str(other))} {advice}")
         inputs = inputs_of("pack")
         finished_in("pack", unfinished)
-        if not is_finished(unfinished):  # else it was packed before, but its inputs had changed by then
-            (unfinished / "manifest.json").unlink(missing_ok=True)
-            report = unfinished.parent / BAD_IMAGES
+        report = unfinished.parent / BAD_IMAGES
+        entries: dict[str, Any] = {}
 
-            def warn() -> None:
-                inputs.warn_of_changes(unfinished / FOLDER)
+        def warn() -> None:
+            inputs.warn_of_changes(unfinished / FOLDER)
 
-            write_cache(unfinished, splits, settings, orientation, report, warn)
-        entries = read_manifest(unfinished)["splits"]
+        caches = {CACHE: (unfinished, trained), TEST: (unfinished / TEST.name, test)}
+        for folder, own in caches.values():
+            folder.mkdir(exist_ok=True)
+            if not is_finished(folder):  # else it was packed before, but its inputs had changed by then
+                (folder / "manifest.json").unlink(missing_ok=True)
+                write_cache(folder, own, categories, settings, orientation, report, warn)
+            entries |= read_manifest(folder)["splits"]
         require_unchanged("pack")
-        _publish(unfinished)
+        for cache, (folder, _) in caches.items():
+            _publish(folder, cache)
     print(f"{len(categories)} classes: {printable(', '.join(category.name for category in categories))}")
     for name, entry in entries.items():
         dropped = ", ".join(f"{count} {reason}" for reason, count in entry["dropped"].items() if count) or "none"
@@ -73,7 +85,8 @@ def pack() -> None:
         )
         skipped = entry.get("skipped", [])
         if skipped:
-            print(f"{name}: {len(skipped)} bad images are skipped; {CACHE}/manifest.json lists all, this the first:")
+            cache = TEST if name in test else CACHE
+            print(f"{name}: {len(skipped)} bad images are skipped; {cache}/manifest.json lists all, this the first:")
         for image in skipped[:MAX_NAMED]:
             print(printable(f"  {image['reason']}"))
 
@@ -90,15 +103,15 @@ def _fingerprint(splits: Iterable[Split]) -> str:
     return digest(files, times.tobytes(), settings, code.encode(), str(FORMAT).encode())[:12]
 
 
-def _publish(unfinished: Path) -> None:
-    """Link or copy the cache to data/cache, the manifest last; the finished state stays until the stage ends."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    (CACHE / "manifest.json").unlink(missing_ok=True)  # it describes the files that are replaced now
-    files = {path.name: path for path in unfinished.iterdir() if path.name not in (LOCK, FOLDER)}
+def _publish(finished: Path, cache: Path) -> None:
+    """Link or copy a finished cache to its place, the manifest last; the finished state stays until the stage ends."""
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "manifest.json").unlink(missing_ok=True)  # it describes the files that are replaced now
+    files = {path.name: path for path in finished.iterdir() if path.is_file() and path.name != LOCK}
     manifest = files.pop("manifest.json")
     for path in (*files.values(), manifest):
-        (CACHE / path.name).unlink(missing_ok=True)
+        (cache / path.name).unlink(missing_ok=True)
         try:
-            os.link(path, CACHE / path.name)
+            os.link(path, cache / path.name)
         except OSError:  # another disk
-            shutil.copy2(path, CACHE / path.name)
+            shutil.copy2(path, cache / path.name)

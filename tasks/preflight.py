@@ -102,7 +102,7 @@ def missing_data(params: Params) -> Iterator[str]:
     from m2det.data.sources.presence import missing_files
     from m2det.download import require_reachable
 
-    yield from missing_files(params.data, main_root())
+    yield from missing_files(params.data, main_root(), params.looks_for_test)
     if params.data.source == "coco2014-download":
         _, root = roots_of(params.data, main_root())
         for archive in absent_archives(root)[:1]:

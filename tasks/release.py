@@ -31,6 +31,8 @@ def release(folder: Path) -> None:
 
     if folder.exists():
         raise InputError(f"{folder} exists already; remove it, or give another name")
+    if params().evaluate.split != "val":
+        raise InputError("a release has validation's metrics: set evaluate.split to val, then `dvc repro evaluate`")
     if serious := [difference for difference in differences(MODEL) if not difference.code]:
         raise InputError(
             f"not released, because {len(serious)} things do not meet (`m2det verify {MODEL}` names all): "

@@ -61,7 +61,7 @@ def cache_room(data: DataParams, pack: PackParams) -> dict[Path, tuple[str, int]
     except InputError:
         named: dict[Path, set[str]] = {}
         for annotations, path in pairs:
-            content = read_coco(annotations, may_lie_outside(data))
+            content = read_coco(annotations, may_lie_outside(data), unlabelled=True)
             named.setdefault(path, set()).update(image.file_name for image in content.images)
         need = {folder: ("the packed cache", _bytes(named, encoding))}
     return need
@@ -82,9 +82,9 @@ def checkpoint_room(params: Params) -> dict[Path, tuple[str, int]]:
 
 def _pairs(data: DataParams) -> list[tuple[Path, Path]]:
     roots = roots_of(data, main_root())
-    pairs = [(entry.annotations, entry.images) for entry in (*data.train, *data.val)]
+    pairs = [(entry.annotations, entry.images) for entry in (*data.train, *data.val, *data.test)]
     if data.source == "coco2014":
-        pairs = usable_splits(roots[1])
+        pairs += usable_splits(roots[1])
     return [(roots[0] / annotations, roots[1] / images) for annotations, images in pairs]
 
 

@@ -17,7 +17,7 @@ from m2det.errors import InputError
 from m2det.files.hashing import file_sha256
 from m2det.files.inputs import ABSENT, content_md5, flatten, select
 from m2det.text import escape_unencodable_output, printable
-from tasks.common import CACHE, MODEL, OPS_STAMP, PARAMS, RESULTS, params
+from tasks.common import CACHE, MODEL, OPS_STAMP, PARAMS, RESULTS, evaluated_cache, params
 from tasks.inputs import outs_of, path_of, read_stages, restore
 from tasks.provenance import NAME
 
@@ -131,15 +131,15 @@ def evaluate_again(model: Path) -> tuple[list[Difference], str]:
     from m2det.data.packed.reader import PackedSplit
     from m2det.distributed.group import Group
     from m2det.evaluate.metrics import NAMES, coco_scores
-    from m2det.evaluate.rank import detect_val
+    from m2det.evaluate.rank import detect_split
     from m2det.files.whole import temporary_folder
 
     if not METRICS.exists():
         raise InputError(f"{METRICS} is missing: nothing to compare with; `dvc repro evaluate` makes it")
     before = json.loads(METRICS.read_text())
     with temporary_folder() as folder:
-        detect_val(params(), CACHE, model, folder / "detections.json", Group())
-        truth = PackedSplit(CACHE, "val").ground_truth
+        detect_split(params(), evaluated_cache(), model, folder / "detections.json", Group())
+        truth = PackedSplit(evaluated_cache(), params().evaluate.split).ground_truth
         scores = coco_scores(truth, folder / "detections.json", params().evaluate.scorer)
     now = {name: round(scores.metrics[name], DECIMALS) for name in NAMES}
     apart = {name: round(abs(now[name] - round(before[name], DECIMALS)), DECIMALS) for name in NAMES}

@@ -8,10 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from m2det.cli.arguments import DEVICES, fraction, positive_int
+from m2det.cli.arguments import DEVICES, fraction, nonnegative_int, positive_int
 from m2det.errors import InputError
 from m2det.files.whole import MAX_NAME_BYTES
 from m2det.text import print_log, printable
@@ -44,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
     most = "most objects of a picture (default %(default)s)"
     what.add_argument("--max", type=positive_int, default=100, metavar="N", help=most)
     tiles = "also look into tiles of SIDE px, for small objects in large photos"
-    what.add_argument("--tiles", type=positive_int, default=0, metavar="SIDE", help=tiles)
+    what.add_argument("--tiles", type=nonnegative_int, default=0, metavar="SIDE", help=tiles)
     what.add_argument("--overlap", type=fraction, default=0.25, help="of neighbouring tiles (default %(default)s)")
     writes = parser.add_argument_group("what is written")
     results = f"COCO results, to FILE.json, DIR/{RESULTS}, or - for stdout; put it last, or --json=FILE.json"
@@ -88,9 +89,16 @@ def _run(arguments: argparse.Namespace) -> None:
         for output in outputs:
             stack.enter_context(closing(output))
         out = None if arguments.no_pictures else arguments.out
-        job = DetectionJob(detector, outputs, out, ids, lambda text: print(printable(text), file=prose, flush=True))
+        job = DetectionJob(detector, outputs, out, ids, partial(_tell, prose))
         job.run(sources)
     job.end()
+
+
+def _tell(stream: TextIO, text: str) -> None:
+    try:
+        print(printable(text), file=stream, flush=True)
+    except BrokenPipeError:  # `| head`: the pictures are wanted all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _listed() -> list[str]:

@@ -71,6 +71,11 @@ class DataParams(Section):
         [], "for coco, optional for auto: list of {annotations: FILE.json, images: FOLDER} to train on"
     )
     val: Sources = setting([], "as data.train, to validate on; optional")
+    test: Sources = setting(
+        [],
+        "as data.train, to detect on with evaluate.split: test; for all sources but digits; annotations may be absent, "
+        "as in COCO's image_info_test-dev2017.json",
+    )
     val_share: Annotated[float, Field(ge=0, le=0.9)] = setting(
         0.2, "share of your images to validate on where no others are given for that; 0 wants them given"
     )
@@ -90,6 +95,8 @@ class DataParams(Section):
             raise ValueError("no validation images are given in data.val, and data.val_share is 0: give one of them")
         if self.source not in ("auto", "coco") and (self.train or self.val):
             raise ValueError(f"source {self.source!r} knows its own files: leave data.train and data.val empty")
+        if self.source == "digits" and self.test:
+            raise ValueError("source 'digits' has no test images: leave data.test empty")
         if self.source != "digits" and not self.root:
             raise ValueError(f"source {self.source!r} needs data.root, the folder with your annotations and images")
         return self
@@ -393,6 +400,9 @@ class PrecisionParams(Section):
 class EvaluateParams(Section):
     """From the network's output to detections and metrics."""
 
+    split: Literal["val", "test"] = setting(
+        "val", "images to detect on: val, or test (those of data.test, or the ones called test in your set)"
+    )
     batch_size: Images = setting(16, "images of a step", "images")
     nms: Literal["hard", "linear", "gaussian"] = setting(
         "linear", "hard, linear or gaussian (the latter two are soft-NMS; original: linear)"
@@ -436,6 +446,20 @@ class Params(Section):
     precision: PrecisionParams
     evaluate: EvaluateParams
     benchmark: BenchmarkParams
+
+    @property
+    def looks_for_test(self) -> bool:
+        """Whether the test images are those that the user's own set calls so, since none are named."""
+        return self.evaluate.split == "test" and not self.data.test
+
+    @model_validator(mode="after")
+    def _has_test_images(self) -> Params:
+        if self.looks_for_test and (self.data.source not in ("auto", "yolo") or self.data.train):
+            raise ValueError(
+                "evaluate.split is 'test', but data.test is empty: list {annotations: FILE.json, images: FOLDER} "
+                "there, in COCO's format"
+            )
+        return self
 
     def section(self, *names: str) -> dict[str, Any]:
         """Return the named parts as plain values, for fingerprints and cards."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"}
 CAMERA = "camera:"  # camera:0 is /dev/video0
 WILDCARDS = "*?["
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def require_no_address(name: str) -> None:
+    """Raise InputError for an address, such as a URL."""
+    if ADDRESS.match(name):
+        raise InputError(f"{name}: pictures are not downloaded; download it, and give the file")
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,9 @@ def find_sources(
     sources: list[Source] = []
     for word in words:
         text, path = str(word), Path(word)
+        if not text:
+            raise InputError("a name of a picture or folder is empty; the folder where you are is .")
+        require_no_address(text)
         if text.startswith(CAMERA):
             sources.append(_camera(text))
         elif path.is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,13 @@ Image = NDArray[np.uint8]  # [H,W,3] BGR
 MIN_SIDE = 480  # px of the shorter side of a drawn picture, for its texts to be legible
 MAX_SCALE = 4.0  # enlarging more shows no more of a picture, and a strip of pixels would take gigabytes
 MAX_SIDE = 65_500  # px of the longer side of a drawn picture: OpenCV writes no larger JPEG
+
+
+def list_of_names(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return names of classes, none for None. Raises InputError for a text, whose letters would be taken for names."""
+    if isinstance(names, str) or not isinstance(names, Iterable | None):
+        raise InputError(f"classes is {names!r}, it must be a list of names")
+    return tuple(names or ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +102,7 @@ class Detections:
         Raises:
             InputError: the network knows no such class.
         """
-        for name in names:
+        for name in list_of_names(names):
             if name not in self.names:
                 raise InputError(f"class {name!r} is unknown to this model: it knows {', '.join(self.names)}")
         return self[np.isin(self.data["class_name"], names)]

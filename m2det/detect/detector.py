@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from io import IOBase
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -13,8 +15,9 @@ from numpy.typing import NDArray
 
 from m2det.data.jpeg import decode_bgr
 from m2det.data.ordered_map import ordered_map
+from m2det.data.pictures import VIDEO_SUFFIXES, require_no_address
 from m2det.data.transforms import square_of_file, square_of_pixels
-from m2det.detect.detections import Detections, Image
+from m2det.detect.detections import Detections, Image, list_of_names
 from m2det.detect.model_loading import load_model
 from m2det.detect.tiles import Tile, merge_tiles, tiles_of
 from m2det.device import choose_device, to_device
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 NMS = ("hard", "linear", "gaussian")
 MAX_BYTES = 512 << 20  # of pictures that are open at once, beside those that the network sees
 COMPRESSION = 12  # of a JPEG, about
-URL_PREFIXES = ("http://", "https://", "s3://", "ftp://")
+FILMS = VIDEO_SUFFIXES - {".gif"}  # whose first picture is taken
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,18 @@ class DetectionOptions:
     channels: Literal["BGR", "RGB"] = "BGR"
 
     def __post_init__(self) -> None:
-        for name, low, high in (("score", 0, 1), ("iou", 0, 1), ("overlap", 0, 0.9), ("max_objects", 1, 100_000)):
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name} is {getattr(self, name)}, it must be from {low} to {high}")
+        for name, kind, low, high in (
+            *(("score", Real, 0, 1), ("iou", Real, 0, 1), ("overlap", Real, 0, 0.9)),
+            *(("max_objects", Integral, 1, 100_000), ("batch", Integral, 1, 100_000), ("tiles", Integral, 0, 100_000)),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or not low <= float(value) <= high:
+                what = "a whole number" if kind is Integral else "a number"
+                raise InputError(f"{name} is {value!r}, it must be {what} from {low} to {high}")
         if self.nms not in NMS:
             raise InputError(f"nms is {self.nms!r}, it must be one of {', '.join(NMS)}")
         if self.channels not in ("BGR", "RGB"):
             raise InputError(f"channels is {self.channels!r}, it must be BGR or RGB")
-        if self.batch < 1:
-            raise InputError(f"batch is {self.batch}, it must be 1 or more")
         if self.tiles and self.tiles < 32:
             raise InputError(f"tiles is {self.tiles}, it must be 32 px or more, or 0 for none")
 
@@ -81,7 +87,7 @@ class DetectionOptions:
             names = ", ".join(each.name for each in fields(self))
             raise InputError(f"there is no option {sorted(unknown)[0]!r} of detection; the options are {names}")
         if "classes" in changes:
-            changes = changes | {"classes": tuple(changes["classes"] or ())}
+            changes = changes | {"classes": list_of_names(changes["classes"])}
         return replace(self, **changes)
 
 
@@ -160,8 +166,8 @@ class Detector:
             return [found.without_image() for found in self._or_raise(pictures, chosen)]
         if isinstance(pictures, str | Path | np.ndarray) or _is_pil(pictures):
             return next(self._or_raise([pictures], chosen))
-        if not isinstance(pictures, Iterable):
-            raise InputError(f"{type(pictures).__name__} is no picture: give a file, a PIL image or an array uint8")
+        if not isinstance(pictures, Iterable) or isinstance(pictures, bytes | bytearray | IOBase | Mapping):
+            raise _no_picture(type(pictures).__name__)
         return self._or_raise(pictures, chosen)
 
     def each(self, pictures: Iterable[Any], **options: Any) -> Iterator[Detections | InputError]:
@@ -248,23 +254,37 @@ class Detector:
 def _as_bgr(picture: Any, channels: str) -> tuple[Image, Path | None, bytes]:
     """Return a picture as uint8 [H,W,3] BGR, its file, and the file's content."""
     if isinstance(picture, str | Path):
-        if str(picture).startswith(URL_PREFIXES):
-            raise InputError(f"{picture}: pictures are not downloaded; download it, and give the file")
+        require_no_address(str(picture))
+        if Path(picture).suffix.lower() in FILMS:
+            raise InputError(f"{picture} is a video by its name: give frames as arrays, or use `m2det detect`")
         data = read_file(Path(picture))
         return decode_bgr(data, str(picture)), Path(picture), data
     if _is_pil(picture):
         from PIL import ImageOps
 
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-        return np.ascontiguousarray(np.asarray(upright)[:, :, ::-1]), None, b""
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or 0 in picture.shape:
-        kind = f"an array {picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture)
-        raise InputError(f"{kind} is no picture: give a file, a PIL image, or an array uint8 [H,W,3] or [H,W]")
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode.startswith("I;16"):  # which PIL would cut at 255
+            picture = (np.asarray(upright) >> 8).astype(np.uint8)
+        elif upright.mode in ("I", "F"):
+            raise InputError(
+                f"a PIL image of mode {upright.mode} is no picture: which numbers are black and white is not known; "
+                "scale it to 0 to 255 and convert it to L"
+            )
+        else:
+            return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[:, :, ::-1]), None, b""
+    if not isinstance(picture, np.ndarray):
+        raise _no_picture(type(picture).__name__)
+    if picture.dtype != np.uint8 or 0 in picture.shape:
+        raise _no_picture(f"an array {picture.dtype} {list(picture.shape)}")
     if picture.ndim == 2:
         return np.repeat(picture[:, :, None], 3, axis=2), None, b""
     if picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"an array {list(picture.shape)} is no picture: give uint8 [H,W,3] or [H,W]")
     return np.ascontiguousarray(picture if channels == "BGR" else picture[:, :, ::-1]), None, b""
+
+
+def _no_picture(kind: str) -> InputError:
+    return InputError(f"{kind} is no picture: give a file's name, a PIL image, or an array uint8 [H,W,3] or [H,W]")
 
 
 def _decoded_bytes(picture: Any) -> int:

@@ -23,13 +23,14 @@ RECIPE = "own"  # whose settings hold where a call gives no others
 
 
 def evaluate_detector(detector: Detector, data: Data, **settings: Any) -> dict[str, float]:
-    """Return COCO's metrics of a detector on validation images.
+    """Return COCO's metrics of a detector on validation or test images.
 
     Args:
         detector: A trained one; its options, such as `score`, have no part in this.
         data: A packed cache (`out`/cache of train_detector, or data/cache); or a folder or a section `data` as
-            train_detector takes, whose validation images are packed for the call.
-        settings: Of the section `evaluate` of params.yaml, other than those of the recipe `own`.
+            train_detector takes, whose validation or test images are packed for the call.
+        settings: Of the section `evaluate` of params.yaml, other than those of the recipe `own`; `split="test"` takes
+            the test images.
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl and `AP/<class>`, in [0,1]; -1 where there is no
@@ -42,8 +43,8 @@ def evaluate_detector(detector: Detector, data: Data, **settings: Any) -> dict[s
     with temporary_folder() as folder:
         cache = Path(params.data.root)
         if not (cache / "manifest.json").is_file():
-            cache = pack_folder(params, folder, ["val"])
-        split = PackedSplit(cache, "val")
+            cache = pack_folder(params, folder, [params.evaluate.split])
+        split = PackedSplit(cache, params.evaluate.split)
         results = folder / "results.json"
         write_whole(results, json.dumps(_detect(detector, split, params)))
         return coco_metrics(split.ground_truth, results, params.evaluate.scorer)

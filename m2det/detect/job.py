@@ -45,11 +45,20 @@ class DetectionJob:
         self._count, self._objects, self._start = 0, Counter[str](), time.perf_counter()
         self._failed: list[str] = []
         self._last_id = 0
+        self._names = Counter[Path]()  # of pictures, with folders below those that were given
 
     def run(self, sources: Sequence[Source]) -> None:
-        """Detect in the pictures, then in each video."""
+        """Detect in the pictures, then in each video.
+
+        Raises:
+            InputError: Two pictures have one name in the annotations.
+        """
+        if self._ids is not None:  # which are of pictures: a video's frames have none
+            sources = [source for source in sources if self._has_id(source, self._ids)]
+            _require_one_of_each(sources, self._ids)
         pictures = [source for source in sources if not source.is_video]
-        self._detect_pictures(pictures if self._ids is None else [s for s in pictures if self._has_id(s, self._ids)])
+        self._names = Counter(map(_inside, pictures))
+        self._detect_pictures(pictures)
         for source in sources:
             if source.is_video:
                 self._detect_video(source)
@@ -74,7 +83,8 @@ class DetectionJob:
             if isinstance(found, InputError):
                 self._fail(str(found))
                 continue
-            name = file_name_text(source.path)
+            inside = _inside(source)  # or as given, where folders beside each other have the name
+            name = file_name_text(inside if self._names[inside] == 1 else source.path)
             image_id = number if self._ids is None else self._ids[_key(source, self._ids)]
             self._write(source.name, found, {"image_id": image_id, "file_name": name}, drawn)
             target = f" -> {picture_path(self._out, source.name)}" if self._out else ""
@@ -95,7 +105,7 @@ class DetectionJob:
             for number, found in enumerate(self._detector(frames, **ahead), 1):
                 self._last_id += 1
                 name = source.name.with_name(f"{source.name.name}_{number:06d}")
-                file_name = file_name_text(source.path)
+                file_name = file_name_text(_inside(source))
                 self._write(name, found, {"image_id": self._last_id, "file_name": file_name, "frame": number}, [])
                 writer.write(found)
             drawn = f" -> {target}" if target else ""
@@ -114,7 +124,7 @@ class DetectionJob:
         self._objects.update(printable(str(class_name)) for class_name in found.data["class_name"])
 
     def _has_id(self, source: Source, ids: Mapping[str, int]) -> bool:
-        known = _key(source, ids) in ids
+        known = not source.is_video and _key(source, ids) in ids
         if not known:
             print(f"left out: {printable(str(source.path))} is not in the annotations", file=sys.stderr)
         return known
@@ -122,8 +132,23 @@ class DetectionJob:
 
 def _key(source: Source, ids: Mapping[str, int]) -> str:
     """Return the annotations' name of a picture: with folders where they have those."""
-    inside = str(source.name.with_name(source.path.name))
+    inside = str(_inside(source))
     return inside if inside in ids else source.path.name
+
+
+def _inside(source: Source) -> Path:
+    """Return a picture's name with the folders below the one that the user gave."""
+    return source.name.with_name(source.path.name)
+
+
+def _require_one_of_each(sources: Sequence[Source], ids: Mapping[str, int]) -> None:
+    first: dict[str, Source] = {}
+    for source in sources:
+        other = first.setdefault(_key(source, ids), source)
+        if other is not source:
+            raise InputError(
+                f"{other.path} and {source.path} are both {_key(source, ids)} in the annotations; give one of them"
+            )
 
 
 def _with_bar(items: Iterable[Any], total: int, unit: str) -> Iterator[Any]:

@@ -76,7 +76,8 @@ class CocoResults(Output):
     def close(self) -> None:
         if self._path is None:
             self._append("\n]\n")
-            self._file.flush()
+            with explain_disk_errors(Path("stdout")):
+                self._file.flush()
         else:
             with self._file:
                 self._end()  # Ctrl-C may have come between an entry and the end
@@ -141,8 +142,8 @@ def _with_suffix(path: Path, suffix: str) -> Path:
 
 
 def file_name_text(path: Path) -> str:
-    """Return a file's name with bytes that are not UTF-8 as \\xff: JSON's readers refuse half a surrogate pair."""
-    return os.fsencode(path.name).decode(errors="backslashreplace")
+    """Return a file's path with bytes that are not UTF-8 as \\xff: JSON's readers refuse half a surrogate pair."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def image_ids_in(annotations: Path) -> dict[str, int]:

@@ -41,17 +41,23 @@ def pack_folder(params: Params, target: Path, names: Collection[str] = ("train",
     data = params.data
     if data.source not in ("auto", *FORMATS):
         raise InputError(f"data: source {data.source!r} is for the stages alone; take auto, {', '.join(FORMATS)}")
-    for fault in missing_files(data, Path()):
+    with_test = "test" in names and not data.test
+    for fault in missing_files(data, Path(), with_test):
         raise InputError(fault)
     (_, root), cache = roots_of(data), target / PACKED
-    layout = find_layout(data, root)
+    layout = find_layout(data, root, with_test)
     log.info("%s holds %s", root, layout.saw)
     with explain_disk_errors(target):
         converted = layout.convert(target, data.val_share, params.pack.on_bad_image == "skip")
         for note in converted.notes:
             log.info("%s", note.text)
         made_in = target if converted.made else root
-        pairs = {name: [(made_in / file, root / images) for file, images in converted.pairs[name]] for name in names}
+        listed = {
+            split: [(made_in / file, root / images) for file, images in each] for split, each in converted.pairs.items()
+        }
+        if data.test:
+            listed["test"] = [(root / entry.annotations, root / entry.images) for entry in data.test]
+        pairs = {name: listed[name] for name in names}
         splits = read_splits(pairs, data.outside, data.classes)
         if "train" in splits:
             require_boxes(splits["train"])
@@ -69,5 +75,6 @@ def pack_folder(params: Params, target: Path, names: Collection[str] = ("train",
         cache.mkdir(exist_ok=True)
         if not is_finished(cache):
             (cache / "manifest.json").unlink(missing_ok=True)
-            write_cache(cache, splits, params.pack, orientation_of(data), target / BAD_IMAGES)
+            categories = next(iter(splits.values())).categories
+            write_cache(cache, splits, categories, params.pack, orientation_of(data), target / BAD_IMAGES)
     return cache

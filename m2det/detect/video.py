@@ -8,6 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from m2det.detect.detections import Detections, Image
 from m2det.errors import InputError
 from m2det.files.whole import replacing
@@ -31,18 +33,37 @@ class Video:
         self.count, self.fault = max(0, int(stream.frames)), ""
 
     def frames(self) -> Iterator[Image]:
-        """Yield frames, uint8 [H,W,3] BGR, up to where the file is damaged."""
+        """Yield frames as players show them, uint8 [H,W,3] BGR, up to where the file is damaged."""
         import av
 
         done = 0
         try:
             for frame in self._container.decode(self._stream):
-                yield frame.to_ndarray(format="bgr24")
+                yield _upright(frame)
                 done += 1
         except av.FFmpegError as error:
             self.fault = f"{self._path} is damaged after {done} frames: {error}"
         if done < self.count and not self.fault:
             self.fault = f"{self._path} is damaged: {done} of its {self.count} frames can be read"
+
+
+def _upright(frame: Any) -> Image:
+    """Return a frame's pixels as its display matrix asks for, by quarter turns and mirrored; telephones write one.
+
+    FFmpeg's matrix (libavutil/display.h) moves the pixel at column p, row q to column a p + c q, row b p + d q.
+    """
+    from av.sidedata.sidedata import Type
+
+    pixels: Image = frame.to_ndarray(format="bgr24")
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return pixels
+    (a, b), (c, d) = np.sign(np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2]).tolist()
+    if a == d == 0:
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    elif b or c:  # by another angle, as no camera holds it: players do not agree
+        return pixels
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 @contextmanager
@@ -56,7 +77,8 @@ def open_video(path: Path, is_camera: bool) -> Iterator[Video]:
     try:
         container = av.open(str(path), format="v4l2" if is_camera else None)
     except (av.FFmpegError, OSError) as error:
-        raise InputError(f"{path} cannot be opened as a video: {error}") from error
+        reason = f"{error.strerror or error}".lower()
+        raise InputError(f"{path} cannot be opened as a video: {reason}") from error
     with container:
         if not container.streams.video:
             raise InputError(f"{path} has no pictures: it is no video")

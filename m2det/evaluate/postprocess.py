@@ -81,6 +81,7 @@ def viewing_params(min_score: float) -> EvaluateParams:
     Hard NMS draws each object once; soft-NMS, which evaluation uses, keeps near-duplicates with lower scores.
     """
     return EvaluateParams(
+        split="val",
         batch_size=1,
         nms="hard",
         score_threshold=min(0.05, min_score),

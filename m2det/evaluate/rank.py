@@ -23,12 +23,12 @@ from m2det.model.model_file import load_trained
 from m2det.progress import NO_PROGRESS, ImageProgress
 
 
-def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: Group) -> None:
-    """Write the COCO results of the split `val`, every image once and in order, whatever the number of processes.
+def detect_split(params: Params, cache: Path, model_file: Path, out: Path, group: Group) -> None:
+    """Write the COCO results of a split, every image once and in order, whatever the number of processes.
 
     Args:
-        params: for run.device, run.workers and the section `evaluate`.
-        cache: the packed cache.
+        params: for run.device, run.workers and the section `evaluate`, whose `split` it is.
+        cache: the packed cache with this split.
         model_file: the trained model.
         out: the JSON file to write; its speed is written beside it.
         group: every process of it calls this, and rank 0 writes.
@@ -38,7 +38,7 @@ def detect_val(params: Params, cache: Path, model_file: Path, out: Path, group: 
     group.init(device)
     model, _ = load_trained(model_file)
     to_device(model, device)
-    split, priors = PackedSplit(cache, "val"), prior_boxes(model.config).to(device)
+    split, priors = PackedSplit(cache, params.evaluate.split), prior_boxes(model.config).to(device)
     load, start = load_average(), time.perf_counter()
     with ImageProgress("detecting", len(split), stage="evaluate") if group.is_main_process else NO_PROGRESS as progress:
         images = coco_results_distributed(
@@ -59,7 +59,7 @@ def main(params_file: str, cache: str, model_file: str, out: str, folder: str) -
     params = load_params(params_file)
 
     def work(group: Group) -> None:
-        detect_val(params, Path(cache), Path(model_file), Path(out), group)
+        detect_split(params, Path(cache), Path(model_file), Path(out), group)
 
     run_worker(work, Path(folder), params.run.stop_grace)
 

@@ -25,6 +25,7 @@ from m2det.evaluate.speed import describe_speed
 from m2det.evaluate.thresholds import STEPS, threshold_curves
 from m2det.evaluate.undefined import NOT_DEFINED, explain_undefined
 from m2det.viz.detections import SHOWN_SCORE
+from m2det.viz.errors import draw_nothing
 from m2det.viz.page import Html, details, explained, grid, page, paragraph, table, tiles
 
 MEANINGS = dict(
@@ -47,6 +48,7 @@ MEANINGS = dict(
         strict=True,
     )
 )
+IMAGES = {"val": "validation images", "test": "test images"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
         pictures: the folder of figures: the new ones, and those that are drawn before.
     """
     e = evaluated
+    if not e.truth["annotations"]:
+        return _page_without_labels(e, pictures)
     curves = threshold_curves(e.matches)
     best = float(STEPS[curves.best]) if curves.f1.any() else SHOWN_SCORE
     reviews = review_images(e.matches, e.truth, e.split.image_ids.tolist(), best)
@@ -102,7 +106,23 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
         ("Speed", _speed(e)),
         ("Where the model came from", _origin(e)),
     ]
-    return page(f"{e.card['model']} on {len(e.split)} validation images", sections)
+    return page(f"{e.card['model']} on {len(e.split)} {IMAGES[e.split.name]}", sections)
+
+
+def _page_without_labels(e: Evaluated, pictures: Path) -> str:
+    """Return the page on images without ground truth, such as COCO's test images: nothing is right or wrong."""
+    for name in ("error_kinds", "thresholds"):
+        draw_nothing(pictures / f"{name}.png")
+    counts = f"{len(e.matches.label):,} detections on {len(e.split):,} images"
+    reviews = review_images(e.matches, e.truth, e.split.image_ids.tolist(), SHOWN_SCORE)
+    sections = [
+        ("", [paragraph(f"{counts}. No image has ground truth here, so that no score is known.")]),
+        ("Images with the most detections", describe_images(e.split, reviews, SHOWN_SCORE)),
+        ("The training", [figure_of(pictures / "learning_curve.png"), figure_of(pictures / "labels.png", large=True)]),
+        ("Speed", _speed(e)),
+        ("Where the model came from", _origin(e)),
+    ]
+    return page(f"{e.card['model']} on {len(e.split)} {IMAGES[e.split.name]}", sections)
 
 
 def _summary(e: Evaluated, best: float) -> list[Html]:

@@ -15,13 +15,13 @@ MAX_NAMED = 10
 def explain_undefined(metrics: Mapping[str, float]) -> Iterator[str]:
     """Yield a sentence for AP as a whole, of sizes and of classes, where `coco_metrics` returned -1."""
     if metrics["AP"] == UNDEFINED:
-        yield "AP and all other metrics are -1, not defined: validation has no box"
+        yield "AP and all other metrics are -1, not defined: no image has an annotated box"
         return
     sizes = [size for name, size in SIZES.items() if metrics.get(name) == UNDEFINED]
     if sizes:
-        yield f"AP of {', '.join(sizes)} boxes is -1, not defined: validation has none of that size"
+        yield f"AP of {', '.join(sizes)} boxes is -1, not defined: the images have none of that size"
     classes = [name.removeprefix("AP/") for name, ap in metrics.items() if name.startswith("AP/") and ap == UNDEFINED]
     if classes:
         named = ", ".join(printable(name) for name in classes[:MAX_NAMED])
         more = f" and {len(classes) - MAX_NAMED} more" if len(classes) > MAX_NAMED else ""
-        yield f"AP of {len(classes)} classes is -1, not defined: validation has no box of {named}{more}"
+        yield f"AP of {len(classes)} classes is -1, not defined: the images have no box of {named}{more}"

@@ -27,7 +27,14 @@ from m2det.train.state import Callbacks, TrainingState
 # Not the section `evaluate` of params.yaml, which shapes results/metrics.json alone: AP seen in training decides which
 # weights are kept, and must not depend on how the final evaluation is made.
 POSTPROCESSING = EvaluateParams(
-    batch_size=32, nms="linear", score_threshold=0.05, nms_iou=0.3, per_class=100, per_image=100, scorer="auto"
+    split="val",
+    batch_size=32,
+    nms="linear",
+    score_threshold=0.05,
+    nms_iou=0.3,
+    per_class=100,
+    per_image=100,
+    scorer="auto",
 )
 
 

@@ -69,7 +69,7 @@ def draw_precision_recall(path: Path, curves: dict[str, NDArray[np.float64]]) ->
         ap = "not defined" if np.isnan(curve).any() else f"{curve.mean():.3f}"
         axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{name.replace('_', ' ')}: AP {ap}")
     axes.set(xlabel="recall", ylabel="precision, mean over classes", xlim=(0, 1), ylim=(0, 1.02))
-    axes.set_title("Precision by recall on the validation images")
+    axes.set_title("Precision by recall")
     axes.legend(loc="lower left")
     save_figure(figure, path)
 

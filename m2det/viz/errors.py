@@ -28,6 +28,14 @@ def draw_error_costs(path: Path, ap50: float, costs: Mapping[str, float]) -> Non
     save_figure(figure, path)
 
 
+def draw_nothing(path: Path) -> None:
+    """Draw that there is no ground truth, where a figure is expected: `dvc plots show` fails without the file."""
+    figure, axes = new_figure(INCHES)
+    axes.text(0.5, 0.5, "no ground truth", ha="center", va="center")
+    axes.set_axis_off()
+    save_figure(figure, path)
+
+
 def draw_thresholds(
     path: Path, thresholds: NDArray[np.float64], curves: Mapping[str, NDArray[np.float64]], chosen: float
 ) -> None:

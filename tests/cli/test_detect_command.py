@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from m2det.cli.main import main
+from m2det.detect.video import open_video
 from tests.conftest import ROOT
 from tests.tiny_model import CLASSES, write_tiny_model
 
@@ -175,6 +176,33 @@ def test_a_video_is_drawn_with_its_frame_rate(detect, tmp_path, name):
     assert {entry["frame"] for entry in entries(Path("found.json"))} == set(range(1, 12))
 
 
+@pytest.mark.parametrize(("degrees", "mirrored"), [(0, False), (90, False), (180, False), (270, False), (90, True)])
+def test_a_film_that_a_telephone_has_turned_is_upright(detect, tmp_path, degrees, mirrored):
+    """As players show it: stored 96 x 64, turned counterclockwise and then mirrored by the container's matrix."""
+    av = pytest.importorskip("av")
+    stored = np.zeros((64, 96, 3), np.uint8)
+    stored[:32, :48] = 200  # the upper left corner alone is bright
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV writes no display matrix")
+        stream.set_display_rotation(degrees, hflip=mirrored)
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="bgr24")))
+        container.mux(stream.encode())
+    shown = np.rot90(stored, degrees // 90)
+    shown = shown[:, ::-1] if mirrored else shown
+    with open_video(tmp_path / "clip.mp4", is_camera=False) as video:
+        for frame in video.frames():
+            assert frame.shape == shown.shape and np.abs(frame.astype(int) - shown).mean() < 8
+    assert detect(tmp_path / "clip.mp4", score="1") == 0
+    with av.open("detected/clip.mp4") as container:
+        [drawn, *_] = container.decode(video=0)
+        assert (drawn.height, drawn.width) == shown.shape[:2]
+        assert np.abs(drawn.to_ndarray(format="bgr24").astype(int) - shown).mean() < 8
+
+
 def test_a_damaged_video_is_a_sentence(detect, tmp_path, capsys):
     pytest.importorskip("av")
     (tmp_path / "clip.mp4").write_bytes(b"no video")
@@ -277,6 +305,54 @@ def test_ctrl_c_keeps_the_drawn_frames(tmp_path):
         raise KeyboardInterrupt
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert len(list(container.decode(video=0))) == 5
+
+
+def test_pictures_of_one_name_are_told_apart_in_the_results(detect, photos, tmp_path):
+    for folder in ("x", "y/deep", "z"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "same.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    assert detect("x", "y", "z", "--recursive", "--no-pictures", "--json=found.json") == 0
+    names = {entry["file_name"] for entry in entries(Path("found.json"))}
+    assert names == {"x/same.jpg", "deep/same.jpg", "z/same.jpg"}
+
+
+def test_with_annotations_no_id_is_given_twice(detect, photos, tmp_path, capsys):
+    """Neither to two pictures of one name, nor to a video's frames, which have none."""
+    images = [{"id": 1, "file_name": "a.jpg", "width": 90, "height": 60}]
+    content = {"images": images, "annotations": [], "categories": [{"id": i, "name": n} for i, n in enumerate(CLASSES)]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/a.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    options = ("--annotations", tmp_path / "a.json", "--no-pictures", "--json=found.json")
+    assert detect(photos / "a.jpg", "x", *options) == 1
+    assert "are both a.jpg in the annotations; give one of them" in capsys.readouterr().err
+    (tmp_path / "clip.gif").write_bytes(b"GIF89a")
+    assert detect(photos / "a.jpg", "clip.gif", *options) == 0
+    assert "left out: clip.gif is not in the annotations" in capsys.readouterr().err
+    assert {entry["image_id"] for entry in entries(Path("found.json"))} == {1}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["https://host/a.jpg"], "https://host/a.jpg: pictures are not downloaded"),
+        ([""], "a name of a picture or folder is empty"),
+        (["photos/a.jpg", "--out", "photos/a.jpg"], "photos/a.jpg: file exists; move it, or write elsewhere"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(detect, photos, capsys, words, sentence):  # noqa: ARG001
+    assert detect(*words) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_pictures_are_drawn_whatever_reads_the_lines(model, photos, tmp_path):
+    words = [sys.executable, "-m", "m2det", "detect", str(photos), "--recursive", "--weights", str(model)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as run:
+        run.stdout.close()
+        assert run.wait(timeout=120) == 0
+    assert len(list((tmp_path / "detected").rglob("*.jpg"))) == 3
 
 
 def test_labels_of_pictures_of_one_name_are_refused_too(detect, photos, capsys):

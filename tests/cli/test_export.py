@@ -41,6 +41,17 @@ def test_boxes_and_scores_are_pytorchs(exported, batch):
     assert np.abs(scores - out["conf"].softmax(-1).numpy()).max() <= 1e-4
 
 
+def test_openvino_computes_what_onnxruntime_does(exported):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    openvino = pytest.importorskip("openvino", reason="no openvino here: `pip install openvino` in a copy of .venv")
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 96, 96)).astype(np.float32)
+    wanted = onnxruntime.InferenceSession(str(exported[1])).run(["boxes", "scores"], {"images": images})
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 on CPUs that are fast at it
+    found = openvino.Core().compile_model(str(exported[1]), "CPU", exact)({"images": images})
+    for name, expected in zip(("boxes", "scores"), wanted, strict=True):
+        assert np.abs(found[name] - expected).max() <= 1e-4
+
+
 def test_the_script_for_ascend_has_the_shapes_and_asks_for_the_chip(exported):
     script = exported[1].with_name("tiny_atc.sh")
     text = script.read_text()

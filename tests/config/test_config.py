@@ -33,7 +33,7 @@ KEYS = {
         "save_every",
         "stop_grace",
     },
-    "data": {"source", "root", "outside", "orientation", "mirror", "train", "val", "val_share", "classes"},
+    "data": {"source", "root", "outside", "orientation", "mirror", "train", "val", "test", "val_share", "classes"},
     "pack": {"verify", "on_bad_image", "images", "side", "quality"},
     "weights": {"source", "sha256", "images", "checkpoint", "min_match"},
     "model": {"name", "sfam", "overrides"},
@@ -67,7 +67,7 @@ KEYS = {
         "patience",
     },
     "precision": {"opt_level", "loss_scale", "dtype", "backend"},
-    "evaluate": {"batch_size", "nms", "score_threshold", "nms_iou", "per_class", "per_image", "scorer"},
+    "evaluate": {"split", "batch_size", "nms", "score_threshold", "nms_iou", "per_class", "per_image", "scorer"},
     "benchmark": {"batch_size", "warmup", "steps"},
 }
 

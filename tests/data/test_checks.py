@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from tests.data.photos import oriented_set, photo, write_set
 
 SETTINGS = EvaluateParams(
-    batch_size=1, nms="linear", score_threshold=0.1, nms_iou=0.3, per_class=100, per_image=0, scorer="auto"
+    split="val", batch_size=1, nms="linear", score_threshold=0.1, nms_iou=0.3, per_class=100, per_image=0, scorer="auto"
 )
 
 

@@ -1,5 +1,6 @@
 """m2det.load and its detections: the same boxes from every kind of input, and what users do with them."""
 
+import io
 import pickle
 
 import cv2
@@ -82,7 +83,14 @@ def test_the_boxes_are_those_of_the_stage_evaluate(weights, material):
     model, card = load_trained(weights)
     detector = m2det.Detector(model, card, "cpu", score=0.05, nms="linear", iou=0.3, batch=4)
     settings = EvaluateParams(
-        batch_size=4, nms="linear", score_threshold=0.05, nms_iou=0.3, per_class=100, per_image=100, scorer="auto"
+        split="val",
+        batch_size=4,
+        nms="linear",
+        score_threshold=0.05,
+        nms_iou=0.3,
+        per_class=100,
+        per_image=100,
+        scorer="auto",
     )
     split.category_ids[:] = card["category_ids"]
     priors = prior_boxes(model.config)
@@ -106,10 +114,14 @@ def test_options_of_a_call_and_of_a_detector(detector, weights, picture):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"score": 2}, "score is 2, it must be from 0 to 1"),
+        ({"score": 2}, "score is 2, it must be a number from 0 to 1"),
         ({"nms": "soft"}, "one of hard, linear, gaussian"),
         ({"scores": 0.2}, "no option 'scores' of detection; the options are score, nms"),
         ({"classes": ["unicorn"]}, "class 'unicorn' is unknown to this model: it knows"),
+        ({"score": "high"}, "score is 'high', it must be a number from 0 to 1"),
+        ({"max_objects": 1.5}, "max_objects is 1.5, it must be a whole number"),
+        ({"tiles": 64.0}, "tiles is 64.0, it must be a whole number"),
+        ({"classes": "cat"}, "classes is 'cat', it must be a list of names"),
         ({"channels": "GBR"}, "BGR or RGB"),
         ({"tiles": 3}, "32 px or more"),
         ({"batch": 0}, "batch is 0"),
@@ -129,11 +141,35 @@ def test_a_wrong_option_is_refused_in_a_sentence(detector, picture, options, sen
         (np.zeros((4, 4, 4), np.uint8), r"\[4, 4, 4\]"),
         (np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\]"),
         (7, "int"),
+        (b"\xff\xd8", "bytes is no picture"),
+        (io.BytesIO(b"\xff\xd8"), "BytesIO is no picture"),
+        ({"a.jpg": 1}, "dict is no picture"),
+        ("clip.MP4", "clip.MP4 is a video by its name"),
+        (PilImage.fromarray(np.zeros((4, 4), np.float32)), "a PIL image of mode F is no picture"),
     ],
 )
 def test_what_is_no_picture_is_told(detector, wrong, sentence):
     with pytest.raises(InputError, match=sentence):
         detector(wrong)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_pil_images_of_all_modes_are_what_pil_shows(detector, picture, mode):
+    image = PilImage.open(picture).convert("P" if mode == "PA" else mode).convert(mode)
+    assert same(detector(image), detector(np.asarray(image.convert("RGB")), channels="RGB"))
+
+
+def test_16_bits_a_channel_are_seen_as_8(detector, picture, tmp_path):
+    grey = cv2.imread(str(picture))[:, :, 0]
+    cv2.imwrite(str(tmp_path / "16.png"), grey.astype(np.uint16) * 257)
+    assert PilImage.open(tmp_path / "16.png").mode.startswith("I;16")
+    for each in (tmp_path / "16.png", PilImage.open(tmp_path / "16.png")):
+        assert same(detector(each), detector(grey))
+
+
+def test_a_device_of_another_name_is_told(weights):
+    with pytest.raises(InputError, match="device 'gpu' is unknown; take auto, cpu, cuda, npu"):
+        m2det.load(weights, device="gpu")
 
 
 def test_each_yields_an_error_in_its_place(detector, picture, tmp_path):

@@ -16,7 +16,7 @@ from m2det.detect import training
 from m2det.distributed.group import ALONE
 from m2det.errors import InputError
 from m2det.evaluate.metrics import NAMES, coco_metrics
-from m2det.evaluate.rank import detect_val
+from m2det.evaluate.rank import detect_split
 from m2det.train.trainer import train
 from tests.squares import make_material
 from tests.training import AfterStep, settings
@@ -95,7 +95,7 @@ def test_a_folder_and_its_cache_are_evaluated_as_the_stage_does_it(photos, train
     options = {"score_threshold": 0.02, "nms": "hard", "per_class": 500, "per_image": 0}
     params = settings(workers=0)
     params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update=options)})
-    detect_val(params, out / "cache", out / "m2det.safetensors", tmp_path / "results.json", ALONE)
+    detect_split(params, out / "cache", out / "m2det.safetensors", tmp_path / "results.json", ALONE)
     metrics = coco_metrics(out / "cache/val.json", tmp_path / "results.json")
     assert m2det.evaluate_detector(detector, out / "cache", **options) == metrics
     assert m2det.evaluate_detector(detector, photos, **options) == metrics

@@ -6,7 +6,7 @@ import torch
 from m2det.distributed.group import Group
 from m2det.evaluate.crowding import describe_crowding
 from m2det.evaluate.postprocess import viewing_params
-from m2det.evaluate.rank import detect_val
+from m2det.evaluate.rank import detect_split
 from m2det.model import build_model
 from m2det.model.model_file import save_trained
 from tests.training import settings
@@ -44,6 +44,6 @@ def test_the_stage_evaluate_says_so(material, tmp_path, capsys):
         torch.nn.init.constant_(head.bias.view(-1, 2)[:, 1], 20.0)  # an object everywhere
     card = {"model": "m2det-tiny", "overrides": {}, "classes": ["square"], "category_ids": [1]}
     save_trained(tmp_path / "model.safetensors", model, card)
-    detect_val(settings(), material[0], tmp_path / "model.safetensors", tmp_path / "found.json", Group())
+    detect_split(settings(), material[0], tmp_path / "model.safetensors", tmp_path / "found.json", Group())
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].endswith(" detections on 14 images") and lines[-1].startswith("warning: the model leaves ")

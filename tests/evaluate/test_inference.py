@@ -12,7 +12,14 @@ from m2det.evaluate.inference import coco_results_of_split
 from m2det.model import build_model, prior_boxes
 
 SETTINGS = EvaluateParams(
-    batch_size=4, nms="linear", score_threshold=0.3, nms_iou=0.3, per_class=50, per_image=100, scorer="auto"
+    split="val",
+    batch_size=4,
+    nms="linear",
+    score_threshold=0.3,
+    nms_iou=0.3,
+    per_class=50,
+    per_image=100,
+    scorer="auto",
 )
 CPU = torch.device("cpu")
 

@@ -176,18 +176,33 @@ def test_a_model_without_detections_has_a_page(evaluated, tmp_path):
 
 
 def test_without_objects_nothing_is_given_a_number(evaluated, tmp_path):
-    """Recall would be 0 and AP50 -1, which are no measurements."""
-    truth = json.loads(evaluated.split.ground_truth.read_text()) | {"annotations": []}
-    results = [{"image_id": 2, "category_id": 1, "bbox": [9, 9, 30, 30], "score": 0.9}]
+    """Of crowds alone recall would be 0 and AP50 -1, which are no measurements."""
+    truth = json.loads(evaluated.split.ground_truth.read_text())
+    truth["annotations"] = [entry | {"iscrowd": 1} for entry in truth["annotations"]]
+    results = [{"image_id": 2, "category_id": 1, "bbox": [80, 60, 30, 30], "score": 0.9}]
     empty = replace(
         evaluated, truth=truth, matches=match_detections(truth, results), metrics=dict.fromkeys(NAMES, -1.0)
     )
     text = text_of(written(empty, tmp_path / "pictures"))
-    assert "AP and all other metrics are -1, not defined: validation has no box" in text
+    assert "AP and all other metrics are -1, not defined: no image has an annotated box" in text
     for words in ("not defined AP, mean", "not defined F1, with", "0.000 precision", "not defined recall there"):
         assert words in text, words
     assert "Without any object AP50 is not defined" in text and "AP50 lost" not in text and "-1.000" not in text
     assert "background x 1. Image 2" in text and "4 classes without objects here" in text
+
+
+def test_without_ground_truth_nothing_is_right_or_wrong(evaluated, tmp_path):
+    """COCO's test images: detections, the speed and the origin are all that is known."""
+    truth = json.loads(evaluated.split.ground_truth.read_text()) | {"annotations": []}
+    results = [{"image_id": 2, "category_id": 1, "bbox": [9, 9, 30, 30], "score": score} for score in (0.9, 0.6, 0.4)]
+    unlabelled = replace(
+        evaluated, truth=truth, matches=match_detections(truth, results), metrics=dict.fromkeys(NAMES, -1.0)
+    )
+    text = text_of(written(unlabelled, tmp_path / "pictures"))
+    for words in ("no score is known", "most: 2 detections. Image 2", "42.11 images per second", "1" * 64):
+        assert words in text, words
+    for words in ("wrong", "background x", "F1", "precision", "Beside published", "green"):
+        assert words not in text, words
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 from m2det.config import EvaluateParams
 from m2det.device import device_name
 from m2det.distributed.group import ALONE
-from m2det.evaluate.rank import detect_val
+from m2det.evaluate.rank import detect_split
 from m2det.evaluate.speed import NAME, describe_speed, write_speed
 from m2det.model import build_model
 from m2det.model.model_file import save_trained
@@ -26,7 +26,7 @@ def test_detection_records_it_beside_the_detections(material, tmp_path, model):
     card = {"model": "m2det-tiny", "overrides": {}, "classes": ["square"], "category_ids": [1]}
     save_trained(tmp_path / "model.safetensors", model, card)
     params = settings()
-    detect_val(params, material[0], tmp_path / "model.safetensors", tmp_path / "found.json", ALONE)
+    detect_split(params, material[0], tmp_path / "model.safetensors", tmp_path / "found.json", ALONE)
     speed = json.loads((tmp_path / NAME).read_text())
     assert speed["images"] == 14 and speed["processes"] == 1 and speed["batch_size"] == params.evaluate.batch_size
     assert speed["img_per_s"] == pytest.approx(14 / speed["seconds"], rel=0.2) and speed["device"] == "cpu"

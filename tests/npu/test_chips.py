@@ -39,7 +39,7 @@ STEPS = [
 ]
 WHOLE = {"max_grad_norm": 1.0, "ema_decay": 0.9}
 DETECT = EvaluateParams(
-    batch_size=2, nms="linear", score_threshold=0.02, nms_iou=0.3, per_class=50, per_image=0, scorer="auto"
+    split="val", batch_size=2, nms="linear", score_threshold=0.02, nms_iou=0.3, per_class=50, per_image=0, scorer="auto"
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cpu_in_the_order_of_the_npu")]

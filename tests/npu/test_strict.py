@@ -52,7 +52,14 @@ def test_a_detection_never_mixes_devices(tmp_path):
     to_device(model, device)
     images = torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8)
     how = EvaluateParams(
-        batch_size=2, nms="linear", score_threshold=0.02, nms_iou=0.3, per_class=50, per_image=0, scorer="auto"
+        split="val",
+        batch_size=2,
+        nms="linear",
+        score_threshold=0.02,
+        nms_iou=0.3,
+        per_class=50,
+        per_image=0,
+        scorer="auto",
     )
     found = detect_images(model, prior_boxes(model.config).to(device), images, [(80, 60), (50, 90)], device, how)
     assert len(found) == 2 and sum(map(len, found)) > 0

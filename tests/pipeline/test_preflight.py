@@ -85,10 +85,16 @@ def test_what_no_stage_of_the_run_needs_is_not_looked_for():
 def test_a_stage_without_what_others_make_is_refused(project):
     (sentence,) = found(stages=["evaluate"]).findings
     assert sentence == (
-        "evaluate needs models/m2det.safetensors, data/cache, build/ops.json, results/curves.csv, not there yet: run "
-        "these stages, too: train, pack, ops"
+        "evaluate needs models/m2det.safetensors, data/cache, data/test, build/ops.json, results/curves.csv, not there "
+        "yet: run these stages, too: train, pack, ops"
     )
-    for name in ("models/m2det.safetensors", "data/cache/manifest.json", "build/ops.json", "results/curves.csv"):
+    caches = ("data/cache/manifest.json", "data/test/manifest.json")
+    for name in (
+        "models/m2det.safetensors",
+        *caches,
+        "build/ops.json",
+        "results/curves.csv",
+    ):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).touch()
     assert found(stages=["evaluate"]).findings == []

@@ -18,10 +18,10 @@ import tasks.inputs
 import tasks.release
 import tasks.verify
 from m2det.cli.main import main
-from m2det.data.packed.reader import PackedSplit, cache_digest
+from m2det.data.packed.reader import PackedSplit
 from m2det.distributed.group import Group
 from m2det.evaluate.metrics import NAMES, coco_scores
-from m2det.evaluate.rank import detect_val
+from m2det.evaluate.rank import detect_split
 from m2det.evaluate.record import write_record
 from m2det.files.hashing import file_sha256
 from m2det.files.inputs import Inputs, content_md5, select
@@ -73,11 +73,11 @@ def write_lock() -> None:
 
 def evaluate() -> None:
     params = tasks.common.params()
-    detect_val(params, CACHE, MODEL, RESULTS / "detections.json", Group())
+    detect_split(params, CACHE, MODEL, RESULTS / "detections.json", Group())
     scores = coco_scores(PackedSplit(CACHE, "val").ground_truth, RESULTS / "detections.json", "pycocotools")
     metrics = {name: round(value, 6) for name, value in scores.metrics.items()}
     write_whole(RESULTS / "metrics.json", json.dumps(metrics))
-    write_record(RESULTS, MODEL, cache_digest(CACHE), "pycocotools", {"AP": 0.5})
+    write_record(RESULTS, MODEL, PackedSplit(CACHE, "val"), "pycocotools", {"AP": 0.5})
 
 
 def write_model(seed: int) -> None:
@@ -221,7 +221,9 @@ def test_deep_evaluates_again_and_names_numbers_that_differ(capsys):
     assert "the largest difference of 12 numbers is 0" in capsys.readouterr().out
     metrics = json.loads((RESULTS / "metrics.json").read_text())
     write_whole(RESULTS / "metrics.json", json.dumps(metrics | {"AP": 0.5}))
-    write_record(RESULTS, MODEL, cache_digest(CACHE), "pycocotools", {"AP": 0.5})  # and a forger who knows the records
+    write_record(
+        RESULTS, MODEL, PackedSplit(CACHE, "val"), "pycocotools", {"AP": 0.5}
+    )  # and a forger who knows the records
     write_lock()
     assert tasks.verify.main([str(MODEL)]) == 0
     assert tasks.verify.main(["--deep", str(MODEL)]) == 2

@@ -19,7 +19,7 @@ from m2det.distributed.children import run_child
 from m2det.distributed.group import ALONE, Group
 from m2det.distributed.launch import run_worker
 from m2det.errors import InputError
-from m2det.evaluate.rank import detect_val
+from m2det.evaluate.rank import detect_split
 from m2det.loss import AlignedLoss
 from m2det.train import rank, trainer
 from m2det.train.build import build_training
@@ -155,7 +155,7 @@ def detecting(params_file: str, model: str, folder: str) -> None:
 
     def detect(group: Group) -> None:
         for cache in sorted(Path(folder).glob("*/cache")):
-            detect_val(params, cache, Path(model), cache.parent / "together.json", group)
+            detect_split(params, cache, Path(model), cache.parent / "together.json", group)
 
     run_worker(detect, Path(folder), 5.0)
 

@@ -24,7 +24,7 @@ from m2det.distributed.launch import count_processes, launch
 from m2det.distributed.nodes import Work
 from m2det.errors import InputError
 from m2det.evaluate.metrics import coco_metrics
-from m2det.evaluate.rank import detect_val
+from m2det.evaluate.rank import detect_split
 from m2det.model import prior_boxes
 from m2det.model.model_file import save_trained
 from m2det.train.amp import Precision
@@ -186,7 +186,7 @@ def test_eight_processes_and_one_have_equal_metrics_of_fewer_and_more_images(mat
         truth = {table: each if table == "categories" else each[:count] for table, each in whole.ground_truth.items()}
         few = replace(whole, records=whole.records[:count], ground_truth=truth)
         finish_cache(cache, few.categories, {"val": write_split(cache, "val", few)})
-        detect_val(load_params(params_file), cache, model, tmp_path / f"{count}/alone.json", ALONE)
+        detect_split(load_params(params_file), cache, model, tmp_path / f"{count}/alone.json", ALONE)
     process = torchrun("detecting", params_file, model, tmp_path, processes=8)
     assert process.wait(240) == 0, process.stdout.read()
     for count in (1, 7, 8, 9):

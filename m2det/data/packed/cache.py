@@ -15,7 +15,7 @@ from m2det.data.inspection import MAX_NAMED, Fault, ImageFaults, describe_faults
 from m2det.data.jpeg import jpeg_decoder
 from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.writer import ORIGINAL, finish_cache, require_room, write_split
-from m2det.data.sources.records import Split
+from m2det.data.sources.records import Category, Split
 from m2det.data.upright import Setting
 from m2det.distributed.lifetime import keep_freed_memory, usable_cores
 from m2det.errors import InputError
@@ -34,6 +34,7 @@ def require_boxes(train: Split) -> None:
 def write_cache(
     folder: Path,
     splits: Mapping[str, Split],
+    categories: list[Category],
     settings: PackParams,
     orientation: Setting,
     report: Path,
@@ -44,6 +45,7 @@ def write_cache(
     Args:
         folder: of the cache; it exists.
         splits: by name; of `train` images are kept as the settings say, of others as they are.
+        categories: of all splits.
         settings: the section `pack`.
         orientation: which pixels boxes are of.
         report: the file that takes all sentences on images that are refused.
@@ -74,7 +76,7 @@ def write_cache(
         after_split()
     if faults:
         _refuse(faults, report)
-    finish_cache(folder, next(iter(splits.values())).categories, entries)
+    finish_cache(folder, categories, entries)
 
 
 def image_times(splits: Iterable[Split]) -> NDArray[np.int64]:

@@ -92,11 +92,14 @@ class PackedSplit:
     """
 
     def __init__(self, folder: str | Path, name: str) -> None:
-        """Open the split `name` of the cache in `folder`. Raises InputError if the cache is unfinished or damaged."""
+        """Open the split `name` of the cache in `folder`. Raises InputError if it is not there, whole and finished."""
         self.folder, self.name = Path(folder), name
         self._lmdb = (self.folder / f"{name}.lmdb").resolve()
         self.ground_truth = self.folder / f"{name}.json"
         self.manifest = read_manifest(self.folder)
+        if name not in self.manifest["splits"]:
+            has = " and ".join(self.manifest["splits"]) or "none"
+            raise InputError(f"{self.folder} has no split {name!r}, it has {has}; pack the images of that split first")
         self.classes: list[str] = self.manifest["classes"]
         self.category_ids: list[int] = self.manifest["category_ids"]
         self.encoding = ImageEncoding(**self.manifest["splits"][name]["stored"])

@@ -86,7 +86,7 @@ def select(categories: list[Category], classes: Classes) -> ClassList:
 def require_common(
     train: Sequence[tuple[Path, list[Category]]], val: Sequence[tuple[Path, list[Category]]], classes: ClassList
 ) -> None:
-    """Raise InputError if the validation files have none of the training files' classes: nothing could be measured."""
+    """Raise InputError if other files have none of the training files' classes: nothing could be measured."""
     names, others = ({category.name for _, own in files for category in own} for files in (train, val))
     if not {classes.index.get(name) for name in names} & {classes.index.get(name) for name in others} - {None}:
         pairs = [f"{name!r}{_near(name, names)}" for name in sorted(others)[:MAX_NAMED]]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from m2det.data.sources.classes import Classes, ClassList, free_ids, require_common, select, unite
 from m2det.data.sources.coco_json import CocoFile, gc_disabled, read_coco
-from m2det.data.sources.coco_types import Annotation, Image
+from m2det.data.sources.coco_types import TEST, Annotation, Image
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.data.sources.records import ImageRecord, Note, Split
 from m2det.data.sources.root_category import root_categories
@@ -49,7 +49,8 @@ def read_split(sources: Sources, outside: bool = False, classes: Classes = ()) -
 def read_splits(sources: Mapping[str, Sources], outside: bool = False, classes: Classes = ()) -> dict[str, Split]:
     """Read annotation files as splits that share one list of classes. Images are not opened.
 
-    Class names decide where files number their categories differently. An image id that an earlier file of the split
+    Class names decide where files number their categories differently. The files of the split `test` add no class, so
+    that a model fits whatever it is tested on, and may lack annotations. An image id that an earlier file of the split
     has, too, is replaced by a free one. What was decided or left out is in the splits' notes.
 
     Args:
@@ -64,13 +65,14 @@ def read_splits(sources: Mapping[str, Sources], outside: bool = False, classes: 
         twice = [path for (path, _), number in Counter(pairs).items() if number > 1]
         if twice:
             raise InputError(f"{twice[0]} is listed twice for {name}: its objects would count twice; list it once")
-    files = {name: [read_coco(path, outside) for path, _ in pairs] for name, pairs in sources.items()}
+    files = {name: [read_coco(path, outside, name == TEST) for path, _ in pairs] for name, pairs in sources.items()}
     lists = {name: [(file.path, file.categories) for file in each] for name, each in files.items()}
-    categories, differences = unite([pair for each in lists.values() for pair in each])
+    categories, differences = unite([pair for name, each in lists.items() if name != TEST for pair in each])
     roots, root_notes = root_categories([file for each in files.values() for file in each])
     chosen = select(categories if classes else [c for c in categories if c.name not in roots], classes)
-    if {"train", "val"} <= lists.keys():
-        require_common(lists["train"], lists["val"], chosen)
+    for name in ("val", TEST):
+        if {"train", name} <= lists.keys():
+            require_common(lists["train"], lists[name], chosen)
     splits = {}
     for name, pairs in sources.items():
         notes = [note for file in files[name] for note in file.notes] + ([] if classes else root_notes)
@@ -98,7 +100,7 @@ def _join(files: Sequence[CocoFile], folders: Sequence[ImageFolder], classes: Cl
         if (own < 0).any():
             kept = [a for a, label in zip(kept, own, strict=True) if label >= 0]
             left_out = len(own) - len(kept)
-            text = f"{file.path}: {left_out} of {len(own)} boxes are of classes that data.classes leaves out"
+            text = f"{file.path}: {left_out} of {len(own)} boxes are of classes that training leaves out (data.classes)"
             notes.append(Note("other-classes-left-out", left_out, text))
         if renumbered:
             for annotation in kept:

@@ -14,7 +14,7 @@ import msgspec
 
 from m2det.data.sources.coco_checks import check_annotations, check_categories, check_images
 from m2det.data.sources.coco_faults import explain
-from m2det.data.sources.coco_types import Annotation, Content, Image
+from m2det.data.sources.coco_types import Annotation, Content, Image, ImageInfo
 from m2det.data.sources.json_bytes import explain_encoding, read_json_bytes
 from m2det.data.sources.records import Category, Note
 from m2det.errors import InputError
@@ -48,7 +48,7 @@ def gc_disabled() -> Iterator[None]:
 
 
 @gc_disabled()
-def read_coco(path: Path, outside: bool = False) -> CocoFile:
+def read_coco(path: Path, outside: bool = False, unlabelled: bool = False) -> CocoFile:
     """Read an annotation file and check it in full; images are not opened.
 
     `area` and `iscrowd`, which many exports leave out or null, default to width x height and 0; so does an area of 0.
@@ -56,12 +56,13 @@ def read_coco(path: Path, outside: bool = False) -> CocoFile:
     Args:
         path: of the JSON file.
         outside: whether images' names may lead out of their folder.
+        unlabelled: whether the list of annotations may be absent.
 
     Raises:
         InputError: the file is missing, no JSON, not in COCO format, has no images or one whose name leads out of its
             folder, or an annotation names what the file does not have; with the file, the entry's id and its value.
     """
-    content, notes = _decode(read_json_bytes(path), path)
+    content, notes = _decode(read_json_bytes(path), path, ImageInfo if unlabelled else Content)
     check_images(content.images, path, outside)
     categories = check_categories(content.categories, path)
     notes += check_annotations(content, path)
@@ -73,29 +74,29 @@ def read_categories(path: Path) -> list[Category]:
     return list(read_coco(path, outside=True).categories)
 
 
-def _decode(data: bytes, path: Path) -> tuple[Content, list[Note]]:
+def _decode(data: bytes, path: Path, kind: type[Content]) -> tuple[Content, list[Note]]:
     """Return the typed content; numbers that are written as text or as 1.0 are taken where they are exact."""
     try:
         try:
-            return msgspec.json.decode(data, type=Content), []
+            return msgspec.json.decode(data, type=kind), []
         except msgspec.ValidationError as error:
             first = str(error).rpartition("$.")[2].rstrip("`")
-            content = msgspec.json.decode(data, type=Content, strict=False)
+            content = msgspec.json.decode(data, type=kind, strict=False)
     except msgspec.ValidationError as error:
         raise explain(error, _plain(data, path), path) from None
     except UnicodeDecodeError:
         raise explain_encoding(data, path) from None
     except (msgspec.DecodeError, RecursionError):
-        return _decode_pythons(data, path)
+        return _decode_pythons(data, path, kind)
     text = f"{path}: numbers are written as text or ids as 1.0, first {first}; they are taken as the numbers they are"
     return content, [Note("numbers-as-text", 1, text)]
 
 
-def _decode_pythons(data: bytes, path: Path) -> tuple[Content, list[Note]]:
+def _decode_pythons(data: bytes, path: Path, kind: type[Content]) -> tuple[Content, list[Note]]:
     """Decode what Python's json writes beyond JSON, NaN and halves of surrogate pairs: harmless in keys of no use."""
     plain = _plain(data, path)
     try:
-        return msgspec.convert(plain, Content, strict=False), []
+        return msgspec.convert(plain, kind, strict=False), []
     except msgspec.ValidationError as error:
         raise explain(error, plain, path) from None
 

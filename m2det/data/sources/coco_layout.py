@@ -31,7 +31,7 @@ MAX_FILES = 200  # of JSON that are looked at; a folder with one for each image 
 class CocoLayout:
     """A data set in COCO's format.
 
-    pairs: of annotation file and image folder, of `train` and, where given, `val`, relative to the root.
+    pairs: of annotation file and image folder, of `train` and, where given, `val` and `test`, relative to the root.
     notes: on how the files were found.
     """
 
@@ -66,8 +66,8 @@ def looks_like_coco(tree: Tree) -> str:
     return f"{some(found)} {'have' if len(found) > 1 else 'has'} COCO's lists" if found else ""
 
 
-def find_coco(tree: Tree) -> CocoLayout:
-    """Return where the files are. Raises InputError if something is missing or ambiguous."""
+def find_coco(tree: Tree, with_test: bool = False) -> CocoLayout:
+    """Return where the files are, of test where asked. Raises InputError if something is missing or ambiguous."""
     files = _annotation_files(tree)
     if not files:
         raise InputError(f"{tree.root} has no JSON file with the lists images, annotations and categories, as COCO has")
@@ -75,12 +75,13 @@ def find_coco(tree: Tree) -> CocoLayout:
     for file in files:
         found[split_of(file.removesuffix(".json"))].append(file)
     found["train"] = found["train"] or found[""]
-    splits, notes = choose_splits(found, f"{tree.root}: COCO's format")
+    splits, notes = choose_splits(found, f"{tree.root}: COCO's format", with_test)
     for split, names in splits.items():
         if len(names) > 1:
             raise InputError(
-                f"{tree.root} has several annotation files for {split}: {some(names)}; set data.source: coco, and list "
-                "in data.train and data.val those that you want"
+                f"{tree.root} has several annotation files for {split}: {some(names)}; "
+                + ("" if split == "test" else "set data.source: coco, and ")
+                + f"list in {'data.test' if split == 'test' else 'data.train and data.val'} those that you want"
             )
     return CocoLayout(
         tree, {split: [(name, _images_of(tree, name)) for name in each] for split, each in splits.items()}, notes

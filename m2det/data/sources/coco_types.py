@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 Number = int | float
+TEST = "test"  # the split whose files may be ImageInfo
 
 
 class Image(msgspec.Struct, gc=False):
@@ -48,3 +49,9 @@ class Content(msgspec.Struct, gc=False):
     images: list[Image]
     annotations: list[Annotation]
     categories: list[NamedCategory]
+
+
+class ImageInfo(Content, kw_only=True, gc=False):
+    """As Content; annotations may be left out, as COCO does for its test images."""
+
+    annotations: list[Annotation] = msgspec.field(default_factory=list)

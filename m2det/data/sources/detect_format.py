@@ -16,7 +16,7 @@ from m2det.data.sources.voc import find_voc, looks_like_voc
 from m2det.data.sources.yolo import find_yolo, looks_like_yolo
 from m2det.errors import InputError
 
-FORMATS: dict[str, tuple[Callable[[Tree], str], Callable[[Tree], Layout]]] = {
+FORMATS: dict[str, tuple[Callable[[Tree], str], Callable[[Tree, bool], Layout]]] = {
     "coco": (looks_like_coco, find_coco),
     "yolo": (looks_like_yolo, find_yolo),
     "voc": (looks_like_voc, find_voc),
@@ -29,12 +29,13 @@ PEEK = 512  # bytes that tell what a file is
 SUFFIXES = 5  # kinds of files that the sentence counts
 
 
-def find_layout(data: DataParams, root: Path) -> Layout:
+def find_layout(data: DataParams, root: Path, with_test: bool = False) -> Layout:
     """Return where the files of a data set of the user's own are: of the source auto, coco, yolo or voc.
 
     Args:
         data: the section `data`.
         root: data.root, a folder.
+        with_test: look for the set's own test images, too (not those of data.test).
 
     Raises:
         InputError: no format, or more than one, is recognised, or files are missing.
@@ -43,7 +44,7 @@ def find_layout(data: DataParams, root: Path) -> Layout:
     if data.train:
         pairs = {"train": data.train, "val": data.val}
         return CocoLayout(tree, {split: [(e.annotations, e.images) for e in each] for split, each in pairs.items()})
-    return FORMATS[_recognised(tree) if data.source == "auto" else data.source][1](tree)
+    return FORMATS[_recognised(tree) if data.source == "auto" else data.source][1](tree, with_test)
 
 
 def _recognised(tree: Tree) -> str:

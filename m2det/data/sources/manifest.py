@@ -12,6 +12,7 @@ from pathlib import Path
 
 from m2det.config import DataParams
 from m2det.data.sources.coco_json import read_coco
+from m2det.data.sources.coco_types import TEST
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.data.sources.image_times import NAME, warn_of_other_times
 from m2det.data.sources.missing import explain_missing
@@ -49,6 +50,7 @@ def write_manifest(
     outside: bool = False,
     skip_missing: bool = False,
     upright: bool = False,
+    test: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the list of a data set's files.
 
@@ -60,19 +62,22 @@ def write_manifest(
         outside: whether images may lie out of their folder.
         skip_missing: leave out images that are missing: the stage `pack` skips them.
         upright: whether boxes are of the images as shown, by the format's own rule.
+        test: pairs of one more split, the user's own files also where those of `splits` were made.
 
     Raises:
         InputError: an annotation file, folder or image is missing, or an image lies outside and must not.
     """
     content = {
         split: [
-            _describe(roots, annotations, images, advice, outside, skip_missing)
+            _describe(roots, annotations, images, advice, outside, skip_missing, split == TEST)
             | ({"made": True} if roots[0] == path.parent else {})
             | ({"upright": True} if upright else {})
             for annotations, images in pairs
         ]
         for split, pairs in splits.items()
     }
+    if test:
+        content[TEST] = [_describe((roots[1],) * 2, *pair, advice, outside, skip_missing, True) for pair in test]
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
@@ -123,12 +128,12 @@ def missing_paths(roots: Roots, pairs: Sequence[tuple[str, str]], advice: str) -
 
 
 def _describe(
-    roots: Roots, annotations: str, images: str, advice: str, outside: bool, skip_missing: bool
+    roots: Roots, annotations: str, images: str, advice: str, outside: bool, skip_missing: bool, unlabelled: bool
 ) -> dict[str, object]:
     for fault in missing_paths(roots, [(annotations, images)], advice):
         raise InputError(fault)
     file, folder = roots[0] / annotations, roots[1] / images
-    names = sorted({image.file_name for image in read_coco(file, outside).images})
+    names = sorted({image.file_name for image in read_coco(file, outside, unlabelled).images})
     sizes = ImageFolder(folder, outside).sizes(names)
     missing = [name for name in names if name not in sizes]
     if missing and not skip_missing:

@@ -11,15 +11,16 @@ from m2det.data.sources.detect_format import find_layout
 from m2det.data.sources.manifest import missing_paths, roots_of
 from m2det.errors import InputError
 
-WHERE_YOURS_IS = "check data.root, data.train and data.val in params.yaml"
+WHERE_YOURS_IS = "check data.root, data.train, data.val and data.test in params.yaml"
 
 
-def missing_files(data: DataParams, base: Path) -> Iterator[str]:
+def missing_files(data: DataParams, base: Path, with_test: bool = False) -> Iterator[str]:
     """Yield a sentence for each file and folder that the stage `data` would miss.
 
     Args:
         data: the section `data`.
         base: the folder that data.root is relative to.
+        with_test: as of find_layout.
     """
     roots = roots_of(data, base)
     root = roots[1]
@@ -27,17 +28,19 @@ def missing_files(data: DataParams, base: Path) -> Iterator[str]:
         yield from _no_room(root)
     elif data.source != "digits" and not root.is_dir():
         yield f"data.root: {root} is no folder; give the one with your annotations and images"
+        return
     elif data.source == "coco2014":
         yield from missing_paths(roots, usable_splits(root), ADVICE)
     elif data.train:
         yield from missing_paths(roots, [(e.annotations, e.images) for e in (*data.train, *data.val)], WHERE_YOURS_IS)
     elif data.source != "digits":
-        yield from _no_layout(data, root)
+        yield from _no_layout(data, root, with_test)
+    yield from missing_paths(roots, [(e.annotations, e.images) for e in data.test], WHERE_YOURS_IS)
 
 
-def _no_layout(data: DataParams, root: Path) -> Iterator[str]:
+def _no_layout(data: DataParams, root: Path, with_test: bool) -> Iterator[str]:
     try:
-        find_layout(data, root)
+        find_layout(data, root, with_test)
     except InputError as error:
         yield str(error)
 

@@ -21,21 +21,26 @@ def split_of(path: str) -> str:
     """Return the split that a path names, the last of its parts first: train, val, test, or none (empty)."""
     for part in reversed(path.split("/")):
         words = {*re.findall("[a-z]+", part.lower())}
+        if "test" in words:
+            words.discard("dev")  # COCO's test-dev
         for split, names in NAMES.items():
             if words & names:
                 return split
     return ""
 
 
-def choose_splits(found: Mapping[str, Sequence[Item]], where: str) -> tuple[dict[str, list[Item]], list[Note]]:
+def choose_splits(
+    found: Mapping[str, Sequence[Item]], where: str, with_test: bool = False
+) -> tuple[dict[str, list[Item]], list[Note]]:
     """Return what is for training and, where given, for validation; a test set is validated on in want of another.
 
     Args:
         found: by train, val and test, as they are there.
         where: what was searched, for the message.
+        with_test: return the test set, too.
 
     Raises:
-        InputError: nothing is for training.
+        InputError: nothing is for training, or the test set is wanted and not there.
     """
     if not found.get("train"):
         others = " and ".join(name for name in ("val", "test") if found.get(name))
@@ -45,4 +50,11 @@ def choose_splits(found: Mapping[str, Sequence[Item]], where: str) -> tuple[dict
     val = found.get("val") or found.get("test")
     if not found.get("val") and val:
         notes.append(Note("test-validates", len(val), "no validation images are given: those called test are for it"))
-    return {"train": [*found["train"]]} | ({"val": [*val]} if val else {}), notes
+    if with_test and not (found.get("val") and found.get("test")):
+        used = "; the images called test are validated on, since no others are for that" if found.get("test") else ""
+        raise InputError(
+            f"evaluate.split is 'test', but {where} has no images for test{used}: call their folder or list test, or "
+            "give them in data.test"
+        )
+    chosen = {"train": found["train"], "val": val or [], "test": found["test"] if with_test else []}
+    return {split: [*items] for split, items in chosen.items() if items}, notes

@@ -117,8 +117,12 @@ def looks_like_voc(tree: Tree) -> str:
     return ""
 
 
-def find_voc(tree: Tree) -> VocLayout:
-    """Return where the files are. Raises InputError if something is missing."""
+def find_voc(tree: Tree, with_test: bool = False) -> VocLayout:
+    """Return where the files are. Raises InputError if something is missing, or the test set is wanted."""
+    if with_test:  # whose classes would be the model's, too: they are those that the files name
+        raise InputError(
+            f"{tree.root} is in Pascal VOC's format, whose test set is not read: give it in data.test, in COCO's format"
+        )
     xmls = _xmls(tree)
     lists = find_lists(tree)
     if not xmls:

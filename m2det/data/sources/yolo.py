@@ -29,7 +29,7 @@ class YoloLayout:
     """A data set in YOLO's format.
 
     names: what data.yaml, or what stands for it, says.
-    splits: names of the images of `train` and, where given, `val`.
+    splits: names of the images of `train` and, where given, `val` and `test`.
     notes: on how the files were found.
     """
 
@@ -120,13 +120,13 @@ def looks_like_yolo(tree: Tree) -> str:
     return f"{label_of(labelled, tree)} is beside {labelled}" if labelled else ""
 
 
-def find_yolo(tree: Tree) -> YoloLayout:
-    """Return where the files are. Raises InputError if something is missing or ambiguous."""
+def find_yolo(tree: Tree, with_test: bool = False) -> YoloLayout:
+    """Return where the files are, of test where asked. Raises InputError if something is missing or ambiguous."""
     names = read_names(tree)
     found, where = names.images or _splits_by_folders(tree), str(tree.root)
     if names.images:
         where = f"{tree.root / names.file}"
-    splits, notes = choose_splits({split: sorted({*images}) for split, images in found.items()}, where)
+    splits, notes = choose_splits({split: sorted({*images}) for split, images in found.items()}, where, with_test)
     return YoloLayout(tree, names, splits, [*names.notes, *notes])
 
 
