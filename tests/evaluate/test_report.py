@@ -16,7 +16,9 @@ from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
 from m2det.evaluate.error_kinds import KINDS, match_detections
 from m2det.evaluate.metrics import NAMES
+from m2det.evaluate.published import COCO_IDS, ENDS
 from m2det.evaluate.report import Evaluated, make_report
+from m2det.evaluate.report_published import describe_published
 from m2det.viz.labels import write_labels
 
 HOSTILE = [
@@ -152,6 +154,21 @@ def test_sizes_and_classes_have_their_ap(pages):
     text = text_of(pages[0])
     assert "small up to 32 x 32 px not defined 0.250 0 medium from 32 x 32 px on 0.250 0.250 6 large" in text
     assert "onerror" in text and "\\x3cscript\\x3ealert(1)\\x3c/script\\x3e 0.500 - 0.750 0.125 2 " in text
+
+
+def test_published_scores_stand_beside_those_of_a_model_of_the_paper(evaluated, monkeypatch):
+    """On COCO's 80 classes, here with fewer images than it takes."""
+    arguments = ({"model": "m2det512-vgg16", "overrides": {}}, evaluated.metrics, SPEED, evaluated.split)
+    assert describe_published(*arguments) == []
+    monkeypatch.setattr(evaluated.split, "category_ids", COCO_IDS)
+    monkeypatch.setattr(evaluated.split, "classes", [ENDS[0], *["x"] * 78, ENDS[1]])
+    for module in ("published", "report_published"):
+        monkeypatch.setattr(f"m2det.evaluate.{module}.MINIVAL", 6)
+    [(title, parts)] = describe_published(*arguments)
+    text = text_of("".join(parts))
+    assert title == "Beside published scores" and "The images are as many as those of minival2014" in text
+    assert "this model 0.250 0.250 0.250 not defined 0.250 0.250 6 images 42.11, \\x3cb\\x3echip" in text
+    assert "0.304 - - - - - minival2014, 5,000 images" in text and "Ascend ModelZoo" in text
 
 
 def test_the_speed_is_said_with_what_it_was_measured_on(pages):
