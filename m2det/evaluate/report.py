@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from m2det.data.packed.reader import PackedSplit
 from m2det.evaluate.error_kinds import Matches
 from m2det.evaluate.metrics import NAMES
-from m2det.evaluate.published import MINIVAL, published_beside
 from m2det.evaluate.report_classes import describe_classes, describe_sizes
 from m2det.evaluate.report_errors import describe_confusions, describe_errors, describe_thresholds, figure_of, show_ap
 from m2det.evaluate.report_images import describe_images, describe_images_of_kinds
+from m2det.evaluate.report_published import describe_published
 from m2det.evaluate.reviews import review_images
 from m2det.evaluate.speed import describe_speed
 from m2det.evaluate.thresholds import STEPS, threshold_curves
 from m2det.evaluate.undefined import NOT_DEFINED, explain_undefined
 from m2det.viz.detections import SHOWN_SCORE
 from m2det.viz.errors import draw_nothing
-from m2det.viz.page import Html, details, explained, grid, page, paragraph, table, tiles
+from m2det.viz.page import Html, details, grid, page, paragraph, table, tiles
 
 MEANINGS = dict(
     zip(
@@ -93,7 +93,7 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
     reviews = review_images(e.matches, e.truth, e.split.image_ids.tolist(), best)
     sections = [
         ("", _summary(e, best)),
-        *_beside_published(e),
+        *describe_published(e.card, e.metrics, e.speed, e.split),
         ("Why it fails", describe_errors(e.matches, best, pictures)),
         ("Which score threshold", describe_thresholds(e.matches, best, pictures)),
         ("Which classes it confuses", describe_confusions(e.matches, best, pictures)),
@@ -111,7 +111,7 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
 
 def _page_without_labels(e: Evaluated, pictures: Path) -> str:
     """Return the page on images without ground truth, such as COCO's test images: nothing is right or wrong."""
-    for name in ("error_kinds", "thresholds"):
+    for name in ("calibration", "confusion_matrix", "error_kinds", "thresholds"):  # that `dvc plots` shows
         draw_nothing(pictures / f"{name}.png")
     counts = f"{len(e.matches.label):,} detections on {len(e.split):,} images"
     reviews = review_images(e.matches, e.truth, e.split.image_ids.tolist(), SHOWN_SCORE)
@@ -149,37 +149,6 @@ def _summary(e: Evaluated, best: float) -> list[Html]:
     ]
 
 
-def _beside_published(e: Evaluated) -> list[tuple[str, list[Html]]]:
-    """Return the section on published scores; none where they cannot be compared."""
-    others = published_beside(e.card, e.split.classes, e.split.category_ids, len(e.split))
-    if not others:
-        return []
-    names, count = NAMES[:6], len(e.split)
-    same = ", as many as minival2014 and val2017, which are the same images" if count == MINIVAL else ""
-    rows = [("this model", *(f"{e.metrics[name]:.3f}" for name in names), f"{count:,} images{same}", "")]
-    rows += [
-        (
-            explained(each.model, each.source),
-            *(f"{each.ap[name]:.3f}" if name in each.ap else "-" for name in names),
-            each.data,
-            each.speed,
-        )
-        for each in others
-    ]
-    return [
-        (
-            "Beside published scores",
-            [
-                table(("model", *names, "data", "images per second"), rows),
-                paragraph(
-                    "Published by others, not measured here. AP depends on the images: compare rows of the same data. "
-                    "What else differs is below a name."
-                ),
-            ],
-        )
-    ]
-
-
 def _speed(e: Evaluated) -> list[Html]:
     return [
         paragraph(*describe_speed(e.speed)),
@@ -193,10 +162,15 @@ def _speed(e: Evaluated) -> list[Html]:
 def _origin(e: Evaluated) -> list[Html]:
     card = e.card
     trained = card.get("trained")
+    counts = (
+        f"{name} {each['images']:,} images, {each['boxes']:,} boxes"
+        for name, each in e.split.manifest["splits"].items()
+    )
     rows: list[tuple[str, object]] = [
         ("model", card["model"]),
         *((f"model.{name}", value) for name, value in sorted(card["overrides"].items())),
         ("trained", f"{trained['epoch']} epochs, {trained['step']} steps" if trained else "elsewhere"),
+        ("packed cache, evaluated", "; ".join(counts)),
         *((f"sha256 of {name}", value) for name, value in sorted(card["hashes"].items())),
         *((f"sha256 of {name}, evaluated", value) for name, value in sorted(e.record["sha256"].items())),
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m2det.evaluate.error_kinds import KINDS, Matches, error_costs
+from m2det.evaluate.error_kinds import KINDS, Ints, Matches, error_costs
 from m2det.evaluate.thresholds import (
     STEPS,
     calibration,
@@ -20,7 +20,7 @@ from m2det.viz.detections import SHOWN_SCORE
 from m2det.viz.errors import draw_calibration, draw_confusions, draw_error_costs, draw_thresholds
 from m2det.viz.page import Html, bar, code, cut, explained, figure, grid, paragraph, table
 
-MAX_MATRIX = 100  # classes; more are no picture
+MAX_MATRIX = 100  # classes of the confusion matrix, the most frequent: more are no picture
 MAX_PAIRS = 15  # most frequent confusions
 
 
@@ -96,7 +96,7 @@ def describe_thresholds(matches: Matches, best: float, pictures: Path) -> list[H
 
 
 def describe_confusions(matches: Matches, best: float, pictures: Path) -> list[Html]:
-    """Return which classes are taken for which, and draw them where they are few."""
+    """Return which classes are taken for which, and draw the most frequent ones."""
     pairs, classes = confusions(matches, best), matches.classes
     wrong = pairs[(pairs[:, :2] >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])]
     wrong = wrong[np.argsort(-wrong[:, 2], kind="stable")][:MAX_PAIRS]
@@ -105,10 +105,22 @@ def describe_confusions(matches: Matches, best: float, pictures: Path) -> list[H
     parts = [
         paragraph(f"With the detections from score {best:.2f} on. Background beside a class: missed, or nothing there.")
     ]
-    if len(classes) <= MAX_MATRIX:
-        draw_confusions(pictures / "confusion_matrix.png", confusion_matrix(pairs, len(classes)), classes)
-        parts.append(figure_of(pictures / "confusion_matrix.png", large=True))
+    objects = np.bincount(matches.object_label, minlength=len(classes))
+    drawn = np.sort(np.argsort(-objects, kind="stable")[:MAX_MATRIX])
+    if len(drawn) < len(classes):
+        parts.append(paragraph(f"The matrix is of the {len(drawn)} of {len(classes):,} classes with the most objects."))
+    matrix = confusion_matrix(_of_classes(pairs, drawn, len(classes)), len(drawn))
+    draw_confusions(pictures / "confusion_matrix.png", matrix, [classes[label] for label in drawn])
     return [
         *parts,
+        figure_of(pictures / "confusion_matrix.png", large=True),
         table(("annotated", "detected", "times"), rows) if rows else paragraph("No class is taken for another."),
     ]
+
+
+def _of_classes(pairs: Ints, chosen: Ints, classes: int) -> Ints:
+    """Return the rows of `confusions` between chosen classes and background, with positions in `chosen` as labels."""
+    position = np.full(classes + 1, -2)
+    position[chosen], position[-1] = np.arange(len(chosen)), -1  # background is -1
+    both = position[pairs[:, :2]]
+    return np.column_stack([both, pairs[:, 2]])[(both > -2).all(1)]

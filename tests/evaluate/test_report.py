@@ -14,10 +14,15 @@ import pytest
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
+from m2det.evaluate import report_errors
 from m2det.evaluate.error_kinds import KINDS, match_detections
 from m2det.evaluate.metrics import NAMES
+from m2det.evaluate.published import COCO_IDS, ENDS
 from m2det.evaluate.report import Evaluated, make_report
+from m2det.evaluate.report_published import describe_published
+from m2det.evaluate.thresholds import confusion_matrix, confusions
 from m2det.viz.labels import write_labels
+from m2det.viz.page import Html
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -152,6 +157,38 @@ def test_sizes_and_classes_have_their_ap(pages):
     text = text_of(pages[0])
     assert "small up to 32 x 32 px not defined 0.250 0 medium from 32 x 32 px on 0.250 0.250 6 large" in text
     assert "onerror" in text and "\\x3cscript\\x3ealert(1)\\x3c/script\\x3e 0.500 - 0.750 0.125 2 " in text
+
+
+def test_the_matrix_of_many_classes_is_that_of_the_most_frequent(tmp_path, monkeypatch):
+    """Of 150 classes the last 100 have two objects each; the first 50 have one and are left out."""
+    ids = [*range(150), *range(50, 150)]
+    annotations = [{"image_id": n, "category_id": c, "bbox": [5, 5, 40, 30]} for n, c in enumerate(ids)]
+    results = [a | {"category_id": a["category_id"] // 7 * 7, "score": 0.9} for a in annotations[::2]]
+    truth = {"annotations": annotations, "categories": [{"id": c, "name": f"class {c}"} for c in range(150)]}
+    matches, drawn = match_detections(truth, results), []
+    monkeypatch.setattr(report_errors, "draw_confusions", lambda _, *rest: drawn.extend(rest))
+    monkeypatch.setattr(report_errors, "figure_of", lambda *_, **__: Html("the figure"))
+    text = text_of("".join(report_errors.describe_confusions(matches, 0.5, tmp_path)))
+    assert "The matrix is of the 100 of 150 classes with the most objects. the figure" in text
+    whole, kept = confusion_matrix(confusions(matches, 0.5), 150), [*range(50, 150), 150]
+    matrix, names = drawn
+    assert (matrix == whole[np.ix_(kept, kept)]).all() and matrix.sum() > 100
+    assert names == [f"class {c}" for c in range(50, 150)]
+
+
+def test_published_scores_stand_beside_those_of_a_model_of_the_paper(evaluated, monkeypatch):
+    """On COCO's 80 classes, here with fewer images than it takes."""
+    arguments = ({"model": "m2det512-vgg16", "overrides": {}}, evaluated.metrics, SPEED, evaluated.split)
+    assert describe_published(*arguments) == []
+    monkeypatch.setattr(evaluated.split, "category_ids", COCO_IDS)
+    monkeypatch.setattr(evaluated.split, "classes", [ENDS[0], *["x"] * 78, ENDS[1]])
+    for module in ("published", "report_published"):
+        monkeypatch.setattr(f"m2det.evaluate.{module}.MINIVAL", 6)
+    [(title, parts)] = describe_published(*arguments)
+    text = text_of("".join(parts))
+    assert title == "Beside published scores" and "The images are as many as those of minival2014" in text
+    assert "this model 0.250 0.250 0.250 not defined 0.250 0.250 6 images 42.11, \\x3cb\\x3echip" in text
+    assert "0.304 - - - - - minival2014, 5,000 images" in text and "Ascend ModelZoo" in text
 
 
 def test_the_speed_is_said_with_what_it_was_measured_on(pages):

@@ -43,10 +43,12 @@ OUTPUTS = (
     "results/pictures/error_kinds.png",
     "results/pictures/thresholds.png",
     "results/report.html",
+    "results/detection_speed.json",
 )
 
 TERMINAL = 120  # characters
-PICTURES = [f"results_pictures_{name}.png" for name in ("detections", "error_kinds", "labels", "thresholds")]
+DRAWN = ("calibration", "confusion_matrix", "detections", "error_kinds", "labels", "thresholds")
+PICTURES = [f"results_pictures_{name}.png" for name in DRAWN]
 METRICS = {  # what `dvc metrics show` has to fit a terminal
     "metrics.json": NAMES,
     "train.json": ("AP", "AP50"),

@@ -19,6 +19,7 @@ from tests.tiny_model import write_tiny_model
 
 CLASSES = tuple(str(digit) for digit in range(10))
 INFO = "image_info_test-dev2017.json"
+PLOTS = ("calibration", "confusion_matrix", "detections", "error_kinds", "labels", "thresholds")  # that dvc.yaml lists
 NAMED = [{"annotations": INFO, "images": "test2017"}]
 
 
@@ -81,7 +82,7 @@ def test_the_submission_has_cocos_ids_and_no_score_is_made_up(project, capsys):
     assert set(json.loads((RESULTS / "metrics.json").read_text()).values()) == {-1.0}
     page = (RESULTS / "report.html").read_text()
     assert "2 test images" in page and "no score is known" in page and "F1" not in page
-    for plot in ("detections", "error_kinds", "labels", "thresholds"):  # those that dvc.yaml lists
+    for plot in PLOTS:
         assert (RESULTS / f"pictures/{plot}.png").stat().st_size
     output = capsys.readouterr().out
     assert "-1, not defined: no image has an annotated box" in output and "results is of test images now" in output
