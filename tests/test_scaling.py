@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # where `python benchmarks/scaling.py` finds its modules
@@ -59,6 +59,7 @@ def test_few_loader_cores_bound_the_step() -> None:
     assert predict(replace(system, loaders=8, between=Link(1e6, 0.0)), NETWORK, 2, hosts=2).bound == "gradients"
 
 
+@settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     image_s=st.floats(1e-3, 10),
     load_s=st.floats(0, 1),
