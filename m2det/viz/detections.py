@@ -44,7 +44,7 @@ class Review:
     def summary(self) -> str:
         """How many objects are found, and how many detections are wrong; without labels how many there are."""
         if not self.labelled:
-            return f"{len(self.correct)} detections"
+            return f"{len(self.correct)} detections from score {SHOWN_SCORE} on"
         return f"{int(self.detected.sum())} of {len(self.detected)} found, {int((~self.correct).sum())} wrong"
 
 
