@@ -58,7 +58,9 @@ def pack_folder(params: Params, target: Path, names: Collection[str] = ("train",
         if data.test:
             listed["test"] = [(root / entry.annotations, root / entry.images) for entry in data.test]
         pairs = {name: listed[name] for name in names}
-        splits = read_splits(pairs, data.outside, data.classes)
+        classes_of = {"train": listed["train"]} if "test" in names else {}  # test images add no class
+        read = read_splits(classes_of | pairs, data.outside, data.classes)
+        splits = {name: read[name] for name in names}
         if "train" in splits:
             require_boxes(splits["train"])
             for finding in dict.fromkeys(check_annotations(splits, params.evaluate)):

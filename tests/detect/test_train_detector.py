@@ -142,3 +142,19 @@ def test_wrong_arguments_are_one_sentence(photos, trained, tmp_path):
     detector.names = ("circle",)
     with pytest.raises(InputError, match="the detector knows circle, the data have square"):
         m2det.evaluate_detector(detector, out / "cache")
+
+
+def test_test_images_are_scored_where_they_have_boxes(photos, trained, tmp_path):
+    detector, _ = trained
+    content = json.loads((photos / "a.json").read_text())
+    for name, left_out in (("info.json", ["annotations"]), ("test.json", [])):
+        (tmp_path / name).write_text(json.dumps({k: v for k, v in content.items() if k not in left_out}))
+    root = shutil.copytree(photos, tmp_path / "root")
+    for name in ("info.json", "test.json"):
+        (tmp_path / name).rename(root / "images" / name)
+        data = {"root": str(root), "train": [{"annotations": "a.json", "images": "images"}]}
+        data["test"] = [{"annotations": f"images/{name}", "images": "images"}]
+        metrics = m2det.evaluate_detector(detector, data, split="test")
+        assert (metrics["AP"] == -1) == (name == "info.json") and "AP/square" in metrics
+    with pytest.raises(InputError, match=r"has no split 'test', it has train and val"):
+        m2det.evaluate_detector(detector, trained[1] / "cache", split="test")
