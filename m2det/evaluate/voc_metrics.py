@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from m2det.evaluate.difficult import IOU, Key, iou_xywh, without_difficult
 from m2det.evaluate.results_file import read_results
+from m2det.evaluate.undefined import UNDEFINED
 
 
 def voc_scores(ground_truth_json: str | Path, results_json: str | Path) -> dict[str, Any]:
@@ -23,7 +24,8 @@ def voc_scores(ground_truth_json: str | Path, results_json: str | Path) -> dict[
 
     Returns:
         mAP_11_points and mAP_all_points, the means over the classes with objects that are not difficult, and `classes`
-        with AP_11_points, AP_all_points and the number of objects of each; empty for data that are not VOC's.
+        with AP_11_points, AP_all_points and the number of objects of each; the means are -1 without such objects.
+        Empty for data that are not VOC's.
 
     Raises:
         InputError: as coco_metrics.
@@ -50,7 +52,10 @@ def voc_scores(ground_truth_json: str | Path, results_json: str | Path) -> dict[
                 "AP_all_points": ap_all_points(recall, precision),
                 "objects": total,
             }
-    means = {f"m{key}": float(np.mean([c[key] for c in classes.values()])) for key in ("AP_11_points", "AP_all_points")}
+    means = {
+        f"m{key}": float(np.mean([c[key] for c in classes.values()])) if classes else UNDEFINED
+        for key in ("AP_11_points", "AP_all_points")
+    }
     return means | {"iou": IOU, "classes": classes}
 
 

@@ -27,21 +27,21 @@ def write_labels(table: Path, picture: Path, splits: Sequence[PackedSplit], prio
         splits: with the same classes.
         prior_sizes: fractions of the image's side.
     """
-    classes, counts = splits[0].classes, []
-    figure, (left, right) = new_figure((10, max(4.5, 0.17 * min(len(classes), MAX_CLASSES))), 2)
+    classes, counts, sides = splits[0].classes, [], []
     for split in splits:
         objects = [split.annotations(i) for i in range(len(split))]
         labels = np.concatenate([o.labels[~o.iscrowd] for o in objects])
         extents = [
             (o.boxes[:, 2:] - o.boxes[:, :2] + 1)[~o.iscrowd] / wh for o, wh in zip(objects, split.sizes, strict=True)
         ]
-        sides = np.sqrt(np.concatenate(extents).prod(1))
+        sides.append(np.sqrt(np.concatenate(extents).prod(1)))
         counts.append(np.bincount(labels, minlength=len(classes) + 1)[1:])
-        right.hist(sides, np.linspace(0, 1, 41), weights=np.full(len(sides), 1 / max(1, len(sides))), alpha=0.5)
     drawn = np.sort(np.argsort(-np.sum(counts, 0), kind="stable")[:MAX_CLASSES])
-    for k, (split, count) in enumerate(zip(splits, counts, strict=True)):
+    figure, (left, right) = new_figure((10, max(4.5, 0.17 * len(drawn))), 2)
+    for k, (split, count, lengths) in enumerate(zip(splits, counts, sides, strict=True)):
         rows = np.arange(len(drawn)) + 0.4 * k - 0.2
         left.barh(rows, count[drawn], 0.4, label=f"{split.name}: {count.sum()} boxes")
+        right.hist(lengths, np.linspace(0, 1, 41), weights=np.full(len(lengths), 1 / max(1, len(lengths))), alpha=0.5)
     title = "Boxes by class" if len(drawn) == len(classes) else f"Boxes of {len(drawn)} of {len(classes)} classes"
     left.set(title=title, xlabel="boxes", ylim=(len(drawn) - 0.4, -0.6))
     names = [drawable(classes[label])[:MAX_NAME] for label in drawn]

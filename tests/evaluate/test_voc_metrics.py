@@ -120,6 +120,12 @@ def test_false_alarms_inside_a_difficult_object_count(tmp_path, backend):
     assert coco_metrics(*files, backend)["AR100"] == 0 and voc_scores(*files)["mAP_11_points"] == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_without_any_object_that_counts_the_map_is_not_defined(tmp_path):
+    scores = voc_scores(*write(tmp_path, {1: [(10, 10, 49, 49, True)]}, [(1, 0.9, 60, 60, 79, 79)]))
+    assert (scores["mAP_11_points"], scores["mAP_all_points"], scores["classes"]) == (-1, -1, {})
+
+
 def test_data_of_another_format_have_no_voc_map(tmp_path):
     truth, results = write(tmp_path, {1: [(10, 10, 49, 49, False)]}, [])
     content = json.loads(truth.read_text())
