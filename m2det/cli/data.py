@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from m2det.config import DataParams, Params
     from m2det.data.sources.records import Split
 
-CACHE = Path("data/cache")
+CACHE, TEST = Path("data/cache"), Path("data/test")  # the latter of test images
 
 
 def add_parser(subparsers: Any) -> None:
@@ -122,13 +122,14 @@ def _verify(_: argparse.Namespace) -> None:
     from m2det.data.packed.verify import bad_records
     from m2det.distributed.lifetime import usable_cores
 
-    count = 0
-    for sentence in bad_records(CACHE, usable_cores()):
-        print(sentence)
-        count += 1
-    if count:
-        raise InputError(f"{CACHE} has {count} faults, named above with what to do")
-    print(f"{CACHE}: every record is as it was packed")
+    for cache in (CACHE, *filter(Path.exists, [TEST])):
+        count = 0
+        for sentence in bad_records(cache, usable_cores()):
+            print(sentence)
+            count += 1
+        if count:
+            raise InputError(f"{cache} has {count} faults, named above with what to do")
+        print(f"{cache}: every record is as it was packed")
 
 
 def _show(arguments: argparse.Namespace) -> None:

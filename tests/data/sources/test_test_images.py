@@ -6,6 +6,7 @@ import pytest
 
 from m2det.config import check_params
 from m2det.config.schema import DataParams, defaults
+from m2det.data.checks.run import check_annotations
 from m2det.data.sources.annotation_files import annotation_files
 from m2det.data.sources.coco import read_splits
 from m2det.data.sources.coco_json import read_coco
@@ -63,6 +64,18 @@ def test_test_images_add_no_class_to_a_model(tmp_path):
     write(tmp_path, {"test.json": coco("b.jpg", classes=("bird",))})
     with pytest.raises(InputError, match=r"test.json has no class of .*train.json: it has 'bird'"):
         read_splits(pairs(tmp_path, train="train.json", val="train.json", test="test.json"))
+
+
+def test_boxes_are_missed_in_validation_and_not_in_test_images(tmp_path):
+    write(tmp_path, {"train.json": coco("a.jpg")})
+    (tmp_path / "none.json").write_text(json.dumps(json.loads(coco("b.jpg")) | {"annotations": []}))
+    splits = read_splits(pairs(tmp_path, train="train.json", val="none.json", test="none.json"))
+    settings = defaults()
+    settings["data"]["source"] = "digits"
+    found = check_annotations(splits, check_params(settings, "defaults").evaluate)
+    assert [(finding.code, finding.split) for finding in found if "without" in finding.code] == [
+        ("val-without-box", "val")
+    ]
 
 
 ROBOFLOW = {f"{folder}/_annotations.coco.json": coco("a.jpg") for folder in ("train", "valid", "test")}
