@@ -116,7 +116,7 @@ def test_a_detector_that_finds_each_object_has_ap_1(photos, trained, monkeypatch
     assert metrics["AP"] == metrics["AP/square"] == pytest.approx(1) and metrics["APl"] == -1
 
 
-def test_wrong_arguments_are_one_sentence(photos, trained, tmp_path):
+def test_wrong_arguments_are_one_sentence(photos, trained, tmp_path, monkeypatch):
     detector, out = trained
     calls = {
         r"train_detector: unknown key 'lr'": {"lr": 0.1},
@@ -139,7 +139,7 @@ def test_wrong_arguments_are_one_sentence(photos, trained, tmp_path):
         m2det.train_detector({"source": "digits"}, tmp_path / "out", **TINY)
     with pytest.raises(InputError, match=r"evaluate_detector: evaluate\.nms: "):
         m2det.evaluate_detector(detector, out / "cache", nms="soft")
-    detector.names = ("circle",)
+    monkeypatch.setattr(detector, "names", ("circle",))
     with pytest.raises(InputError, match="the detector knows circle, the data have square"):
         m2det.evaluate_detector(detector, out / "cache")
 
