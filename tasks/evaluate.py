@@ -78,44 +78,74 @@ def score() -> None:
 
 
 def draw() -> None:
-    """Draw the worst and best detections beside the ground truth, the learning curve, the labels, and the report."""
+    """Draw the learning curve, the labels and the detections, beside the ground truth if there is one; write the page."""
+    split = evaluated_split()
+    _draw_training(split)
+    labelled = any(len(split.annotations(index).boxes) for index in range(len(split)))
+    (_draw_labelled if labelled else _draw_unlabelled)(split)
+    print(f"pictures: {', '.join(sorted(str(path) for path in PICTURES.glob('*.png')))}")
+    print(f"report: {REPORT}")
+
+
+def _draw_training(split: PackedSplit) -> None:
+    from m2det.data.packed.reader import PackedSplit
+    from m2det.model import get_config
+    from m2det.viz.curves import draw_learning_curve
+    from m2det.viz.labels import write_labels
+
+    draw_learning_curve(PICTURES / "learning_curve.png", RESULTS / "curves.csv")
+    sizes = get_config(params().model.name, **params().model.all_overrides).prior_sizes
+    splits = [PackedSplit(CACHE, "train"), split]
+    write_labels(RESULTS / "plots" / "labels.csv", PICTURES / "labels.png", splits, sizes)
+
+
+def _draw_unlabelled(split: PackedSplit) -> None:
+    """Draw the images with the most detections, and write the page, of images without ground truth."""
+    from m2det.evaluate.record import NAME
+    from m2det.evaluate.report_unlabelled import draw_unlabelled, images_with_most, make_unlabelled_report
+    from m2det.model.model_file import load_trained
+    from m2det.text import images_of
+
+    results, record = (json.loads(path.read_text()) for path in (DETECTIONS, RESULTS / NAME))
+    shown = images_with_most(split, results)
+    title = f"{params().model.name} on {len(split)} {images_of(split.name)}: {len(results)} detections, no ground truth"
+    draw_unlabelled(split, shown, title, PICTURES)
+    card = load_trained(MODEL)[1]
+    write_whole(REPORT, make_unlabelled_report(card, record, split, shown, len(results), PICTURES))
+
+
+def _draw_labelled(split: PackedSplit) -> None:
+    """Draw the worst and best detections beside the ground truth, and write the page."""
     import cv2
     import numpy as np
 
-    from m2det.data.packed.reader import PackedSplit
-    from m2det.evaluate.report import IMAGES
-    from m2det.model import get_config
-    from m2det.text import undefined_note
-    from m2det.viz.curves import draw_learning_curve
-    from m2det.viz.detections import describe_reviews, draw_review, review
-    from m2det.viz.labels import write_labels
+    from m2det.text import images_of, undefined_note
+    from m2det.viz.detections import SHOWN_SCORE, draw_review, review
 
-    split = evaluated_split()
     label_of = {category_id: label for label, category_id in enumerate(split.category_ids, 1)}
     rows: dict[int, list[list[float]]] = {}
     for entry in json.loads(DETECTIONS.read_text()):
         x, y, w, h = entry["bbox"]
         row = [x, y, x + w - 1, y + h - 1, entry["score"], label_of[entry["category_id"]]]
         rows.setdefault(entry["image_id"], []).append(row)
-    reviews, labelled = [], any(len(split.annotations(index).boxes) for index in range(len(split)))
+    reviews = []
     for index, image_id in enumerate(split.image_ids.tolist()):
         objects = split.annotations(index)
         counted = ~objects.iscrowd
         detections = np.array(rows.get(image_id, []), np.float32).reshape(-1, 6)
-        reviews.append(review(index, detections, objects.boxes[counted], objects.labels[counted], labelled))
+        reviews.append(review(index, detections, objects.boxes[counted], objects.labels[counted]))
     metrics = json.loads((RESULTS / "metrics.json").read_text())
+    found, total = sum(int(r.detected.sum()) for r in reviews), sum(len(r.detected) for r in reviews)
+    wrong = sum(int((~r.correct).sum()) for r in reviews)
     ap = f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}{undefined_note(metrics['AP'])}"
-    counts, legend = describe_reviews(reviews)
-    title = [f"{params().model.name} on {len(split)} {IMAGES[split.name]}: {ap}; {counts}", legend]
+    title = [
+        f"{params().model.name} on {len(split)} {images_of(split.name)}: {ap}; at score {SHOWN_SCORE} {found} of "
+        f"{total} objects found, {wrong} detections wrong",
+        "left: ground truth (green found, blue missed)   right: detections (green right, red wrong), with scores",
+    ]
     _, png = cv2.imencode(".png", draw_review(split, reviews, title))
     write_whole(PICTURES / "detections.png", png.tobytes())
-    draw_learning_curve(PICTURES / "learning_curve.png", RESULTS / "curves.csv")
-    sizes = get_config(params().model.name, **params().model.all_overrides).prior_sizes
-    splits = [PackedSplit(CACHE, "train"), split]
-    write_labels(RESULTS / "plots" / "labels.csv", PICTURES / "labels.png", splits, sizes)
     _write_report(split, reviews)
-    print(f"pictures: {', '.join(sorted(str(path) for path in PICTURES.glob('*.png')))}")
-    print(f"report: {REPORT}")
 
 
 def _write_report(split: PackedSplit, reviews: Sequence[Review]) -> None:

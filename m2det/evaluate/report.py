@@ -25,8 +25,8 @@ from m2det.evaluate.report_errors import (
 )
 from m2det.evaluate.thresholds import STEPS, threshold_curves
 from m2det.evaluate.undefined import explain_undefined
+from m2det.text import images_of
 from m2det.viz.detections import SHOWN_SCORE, Review, draw_pair, worst_and_best
-from m2det.viz.errors import draw_nothing
 from m2det.viz.page import (
     Html,
     cut,
@@ -60,7 +60,6 @@ MEANINGS = dict(
     )
 )
 EACH = 6  # worst and best images
-IMAGES = {"val": "validation images", "test": "test images"}
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,6 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
         pictures: the folder of figures: the new ones, and those that are drawn before.
     """
     e = evaluated
-    if not len(e.matches.object_label):
-        return _page_without_labels(e, pictures)
     curves = threshold_curves(e.matches)
     best = float(STEPS[curves.best]) if curves.f1.any() else SHOWN_SCORE
     sections = [
@@ -112,21 +109,7 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
         ("Labels", [figure_of(pictures / "labels.png", large=True)]),
         ("Where the model came from", _origin(e)),
     ]
-    return page(f"{e.card['model']} on {len(e.split)} {IMAGES[e.split.name]}", sections)
-
-
-def _page_without_labels(e: Evaluated, pictures: Path) -> str:
-    """Return the page on images that have no objects, such as COCO's test images: nothing is right or wrong."""
-    for name in ("error_kinds", "thresholds"):
-        draw_nothing(pictures / f"{name}.png")
-    counts = f"{len(e.matches.label):,} detections on {len(e.split):,} images"
-    sections = [
-        ("", [paragraph(f"{counts}. No image has ground truth here, so that no score is known.")]),
-        ("Images with the most detections", [grid(_pair(e, *item) for item in worst_and_best(e.reviews, EACH))]),
-        ("The training", [figure_of(pictures / "learning_curve.png"), figure_of(pictures / "labels.png", large=True)]),
-        ("Where the model came from", _origin(e)),
-    ]
-    return page(f"{e.card['model']} on {len(e.split)} {IMAGES[e.split.name]}", sections)
+    return page(f"{e.card['model']} on {len(e.split)} {images_of(e.split.name)}", sections)
 
 
 def _summary(e: Evaluated, best: float) -> list[Html]:

@@ -25,14 +25,12 @@ class Review:
 
     index: of the image in the split. detections: [K,6], xyxy in pixels, score, label.
     correct: bool [K], detections that match an object. detected: bool [N], objects that a detection matches.
-    labelled: whether the split has objects at all; else no detection is right or wrong.
     """
 
     index: int
     detections: NDArray[np.float32]
     correct: NDArray[np.bool_]
     detected: NDArray[np.bool_]
-    labelled: bool = True
 
     @property
     def f1(self) -> float:
@@ -42,18 +40,12 @@ class Review:
 
     @property
     def summary(self) -> str:
-        """How many objects are found, and how many detections are wrong; without labels how many there are."""
-        if not self.labelled:
-            return f"{len(self.correct)} detections from score {SHOWN_SCORE} on"
+        """How many objects are found, and how many detections are wrong."""
         return f"{int(self.detected.sum())} of {len(self.detected)} found, {int((~self.correct).sum())} wrong"
 
 
 def review(
-    index: int,
-    detections: NDArray[np.float32],
-    boxes: NDArray[np.float32],
-    labels: NDArray[np.int16],
-    labelled: bool = True,
+    index: int, detections: NDArray[np.float32], boxes: NDArray[np.float32], labels: NDArray[np.int16]
 ) -> Review:
     """Match the detections of an image, from SHOWN_SCORE on and best first, with its objects.
 
@@ -62,7 +54,6 @@ def review(
         detections: [K,6], xyxy in pixels, score, label.
         boxes: of the objects, [N,4], xyxy in pixels.
         labels: of the objects, [N].
-        labelled: whether the split has objects at all.
     """
     shown = detections[detections[:, 4] >= SHOWN_SCORE]
     shown = shown[np.argsort(-shown[:, 4], kind="stable")]
@@ -72,19 +63,7 @@ def review(
         open_objects = np.flatnonzero(~detected & (labels == label) & (overlap[k] >= MIN_IOU))
         if len(open_objects):
             detected[open_objects[np.argmax(overlap[k, open_objects])]] = correct[k] = True
-    return Review(index, shown, correct, detected, labelled)
-
-
-def describe_reviews(reviews: Sequence[Review]) -> tuple[str, str]:
-    """Return what SHOWN_SCORE finds on all images, and what the colours of draw_review's pairs mean."""
-    found, total = sum(int(r.detected.sum()) for r in reviews), sum(len(r.detected) for r in reviews)
-    wrong = sum(int((~r.correct).sum()) for r in reviews)
-    if not total:
-        return f"{wrong} detections from score {SHOWN_SCORE} on", "left: the image   right: its detections, with scores"
-    return (
-        f"at score {SHOWN_SCORE} {found} of {total} objects found, {wrong} detections wrong",
-        "left: ground truth (green found, blue missed)   right: detections (green right, red wrong), with scores",
-    )
+    return Review(index, shown, correct, detected)
 
 
 def draw_review(
@@ -113,12 +92,7 @@ def draw_review(
 
 
 def worst_and_best(reviews: Sequence[Review], each: int) -> list[tuple[str, Review]]:
-    """Return the `each` worst and then best images by F1, each named worst or best, as draw_review chooses them.
-
-    Without labels they are those with the most detections.
-    """
-    if not reviews[0].labelled:
-        return [("most", r) for r in sorted(reviews, key=lambda r: (-len(r.correct), r.index))[: 2 * each]]
+    """Return the `each` worst and then best images by F1, each named worst or best, as draw_review chooses them."""
     ranked = sorted(reviews, key=lambda r: (r.f1, -len(r.detected), r.index))
     best = sorted(reviews, key=lambda r: (-r.f1, -len(r.detected), r.index))
     each = min(each, len(ranked) // 2) or 1
@@ -143,8 +117,7 @@ def _object_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]
 
 
 def _detection_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]:
-    colours = [(GREEN if correct else RED) if item.labelled else BLUE for correct in item.correct]
     return [
-        BoxAnnotation(tuple(row[:4]), f"{split.classes[int(row[5]) - 1]} {row[4]:.2f}", colour)
-        for row, colour in zip(item.detections, colours, strict=True)
+        BoxAnnotation(tuple(row[:4]), f"{split.classes[int(row[5]) - 1]} {row[4]:.2f}", GREEN if correct else RED)
+        for row, correct in zip(item.detections, item.correct, strict=True)
     ]

@@ -1,6 +1,5 @@
 """`evaluate.split: test`: detections on images that no training sees, through the real stages."""
 
-import csv
 import json
 import shutil
 
@@ -94,9 +93,7 @@ def test_the_submission_has_cocos_ids_and_no_score_is_made_up(project, capsys):
 @pytest.mark.slow
 def test_annotated_test_images_are_scored(project):
     write_annotations(project.root / INFO, ["000000581000.jpg", "000000000001.jpg"], CLASSES)
-    run(project, data, pack, detect, score, draw, split="test", test=NAMED)
+    run(project, data, pack, detect, score, split="test", test=NAMED)
     metrics = json.loads((RESULTS / "metrics.json").read_text())
     assert 0 <= metrics["AP"] <= 1 and metrics["APl"] == -1
-    with (RESULTS / "plots/labels.csv").open() as file:
-        assert [row["test"] for row in csv.DictReader(file)] == ["2", *["0"] * 9]
-    assert "Which score threshold" in (RESULTS / "report.html").read_text()
+    assert json.loads((RESULTS / "evaluation.json").read_text())["split"] == "test"
