@@ -78,7 +78,7 @@ def score() -> None:
 
 
 def draw() -> None:
-    """Draw the learning curve, the labels and the detections, beside the ground truth if there is one; write the page."""
+    """Draw the learning curve, the labels, and detections, beside the ground truth if there is any; write the page."""
     split = evaluated_split()
     _draw_training(split)
     labelled = any(len(split.annotations(index).boxes) for index in range(len(split)))
