@@ -93,3 +93,8 @@ def ignore_closed_output() -> None:
 def undefined_note(ap: float) -> str:
     """Return what to print behind an AP: empty, or why the scorer gave -1."""
     return " (-1: not defined, no image has an annotated box)" if ap == -1 else ""
+
+
+def images_of(split: str) -> str:
+    """Return what to call the images of the split val or test."""
+    return {"val": "validation images", "test": "test images"}[split]

@@ -83,37 +83,69 @@ def score() -> None:
 
 
 def draw() -> None:
-    """Draw the worst and best detections beside the ground truth, the learning curve, the labels, and the report."""
-    import cv2
+    """Draw the learning curve, the labels and the detections, beside the ground truth where it exists; write the page."""
+    split = evaluated_split()
+    _draw_training(split)
+    truth, results = (json.loads(path.read_text()) for path in (split.ground_truth, DETECTIONS))
+    if truth["annotations"]:
+        _draw_labelled(split, truth, results)
+    else:
+        _draw_unlabelled(split, results)
+    print(f"pictures: {', '.join(sorted(str(path) for path in PICTURES.glob('*.png')))}")
+    print(f"report: {REPORT}")
 
+
+def _draw_training(split: PackedSplit) -> None:
     from m2det.data.packed.reader import PackedSplit
-    from m2det.evaluate.difficult import without_difficult
-    from m2det.evaluate.error_kinds import match_detections
-    from m2det.evaluate.report import IMAGES
-    from m2det.evaluate.reviews import review_images
     from m2det.model import get_config
-    from m2det.text import undefined_note
     from m2det.viz.curves import draw_learning_curve
-    from m2det.viz.detections import SHOWN_SCORE, describe_reviews, draw_review
     from m2det.viz.labels import write_labels
 
-    split = evaluated_split()
-    truth, results = (json.loads(path.read_text()) for path in (split.ground_truth, DETECTIONS))
-    matches = match_detections(*without_difficult(truth, results))
-    reviews = review_images(matches, truth, split.image_ids.tolist(), SHOWN_SCORE)
-    metrics = json.loads((RESULTS / "metrics.json").read_text())
-    ap = f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}{undefined_note(metrics['AP'])}"
-    counts, legend = describe_reviews(reviews, SHOWN_SCORE)
-    title = [f"{params().model.name} on {len(split)} {IMAGES[split.name]}: {ap}; {counts}", legend]
-    _, png = cv2.imencode(".png", draw_review(split, reviews, title))
-    write_whole(PICTURES / "detections.png", png.tobytes())
     draw_learning_curve(PICTURES / "learning_curve.png", RESULTS / "curves.csv")
     sizes = get_config(params().model.name, **params().model.all_overrides).prior_sizes
     splits = [PackedSplit(CACHE, "train"), split]
     write_labels(RESULTS / "plots" / "labels.csv", PICTURES / "labels.png", splits, sizes)
+
+
+def _draw_unlabelled(split: PackedSplit, results: list[dict[str, Any]]) -> None:
+    """Draw the images with the most detections, and write the page, of images without ground truth."""
+    from m2det.evaluate import record, speed
+    from m2det.evaluate.report_unlabelled import draw_unlabelled, images_with_most, make_unlabelled_report
+    from m2det.model.model_file import load_trained
+    from m2det.text import images_of
+
+    shown = images_with_most(split, results)
+    title = f"{params().model.name} on {len(split)} {images_of(split.name)}: {len(results)} detections, no ground truth"
+    draw_unlabelled(split, shown, title, PICTURES)
+    written = [json.loads((RESULTS / name).read_text()) for name in (record.NAME, speed.NAME)]
+    write_whole(REPORT, make_unlabelled_report(load_trained(MODEL)[1], *written, split, shown, len(results), PICTURES))
+
+
+def _draw_labelled(split: PackedSplit, truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """Draw the worst and best detections beside the ground truth, and write the page."""
+    import cv2
+
+    from m2det.evaluate.difficult import without_difficult
+    from m2det.evaluate.error_kinds import match_detections
+    from m2det.evaluate.reviews import review_images
+    from m2det.text import images_of, undefined_note
+    from m2det.viz.detections import SHOWN_SCORE, draw_review
+
+    matches = match_detections(*without_difficult(truth, results))
+    reviews = review_images(matches, truth, split.image_ids.tolist(), SHOWN_SCORE)
+    metrics = json.loads((RESULTS / "metrics.json").read_text())
+    found, total = sum(int(r.detected.sum()) for r in reviews), sum(len(r.detected) for r in reviews)
+    wrong = sum(int((~r.correct).sum()) for r in reviews)
+    ap = f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}{undefined_note(metrics['AP'])}"
+    title = [
+        f"{params().model.name} on {len(split)} {images_of(split.name)}: {ap}; at score {SHOWN_SCORE} {found} of "
+        f"{total} objects found, {wrong} detections wrong",
+        "left: ground truth (green found, blue missed, grey not counted)   right: detections (green right, red wrong), "
+        "with scores",
+    ]
+    _, png = cv2.imencode(".png", draw_review(split, reviews, title))
+    write_whole(PICTURES / "detections.png", png.tobytes())
     _write_report(split, truth, matches)
-    print(f"pictures: {', '.join(sorted(str(path) for path in PICTURES.glob('*.png')))}")
-    print(f"report: {REPORT}")
 
 
 def _write_report(split: PackedSplit, truth: dict[str, Any], matches: Matches) -> None:

@@ -50,8 +50,7 @@ def decode_bgr(data: bytes, name: str, reduction: int = 1) -> np.ndarray:
     if image is None:
         image = opencv_decoder(data, reduction)
     if image is None:
-        why = "damaged, empty, no image, or of a kind that is not read (32 bits a channel)"
-        raise InputError(f"{name} cannot be decoded: it is {why}; replace it")
+        raise InputError(f"{name} cannot be decoded: it is damaged, empty or no image; replace it")
     orientation = 1 if data.startswith(TIFF_STARTS) else exif_orientation(data)  # OpenCV turns a TIFF by itself
     return image if orientation == 1 else turn_upright(image, orientation)
 

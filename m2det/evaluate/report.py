@@ -19,13 +19,13 @@ from m2det.evaluate.metrics import NAMES
 from m2det.evaluate.report_classes import describe_classes, describe_sizes
 from m2det.evaluate.report_errors import describe_confusions, describe_errors, describe_thresholds, figure_of, show_ap
 from m2det.evaluate.report_images import describe_images, describe_images_of_kinds
+from m2det.evaluate.report_origin import describe_origin, describe_speed_here
 from m2det.evaluate.report_published import describe_published
 from m2det.evaluate.reviews import review_images
-from m2det.evaluate.speed import describe_speed
 from m2det.evaluate.thresholds import STEPS, threshold_curves
 from m2det.evaluate.undefined import NOT_DEFINED, explain_undefined
+from m2det.text import images_of
 from m2det.viz.detections import SHOWN_SCORE
-from m2det.viz.errors import draw_nothing
 from m2det.viz.page import Html, details, grid, page, paragraph, table, tiles
 
 MEANINGS = dict(
@@ -48,7 +48,6 @@ MEANINGS = dict(
         strict=True,
     )
 )
-IMAGES = {"val": "validation images", "test": "test images"}
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,6 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
         pictures: the folder of figures: the new ones, and those that are drawn before.
     """
     e = evaluated
-    if not e.truth["annotations"]:
-        return _page_without_labels(e, pictures)
     curves = threshold_curves(e.matches)
     best = float(STEPS[curves.best]) if curves.f1.any() else SHOWN_SCORE
     reviews = review_images(e.matches, e.truth, e.split.image_ids.tolist(), best)
@@ -103,26 +100,10 @@ def make_report(evaluated: Evaluated, pictures: Path) -> str:
         ("Worst and best images", describe_images(e.split, reviews, best)),
         ("Images of each kind of error", describe_images_of_kinds(e.split, reviews, e.matches, best)),
         ("Labels", [figure_of(pictures / "labels.png", large=True)]),
-        ("Speed", _speed(e)),
-        ("Where the model came from", _origin(e)),
+        ("Speed", describe_speed_here(e.speed)),
+        ("Where the model came from", describe_origin(e.card, e.record, e.split)),
     ]
-    return page(f"{e.card['model']} on {len(e.split)} {IMAGES[e.split.name]}", sections)
-
-
-def _page_without_labels(e: Evaluated, pictures: Path) -> str:
-    """Return the page on images without ground truth, such as COCO's test images: nothing is right or wrong."""
-    for name in ("calibration", "confusion_matrix", "error_kinds", "thresholds"):  # that `dvc plots` shows
-        draw_nothing(pictures / f"{name}.png")
-    counts = f"{len(e.matches.label):,} detections on {len(e.split):,} images"
-    reviews = review_images(e.matches, e.truth, e.split.image_ids.tolist(), SHOWN_SCORE)
-    sections = [
-        ("", [paragraph(f"{counts}. No image has ground truth here, so that no score is known.")]),
-        ("Images with the most detections", describe_images(e.split, reviews, SHOWN_SCORE)),
-        ("The training", [figure_of(pictures / "learning_curve.png"), figure_of(pictures / "labels.png", large=True)]),
-        ("Speed", _speed(e)),
-        ("Where the model came from", _origin(e)),
-    ]
-    return page(f"{e.card['model']} on {len(e.split)} {IMAGES[e.split.name]}", sections)
+    return page(f"{e.card['model']} on {len(e.split)} {images_of(e.split.name)}", sections)
 
 
 def _summary(e: Evaluated, best: float) -> list[Html]:
@@ -147,35 +128,3 @@ def _summary(e: Evaluated, best: float) -> list[Html]:
         *(paragraph(f"{sentence}.") for sentence in explain_undefined(e.metrics)),
         details("COCO's 12 numbers", table(("metric", "value", "meaning"), rows)),
     ]
-
-
-def _speed(e: Evaluated) -> list[Html]:
-    return [
-        paragraph(*describe_speed(e.speed)),
-        paragraph(
-            "That is the evaluation of this page. The stages benchmark and performance measure each part alone, and "
-            "training: perf.json and performance.json beside this page."
-        ),
-    ]
-
-
-def _origin(e: Evaluated) -> list[Html]:
-    card = e.card
-    trained = card.get("trained")
-    counts = (
-        f"{name} {each['images']:,} images, {each['boxes']:,} boxes"
-        for name, each in e.split.manifest["splits"].items()
-    )
-    rows: list[tuple[str, object]] = [
-        ("model", card["model"]),
-        *((f"model.{name}", value) for name, value in sorted(card["overrides"].items())),
-        ("trained", f"{trained['epoch']} epochs, {trained['step']} steps" if trained else "elsewhere"),
-        ("packed cache, evaluated", "; ".join(counts)),
-        *((f"sha256 of {name}", value) for name, value in sorted(card["hashes"].items())),
-        *((f"sha256 of {name}, evaluated", value) for name, value in sorted(e.record["sha256"].items())),
-    ]
-    parts = [table((), rows)]
-    for name, key in (("Settings of the training", "params"), ("md5 of the files it was trained from", "deps")):
-        if card.get(key):
-            parts.append(details(name, table((), sorted(card[key].items()))))
-    return parts

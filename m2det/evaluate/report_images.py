@@ -18,15 +18,10 @@ EACH_KIND = 2  # images of a kind of error
 
 
 def describe_images(split: PackedSplit, reviews: Sequence[Review], score: float) -> list[Html]:
-    """Return the worst and the best images by F1, each as objects and detections from a score on.
-
-    Without ground truth they are the images with the most detections.
-    """
+    """Return the worst and the best images by F1, each as objects and detections from a score on."""
     explanation = (
         "First the objects: green found, blue missed, grey not counted, as crowds. Then the detections from score "
         f"{score:.2f} on: green right, red wrong; those of objects that do not count are left out."
-        if any(item.labelled for item in reviews)
-        else f"First the image, then its detections from score {score:.2f} on."
     )
     pairs = (_pair(split, item, f"{kind}: {item.summary}") for kind, item in worst_and_best(reviews, EACH))
     return [paragraph(explanation), grid(pairs)]

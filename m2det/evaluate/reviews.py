@@ -39,7 +39,6 @@ def review_images(matches: Matches, truth: Mapping[str, Any], image_ids: Sequenc
                 objects=np.column_stack([xyxy(m.object_box[theirs]), m.object_label[theirs] + 1]),
                 detected=found[theirs],
                 ignored=np.array(ignored[image_id], np.float64).reshape(-1, 5),
-                labelled=bool(truth["annotations"]),
             )
         )
     return reviews

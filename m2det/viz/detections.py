@@ -27,7 +27,6 @@ class Review:
         objects: float [N,5], xyxy in pixels, label from 1.
         detected: bool [N], objects that a detection matches.
         ignored: float [M,5], as objects: those that do not count, like crowds.
-        labelled: whether the split has ground truth at all; else no detection is right or wrong.
     """
 
     index: int
@@ -36,7 +35,6 @@ class Review:
     objects: NDArray[np.float64]
     detected: NDArray[np.bool_]
     ignored: NDArray[np.float64]
-    labelled: bool
 
     @property
     def f1(self) -> float:
@@ -46,23 +44,8 @@ class Review:
 
     @property
     def summary(self) -> str:
-        """How many objects are found and detections wrong; without ground truth how many detections there are."""
-        if not self.labelled:
-            return f"{len(self.correct)} detections"
+        """How many objects are found, and how many detections are wrong."""
         return f"{int(self.detected.sum())} of {len(self.detected)} found, {int((~self.correct).sum())} wrong"
-
-
-def describe_reviews(reviews: Sequence[Review], score: float) -> tuple[str, str]:
-    """Return what detections from a score on find in all images, and what the colours of draw_review's pairs mean."""
-    found, total = sum(int(r.detected.sum()) for r in reviews), sum(len(r.detected) for r in reviews)
-    wrong = sum(int((~r.correct).sum()) for r in reviews)
-    if not any(r.labelled for r in reviews):
-        return f"{wrong} detections from score {score} on", "left: the image   right: its detections, with scores"
-    return (
-        f"at score {score} {found} of {total} objects found, {wrong} detections wrong",
-        "left: ground truth (green found, blue missed, grey not counted)   right: detections (green right, red wrong), "
-        "with scores",
-    )
 
 
 def draw_review(
@@ -91,12 +74,7 @@ def draw_review(
 
 
 def worst_and_best(reviews: Sequence[Review], each: int) -> list[tuple[str, Review]]:
-    """Return the `each` worst and then best images by F1, each named worst or best, as draw_review chooses them.
-
-    Without ground truth they are those with the most detections.
-    """
-    if not reviews[0].labelled:
-        return [("most", r) for r in sorted(reviews, key=lambda r: (-len(r.correct), r.index))[: 2 * each]]
+    """Return the `each` worst and then best images by F1, each named worst or best, as draw_review chooses them."""
     ranked = sorted(reviews, key=lambda r: (r.f1, -len(r.detected), r.index))
     best = sorted(reviews, key=lambda r: (-r.f1, -len(r.detected), r.index))
     each = min(each, len(ranked) // 2) or 1
@@ -120,8 +98,7 @@ def _object_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]
 
 
 def _detection_annotations(split: PackedSplit, item: Review) -> list[BoxAnnotation]:
-    colours = [(GREEN if correct else RED) if item.labelled else BLUE for correct in item.correct]
     return [
-        BoxAnnotation((x1, y1, x2, y2), f"{split.classes[int(label) - 1]} {score:.2f}", colour)
-        for (x1, y1, x2, y2, score, label), colour in zip(item.detections.tolist(), colours, strict=True)
+        BoxAnnotation((x1, y1, x2, y2), f"{split.classes[int(label) - 1]} {score:.2f}", GREEN if correct else RED)
+        for (x1, y1, x2, y2, score, label), correct in zip(item.detections.tolist(), item.correct, strict=True)
     ]

@@ -20,6 +20,7 @@ from m2det.evaluate.metrics import NAMES
 from m2det.evaluate.published import COCO_IDS, ENDS
 from m2det.evaluate.report import Evaluated, make_report
 from m2det.evaluate.report_published import describe_published
+from m2det.evaluate.report_unlabelled import draw_unlabelled, images_with_most, make_unlabelled_report
 from m2det.evaluate.thresholds import confusion_matrix, confusions
 from m2det.viz.labels import write_labels
 from m2det.viz.page import Html
@@ -230,16 +231,21 @@ def test_without_objects_nothing_is_given_a_number(evaluated, tmp_path):
 
 def test_without_ground_truth_nothing_is_right_or_wrong(evaluated, tmp_path):
     """COCO's test images: detections, the speed and the origin are all that is known."""
-    truth = json.loads(evaluated.split.ground_truth.read_text()) | {"annotations": []}
-    results = [{"image_id": 2, "category_id": 1, "bbox": [9, 9, 30, 30], "score": score} for score in (0.9, 0.6, 0.4)]
-    unlabelled = replace(
-        evaluated, truth=truth, matches=match_detections(truth, results), metrics=dict.fromkeys(NAMES, -1.0)
-    )
-    text = text_of(written(unlabelled, tmp_path / "pictures"))
-    for words in ("no score is known", "most: 2 detections. Image 2", "42.11 images per second", "1" * 64):
+    box = {"category_id": 1, "bbox": [9, 9, 30, 30]}
+    results = [box | {"image_id": image, "score": s} for image, s in ((2, 0.9), (2, 0.6), (3, 0.8), (3, 0.4), (4, 0.3))]
+    e, pictures = evaluated, tmp_path / "pictures"
+    written(e, pictures)  # for the figures that are drawn before
+    shown = images_with_most(e.split, results)
+    draw_unlabelled(e.split, shown, "m2det on 6 images", pictures)
+    page = make_unlabelled_report(e.card, e.record, e.speed, e.split, shown, len(results), pictures)
+    text = text_of(page)
+    for words in ("5 detections on 6 images", "no score is known", "42.11 images per second", "0" * 64, "1" * 64):
         assert words in text, words
+    first, second, third = re.findall("image ([0-9]).{0,20}: ([0-9]) detections from score 0.5 on", text)[:3]
+    assert (first, second, third[1]) == (("2", "2"), ("3", "1"), "0")
     for words in ("wrong", "background x", "F1", "precision", "Beside published", "green"):
         assert words not in text, words
+    assert not re.search("<script|<i>|<u>|<scorer>|onclick=x>", page)
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import pytest
 from m2det.evaluate.difficult import without_difficult
 from m2det.evaluate.error_kinds import match_detections
 from m2det.evaluate.reviews import review_images
-from m2det.viz.detections import describe_reviews, worst_and_best
 
 CAT, DOG = 4, 9  # category ids
 
@@ -57,13 +56,3 @@ def test_what_does_not_count_is_neither_missed_nor_are_its_detections_wrong(kind
     *_, item = reviews_of(truth, *rows)
     assert item.ignored.tolist() == [[100, 100, 159, 159, 2]]
     assert item.summary == "1 of 1 found, 1 wrong" and item.correct.tolist() == [False, True]
-
-
-def test_without_ground_truth_no_detection_is_right_or_wrong():
-    rows = [(8, DOG, [4, 4, 10, 10], 0.9), (8, CAT, [30, 4, 10, 10], 0.8), (5, CAT, [4, 4, 10, 10], 0.7)]
-    reviews = reviews_of(truth_of(), *rows)
-    assert [item.summary for item in reviews] == ["0 detections", "1 detections", "2 detections"]
-    assert describe_reviews(reviews, 0.5)[0] == "3 detections from score 0.5 on"
-    assert [(kind, item.index) for kind, item in worst_and_best(reviews, 1)] == [("most", 2), ("most", 1)]
-    crowd = reviews_of(truth_of((3, CAT, [0, 0, 9, 9], {"iscrowd": 1})), *rows)
-    assert [item.summary for item in crowd] == [f"0 of 0 found, {wrong} wrong" for wrong in range(3)]
