@@ -83,7 +83,7 @@ def score() -> None:
 
 
 def draw() -> None:
-    """Draw the learning curve, the labels and the detections, beside the ground truth where it exists; write the page."""
+    """Draw the learning curve, the labels and the detections, beside the ground truth if any; write the page."""
     split = evaluated_split()
     _draw_training(split)
     truth, results = (json.loads(path.read_text()) for path in (split.ground_truth, DETECTIONS))
@@ -117,8 +117,9 @@ def _draw_unlabelled(split: PackedSplit, results: list[dict[str, Any]]) -> None:
     shown = images_with_most(split, results)
     title = f"{params().model.name} on {len(split)} {images_of(split.name)}: {len(results)} detections, no ground truth"
     draw_unlabelled(split, shown, title, PICTURES)
-    written = [json.loads((RESULTS / name).read_text()) for name in (record.NAME, speed.NAME)]
-    write_whole(REPORT, make_unlabelled_report(load_trained(MODEL)[1], *written, split, shown, len(results), PICTURES))
+    recorded, measured = (json.loads((RESULTS / name).read_text()) for name in (record.NAME, speed.NAME))
+    card = load_trained(MODEL)[1]
+    write_whole(REPORT, make_unlabelled_report(card, recorded, measured, split, shown, len(results), PICTURES))
 
 
 def _draw_labelled(split: PackedSplit, truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
