@@ -73,9 +73,16 @@ def test_dvcs_registry_knows_the_model(clones):
     assert (known.path, known.type) == (model, "model") and "object-detection" in known.labels and known.desc
 
 
+def page_without_speed(clone: Clone) -> str:
+    before, after = (clone.folder / "results/report.html").read_text().split("<h2>Speed</h2>")
+    assert "images per second" in after.split("</section>")[0]
+    return before + after.split("</section>", 1)[1]
+
+
 def test_two_clones_make_the_same_bytes_with_one_process_and_with_two(clones):
     first, second = map(md5_of_outputs, clones)
     assert {path: first[path] for path in EQUAL} == {path: second[path] for path in EQUAL}
+    assert page_without_speed(clones[0]) == page_without_speed(clones[1])
     for clone in clones:
         clone.edit({"  processes: ": "  processes: 2", "  batch_size: 4": "  batch_size: 8"})
     both(clones, "dvc", "repro", "--single-item", "train")
