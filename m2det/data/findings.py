@@ -76,7 +76,7 @@ class Finding:
 
 def from_notes(notes: Iterable[Note], split: str) -> list[Finding]:
     """Return what reading has noted as findings."""
-    return [Finding(note.code, note.text, note.count, (), split) for note in notes]
+    return [Finding(note.code, note.text, note.count, note.examples, split) for note in notes]
 
 
 def worst(findings: Sequence[Finding]) -> str:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from m2det.data.inspection import MAX_NAMED, ImageFaults
+from m2det.data.inspection import ImageFaults
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
+from m2det.data.sources.fault_list import MAX_NAMED
 from tests.data.photos import photo, write_set
 
 

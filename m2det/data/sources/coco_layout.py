@@ -56,8 +56,8 @@ class CocoLayout:
         """List the user's own files, or two parts of each, made below target/annotations, where `val` is missing."""
         if self.pairs.get("val"):
             return Converted(self.pairs, made=False, notes=self.notes)
-        pairs, note = split_coco(self.pairs["train"], self.tree, target, val_share, skip)
-        return Converted(pairs, notes=[*self.notes, note])
+        pairs, notes = split_coco(self.pairs["train"], self.tree, target, val_share, skip)
+        return Converted(pairs, notes=[*self.notes, *notes])
 
 
 def looks_like_coco(tree: Tree) -> str:

@@ -12,12 +12,16 @@ from urllib.parse import unquote
 MAX_FILES = 1_000_000  # names of a folder that are compared
 
 
-def explain_missing(folder: Path, missing: Sequence[str]) -> str:
+REMEDY = "rename the files, or correct file_name or the image folder in the annotations' entry"
+
+
+def explain_missing(folder: Path, missing: Sequence[str], remedy: str = REMEDY) -> str:
     """Return what the missing images' names and the folder's files differ in, with an example and the remedy.
 
     Args:
         folder: of the images; it may be absent.
         missing: names that are no files in the folder.
+        remedy: what to do, for the end of the phrase.
 
     Returns:
         A phrase for the end of a sentence; empty if no file of the folder has a similar name.
@@ -38,7 +42,7 @@ def explain_missing(folder: Path, missing: Sequence[str]) -> str:
         parts.append(f"{len(pairs)} differ in {fault}{more}: {pairs[0][0]!r} is there as {pairs[0][1]!r}")
     if not parts:
         return ""
-    return f"{'; '.join(parts)}; rename the files, or correct file_name or the image folder in the annotations' entry"
+    return f"{'; '.join(parts)}; {remedy}"
 
 
 def _plain(name: str) -> str:

@@ -19,8 +19,8 @@ HEAD = 1 << 18  # bytes: an image's size stands in them, behind camera's data an
 LISTED = 3  # names that a sentence quotes
 
 
-class UnreadableImage(InputError):
-    """An image file that is damaged, empty or no image: what `pack.on_bad_image: skip` leaves out."""
+class BadImage(InputError):
+    """An image that is missing, damaged, no image or of another size than labelled: `pack.on_bad_image: skip` does."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,13 @@ class Tree:
 
         Raises:
             InputError: the file cannot be read.
-            UnreadableImage: the file is no image.
+            BadImage: the file is no image.
         """
         head = self.read(name, HEAD)
         whole = head.startswith(PNG_START)  # whose orientation may stand behind its pixels
         size = (not whole and size_of(head)) or size_of(self.read(name))
         if not size:
-            raise UnreadableImage(f"{self.root / name} cannot be decoded: it is damaged, empty or no image; replace it")
+            raise BadImage(f"{self.root / name} cannot be decoded: it is damaged, empty or no image; replace it")
         return size
 
     def name_of(self, path: str) -> str:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from posixpath import dirname
 
+from m2det.data.sources.fault_list import BadFiles
 from m2det.data.sources.split_names import split_of
 from m2det.data.sources.tree import Tree, is_image, stem
 from m2det.errors import InputError
@@ -34,21 +35,26 @@ def names_in(tree: Tree, file: str, xml_of: Callable[[str], str]) -> list[str] |
         xml_of: gives the annotation file of a name, empty for none.
 
     Raises:
-        InputError: a name has no annotation file.
+        InputError: names have no annotation file.
     """
-    found = []
+    found, faults = [], []
     for line in tree.read(file).decode(errors="backslashreplace").splitlines():
         if not (name := line.strip().removeprefix("\ufeff")):
             continue
         xml = xml_of(name) or (xml_of(name[: name.rfind(".")]) if is_image(name) else "")
         if not xml and name.split()[-1] in CLASS_MARKS and len(name.split()) > 1:
             return None
-        if not xml:
-            raise InputError(
+        if xml:
+            found.append(xml)
+        else:
+            faults.append(
                 f"{tree.root / file} lists {name!r}, no name of a VOC image: there is no {stem(name)}.xml in "
                 f"{tree.root / dirname(file).partition('ImageSets')[0]}"
             )
-        found.append(xml)
+    if len(faults) == 1:
+        raise InputError(faults[0])
+    if faults:
+        raise BadFiles(faults, f"{len(faults)} names of {tree.root / file} have no XML file", "correct the list")
     return [*dict.fromkeys(found)]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from posixpath import dirname, join
 
 from m2det.data.orientation import upright_size
-from m2det.data.sources.made import Converted, LabelledImage, make_annotations, read_each, skipped_note
+from m2det.data.sources.made import Converted, FileFaults, LabelledImage, make_annotations
 from m2det.data.sources.records import Note
 from m2det.data.sources.split_names import choose_splits, split_of
 from m2det.data.sources.tree import Tree, some, stem
@@ -57,10 +57,13 @@ class YoloLayout:
         """
         kinds: Counter[str] = Counter()
         images = dict.fromkeys(image for split in self.splits.values() for image in split)
-        skipped: list[str] = []
-        contents = read_each(images, lambda image: self._label(image, kinds), skipped if skip else None)
+        faults = FileFaults(skip)
+        for absent in self.names.absent:
+            faults.add(absent)
+        contents = faults.read_each(images, lambda image: self._label(image, kinds))
+        faults.require_none()
         labelled = {split: [contents[i] for i in images if i in contents] for split, images in self.splits.items()}
-        notes = [*self.notes, *self._notes(kinds), *[note for note in [skipped_note(skipped)] if note.count]]
+        notes = [*self.notes, *self._notes(kinds), *faults.notes()]
         if "val" not in labelled:
             labelled, note = split_images(labelled["train"], self.tree, val_share)
             notes.append(note)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from posixpath import dirname, join, normpath
 from typing import Any
 
 from m2det.data.sources.coco_checks import MAX_CATEGORIES, MAX_NAME
+from m2det.data.sources.fault_list import BadFiles
 from m2det.data.sources.image_folder import name_fault
+from m2det.data.sources.missing import explain_missing
 from m2det.data.sources.records import Note
-from m2det.data.sources.tree import Tree, is_image, some
+from m2det.data.sources.tree import BadImage, Tree, is_image, some
 from m2det.errors import InputError
 from m2det.files.yaml_file import read_yaml
 
@@ -30,7 +31,8 @@ class YoloNames:
     """The class names and the images, as named.
 
     file: that names the classes. classes: by number. keypoints: how many numbers follow a box.
-    images: of each split, where the file says it. lists: files that list images.
+    images: of each split, where the file says it. lists: files that list images. absent: what they list that is not
+    there.
     """
 
     file: str
@@ -38,6 +40,7 @@ class YoloNames:
     keypoints: int = 0
     images: dict[str, list[str]] = field(default_factory=dict)
     lists: list[str] = field(default_factory=list)
+    absent: list[BadImage] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
 
@@ -77,15 +80,16 @@ def _read_yaml(tree: Tree, file: str) -> YoloNames:
     bases, notes = _bases(tree, file, content.get("path"), path)
     images: dict[str, list[str]] = {}
     lists: list[str] = []
+    absent: list[BadImage] = []
     for split, keys in KEYS.items():
         for value in [v for key in keys for v in _entries(content.get(key), f"{path}: {key}")]:
             place = _place(tree, value, bases, f"{path}: {split}")
             if tree.has(place):
                 lists.append(place)
-                images.setdefault(split, []).extend(_listed(tree, place, bases))
+                images.setdefault(split, []).extend(_listed(tree, place, bases, absent))
             else:
                 images.setdefault(split, []).extend(name for name in tree.below(place) if is_image(name))
-    return YoloNames(file, classes, _keypoints(content.get("kpt_shape"), path), images, lists, notes)
+    return YoloNames(file, classes, _keypoints(content.get("kpt_shape"), path), images, lists, absent, notes)
 
 
 def _classes(names: Any, path: str) -> dict[int, str]:
@@ -161,9 +165,16 @@ def _place(tree: Tree, entry: str, bases: list[str], where: str) -> str:
     return allowed[0]
 
 
-def _listed(tree: Tree, file: str, bases: list[str]) -> Iterator[str]:
-    """Yield the images that a list names, from its own folder, from data.yaml's, or by the end of a longer path."""
+def _listed(tree: Tree, file: str, bases: list[str], absent: list[BadImage]) -> list[str]:
+    """Return the images that a list names, from its own folder, from data.yaml's, or by the end of a longer path.
+
+    Those that are not there are added to `absent`.
+
+    Raises:
+        InputError: a line is no name, or no image is there.
+    """
     path = f"{tree.root / file}"
+    found, missing = [], {}
     for number, line in enumerate(_text(tree.read(file), path).splitlines(), 1):
         if not line.strip():
             continue
@@ -173,10 +184,19 @@ def _listed(tree: Tree, file: str, bases: list[str]) -> Iterator[str]:
         parts = entry.lstrip("/").split("/")
         ends = [entry, *("/".join(parts[k:]) for k in range(len(parts)))]
         candidates = (tree.name_of(normpath(join(base, end))) for end in ends for base in (dirname(file), *bases))
-        found = next((name for name in candidates if tree.may_read(name) and tree.has(name)), None)
-        if found is None:
-            raise InputError(f"{path}, line {number}: {entry!r} is not below {tree.root}; correct the list")
-        yield found
+        image = next((name for name in candidates if tree.may_read(name) and tree.has(name)), None)
+        if image is None:
+            missing[entry] = f"{path}, line {number}: {entry!r} is not below {tree.root}"
+        else:
+            found.append(image)
+    if missing:
+        remedy = "correct the list"
+        similar = explain_missing(tree.root, list(missing), f"rename the files, or {remedy}") or remedy
+        sentences = [f"{sentence}; {similar if k == 0 else remedy}" for k, sentence in enumerate(missing.values())]
+        if not found:
+            raise BadFiles(sentences, f"none of the {len(missing)} images that {path} lists is there", remedy)
+        absent += map(BadImage, sentences)
+    return found
 
 
 def _text(data: bytes, path: str) -> str:

@@ -196,7 +196,7 @@ def test_a_wrong_data_yaml_is_named(tmp_path, yaml, sentence):
     lists = {"images/bad.txt": "images/train/a b.jpg\nnowhere.jpg\n"}
     root = write(tmp_path / "root", TRAIN_VAL | lists | {"data.yaml": yaml})
     with pytest.raises(InputError, match=rf"(data\.yaml|bad\.txt|root).*{sentence}") as refused:
-        find_yolo(Tree(root))
+        find_yolo(Tree(root)).convert(tmp_path / "data", 0.5)
     assert str(root) in str(refused.value)
 
 
@@ -245,9 +245,7 @@ def test_the_files_that_make_a_difference_are_listed(tmp_path):
 def test_all_wrong_files_are_told_at_once(tmp_path):
     root = write(tmp_path / "root", TRAIN_VAL | {"data.yaml": YAML, "labels/train/a b.txt": "9 0 0 0 0"})
     (root / "images/val/empty.png").write_bytes(b"no picture")
-    sentence = (
-        r"^2 files are wrong, the first of them: .*a b\.txt, line 1: class 9 .*; .*val/empty\.png cannot be decoded"
-    )
+    sentence = r"^2 files are wrong: .*a b\.txt, line 1: class 9 .*; .*val/empty\.png cannot be decoded"
     with pytest.raises(InputError, match=sentence):
         splits_of(root, tmp_path / "data")
 
@@ -278,7 +276,7 @@ def test_images_that_cannot_be_read_are_left_out_where_asked(tmp_path):
         find_yolo(Tree(root)).convert(tmp_path / "data", 0)
     converted = find_yolo(Tree(root)).convert(tmp_path / "data", 0, skip=True)
     [note] = [note for note in converted.notes if note.code == "skipped-images"]
-    assert note.count == 1 and "empty.png" in note.text
+    assert note.count == 1 and "empty.png cannot be decoded" in note.examples[0]
     [(file, _)] = converted.pairs["train"]
     assert "empty.png" not in (tmp_path / "data" / file).read_text()
     (root / "labels/train/a b.txt").write_text("9 0.5 0.5 0.2 0.5\n")  # a wrong label is no bad image
