@@ -18,6 +18,7 @@ from m2det.data.sources.split_names import choose_splits, split_of
 from m2det.data.sources.tree import Tree, some, stem
 from m2det.data.sources.val_share import split_images
 from m2det.data.sources.yolo_labels import KEYPOINTS, OUTLINE, Box, read_labels
+from m2det.data.sources.yolo_orphans import misnamed_labels, orphan_labels
 from m2det.data.sources.yolo_yaml import YoloNames, find_yamls, read_names
 from m2det.errors import InputError
 
@@ -61,9 +62,9 @@ class YoloLayout:
         for absent in self.names.absent:
             faults.add(absent)
         contents = faults.read_each(images, lambda image: self._label(image, kinds))
+        notes = [*self.notes, *self._notes(kinds, faults), *faults.notes()]
         faults.require_none()
         labelled = {split: [contents[i] for i in images if i in contents] for split, images in self.splits.items()}
-        notes = [*self.notes, *self._notes(kinds), *faults.notes()]
         if "val" not in labelled:
             labelled, note = split_images(labelled["train"], self.tree, val_share)
             notes.append(note)
@@ -79,17 +80,15 @@ class YoloLayout:
             boxes = read_labels(self.tree.read(file), path, self.names.classes, self.names.keypoints, kinds)
         return LabelledImage(image, width, height, [_object(box, width, height) for box in boxes])
 
-    def _notes(self, kinds: Counter[str]) -> list[Note]:
-        images = [image for split in self.splits.values() for image in split]
-        known = {self.names.file, *self.names.lists}
-        orphans = [
-            name
-            for name in self.tree.files
-            if name.endswith(".txt") and "labels" in name.split("/")[:-1] and stem(name) not in self.tree.images_of_stem
-            if stem(name) != "classes" and name not in known  # LabelImg writes classes.txt beside the labels
-        ]
-        unlabelled = [image for image in images if not self.tree.has(label_of(image, self.tree))]
-        if len(unlabelled) == len(images):
+    def _notes(self, kinds: Counter[str], faults: FileFaults) -> list[Note]:
+        images = [*dict.fromkeys(image for split in self.splits.values() for image in split)]
+        unlabelled = {image: label for image in images if not self.tree.has(label := label_of(image, self.tree))}
+        used = {label_of(image, self.tree) for image in (*self.tree.images, *images)}
+        orphans = orphan_labels(self.tree, used, {self.names.file, *self.names.lists})
+        misnamed = [*misnamed_labels(self.tree, orphans, unlabelled)]
+        for fault in misnamed:
+            faults.add(fault)
+        if len(unlabelled) == len(images) and not misnamed:
             raise InputError(
                 f"none of the {len(images)} images below {self.tree.root} has a label file; {images[0]} would have "
                 f"{label_of(images[0], self.tree)}; folders have to be called images and labels"
@@ -100,13 +99,14 @@ class YoloLayout:
                 "labels-without-image",
                 len(orphans),
                 f"{len(orphans)} label files have no image of their name, not used: {some(orphans)}",
+                tuple(f"{self.tree.root / name} has no image of its name" for name in orphans),
             ),
             Note("outlines", kinds[OUTLINE], f"{kinds[OUTLINE]} objects are outlines: their boxes are used"),
             Note("keypoints", kinds[KEYPOINTS], f"the keypoints of {kinds[KEYPOINTS]} objects are left out"),
             Note(
                 "unlabelled-images",
                 len(unlabelled),
-                f"{len(unlabelled)} images have no label file and so no objects: {some(unlabelled)}",
+                f"{len(unlabelled)} images have no label file and so no objects: {some(list(unlabelled))}",
             ),
             Note(
                 "image-in-both-splits", len(both), f"{len(both)} images are in train and in val: {some(sorted(both))}"

@@ -258,6 +258,41 @@ def test_label_files_without_an_image_are_told(tmp_path):
     assert note.count == 1 and "labels/train/lost.txt" in note.text
 
 
+def test_label_files_beside_images_without_an_image_are_told(tmp_path):
+    """As in a folder called labels; a README beside them is none, and one with an image elsewhere is one, too."""
+    files = dataset(["train", "val"]) | {
+        "data.yaml": YAML + "train: train\nval: val\n",
+        "train/lost.txt": LABELS,
+        "train/README.txt": "made by 2 people\n",
+        "val/classes.txt": "cat\ndog\n",
+        "labels/a b.txt": LABELS,
+    }
+    root = write(tmp_path / "root", files)
+    notes = find_yolo(Tree(root)).convert(tmp_path / "data", 0).notes
+    [note] = [note for note in notes if note.code == "labels-without-image"]
+    assert [example.removeprefix(f"{root}/") for example in note.examples] == [
+        "labels/a b.txt has no image of its name",
+        "train/lost.txt has no image of its name",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "sentence"),
+    [
+        ("IMG_1.JPG", "img_1.txt", r"img_1\.txt differs in upper and lower case from 'labels/train/IMG_1\.txt'"),
+        ("x.jpg", "x.TXT", "x\\.TXT differs in upper and lower case from"),
+        ("cafe\u0301.jpg", "caf\u00e9.txt", r"differs in Unicode form .* from 'labels/train/cafe\\u0301\.txt'"),
+    ],
+)
+def test_a_label_file_that_nearly_has_an_images_name_is_an_error(tmp_path, image, label, sentence):
+    """The image would be trained on as one without objects."""
+    pair = {f"images/train/{image}": "", f"labels/train/{label}": LABELS}
+    for files in (TRAIN_VAL | pair, pair):
+        root = write(tmp_path / f"root{len(files)}", files | {"data.yaml": YAML})
+        with pytest.raises(InputError, match=f"^[^;]*{sentence}.*rename one of them"):
+            find_yolo(Tree(root)).convert(tmp_path / "data", 0.5)
+
+
 def test_a_png_is_upright_whose_orientation_stands_behind_its_pixels(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (300, 600, 3), np.uint8)  # larger than what is read at first
     png = cv2.imencode(".png", picture)[1].tobytes()
