@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from m2det.data.checks.run import check_annotations
+from m2det.data.checks.splits import check_repeats
 from m2det.data.packed.cache import image_times, require_boxes, write_cache
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
 from m2det.data.packed.writer import MEANING
@@ -37,7 +38,7 @@ def pack() -> None:
     times = main_root() / RAW.parent / NAME
     pairs = load_sources(RAW / "manifest.json", roots_of(params().data, main_root()), outside, times)
     splits = read_splits(pairs, outside, params().data.classes)
-    for finding in dict.fromkeys(check_annotations(splits, params().evaluate)):
+    for finding in dict.fromkeys([*check_annotations(splits, params().evaluate), *check_repeats(splits, {})]):
         print(printable(str(finding)))
     require_boxes(splits["train"])
     categories = splits["train"].categories

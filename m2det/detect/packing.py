@@ -10,6 +10,7 @@ from pathlib import Path
 
 from m2det.config import Params
 from m2det.data.checks.run import check_annotations
+from m2det.data.checks.splits import check_repeats
 from m2det.data.packed.cache import image_times, require_boxes, write_cache
 from m2det.data.packed.reader import FORMAT, is_finished
 from m2det.data.sources.coco import read_splits
@@ -56,7 +57,7 @@ def pack_folder(params: Params, target: Path, names: Collection[str] = ("train",
         splits = read_splits(pairs, data.outside, data.classes)
         if "train" in splits:
             require_boxes(splits["train"])
-            for finding in dict.fromkeys(check_annotations(splits, params.evaluate)):
+            for finding in dict.fromkeys([*check_annotations(splits, params.evaluate), *check_repeats(splits, {})]):
                 log.info("%s", finding)
         if converted.upright and data.orientation == "ask":
             data = data.model_copy(update={"orientation": "exif"})

@@ -26,8 +26,10 @@ MAX_THREADS = 32  # each needs the interpreter, which is one, for some hundredth
 
 def require_boxes(train: Split) -> None:
     """Raise InputError for a training split without a box."""
-    if not any(len(record.boxes) for record in train.records):
+    if not any((~record.iscrowd).any() for record in train.records):  # crowds and VOC's difficult are not trained on
         reasons = "".join(f"; {note.text}" for note in train.notes)
+        if crowds := sum(len(record.iscrowd) for record in train.records):
+            reasons = f"; {crowds} are crowds (iscrowd 1) or marked difficult, which training leaves out{reasons}"
         raise InputError(f"the training annotations have no usable box: there is nothing to learn from{reasons}")
 
 

@@ -48,6 +48,8 @@ def read_json_bytes(path: Path) -> bytes:
 
 def other_kind(data: bytes) -> str:
     """Return what a file is that is given for JSON by mistake, by its first bytes, as a phrase; empty for others."""
+    if not data:
+        return "empty: copy or export it again"
     if data[TAR] == b"ustar":
         return "a tar archive: unpack it and give the JSON file in it"
     start = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()

@@ -14,7 +14,7 @@ from m2det.data.orientation import PNG_START
 from m2det.data.sources.image_folder import ADVICE, ImageFolder, leaves_folder
 from m2det.errors import InputError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff")
 HEAD = 1 << 18  # bytes: an image's size stands in them, behind camera's data and thumbnail
 LISTED = 3  # names that a sentence quotes
 
@@ -52,10 +52,10 @@ class Tree:
         return dict(found)
 
     @cached_property
-    def images_of_name(self) -> dict[str, list[str]]:
-        """The images by their name without folders."""
+    def files_of_name(self) -> dict[str, list[str]]:
+        """The files by their name without folders."""
         found = defaultdict(list)
-        for name in self.images:
+        for name in self.files:
             found[basename(name)].append(name)
         return dict(found)
 

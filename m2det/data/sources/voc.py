@@ -6,7 +6,7 @@ other tree the classes are those that its files name.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +124,7 @@ def looks_like_voc(tree: Tree) -> str:
 def find_voc(tree: Tree) -> VocLayout:
     """Return where the files are. Raises InputError if something is missing."""
     xmls = _xmls(tree)
-    lists = find_lists(tree)
+    lists = find_lists(tree, xmls)
     if not xmls:
         raise InputError(missing_split(tree) or f"{tree.root} has no XML files; {EXPECTED}")
     found: dict[str, list[str]] = defaultdict(list)
@@ -147,6 +147,7 @@ class _XmlOf:
 
     def __init__(self, folder: str, xmls: Sequence[str]) -> None:
         self._by_name: dict[str, str] = {}
+        self._number = Counter(map(stem, xmls))
         for xml in sorted(xmls, key=lambda xml: not xml.startswith(f"{folder}Annotations/")):
             if xml.startswith(folder):
                 inside = xml.removeprefix(folder).removeprefix("Annotations/").removesuffix(".xml")
@@ -154,7 +155,9 @@ class _XmlOf:
                 self._by_name.setdefault(stem(xml), xml)
 
     def __call__(self, name: str) -> str:
-        return self._by_name.get(name, "")
+        """Return the annotation file's name, empty for none. `JPEGImages/a` is a where one file alone has that name."""
+        base = name.replace("\\", "/").rpartition("/")[2]
+        return self._by_name.get(name) or (self._by_name.get(base, "") if self._number[base] == 1 else "")
 
 
 def image_of(tree: Tree, xml: str, file_name: str) -> str:
@@ -173,7 +176,7 @@ def image_of(tree: Tree, xml: str, file_name: str) -> str:
     if candidates:
         raise InputError(f"{tree.root / xml} may be of {' or of '.join(candidates[:2])}; rename one of them")
     names = " and no ".join(dict.fromkeys(filter(None, (named, f"{stem(xml)}.jpg"))))
-    similar = explain_missing(tree.root, [named or f"{stem(xml)}.jpg"])
+    similar = explain_missing(tree.root, [named or f"{stem(xml)}.jpg"], "rename one of them", anywhere=True)
     advice = similar or "put the image there, or remove the XML"
     raise BadImage(f"{tree.root / xml} has no image: {tree.root} has no {names}; {advice}")
 

@@ -7,9 +7,12 @@ beside it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import dirname, join
+
+import numpy as np
 
 from m2det.data.orientation import upright_size
 from m2det.data.sources.made import Converted, FileFaults, LabelledImage, make_annotations
@@ -23,6 +26,8 @@ from m2det.data.sources.yolo_yaml import YoloNames, find_yamls, read_names
 from m2det.errors import InputError
 
 DECIMALS = 4  # of pixels
+SLACK = 1.0  # px over an edge: rounding
+OVER_EDGE = 0.02  # share of boxes over an edge from which another form is looked for
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class YoloLayout:
         contents = faults.read_each(images, lambda image: self._label(image, kinds))
         notes = [*self.notes, *self._notes(kinds, faults), *faults.notes()]
         faults.require_none()
+        notes += _corners(contents.values())
         labelled = {split: [contents[i] for i in images if i in contents] for split, images in self.splits.items()}
         if "val" not in labelled:
             labelled, note = split_images(labelled["train"], self.tree, val_share)
@@ -151,6 +157,20 @@ def _splits_by_folders(tree: Tree) -> dict[str, list[str]]:
     if "train" in splits:
         return splits
     return {"train": splits.pop("", [])} | splits
+
+
+def _corners(images: Iterable[LabelledImage]) -> list[Note]:
+    """Return a note if labels look like corners: many boxes reach over an edge, and as corners all lie inside."""
+    rows = [(*each["bbox"], image.width, image.height) for image in images for each in image.objects]
+    x, y, w, h, width, height = np.array(rows, np.float64).reshape(-1, 6).T
+    over = (x < -SLACK) | (y < -SLACK) | (x + w > width + SLACK) | (y + h > height + SLACK)
+    if not len(rows) or over.mean() < OVER_EDGE or ((w <= x + w / 2) | (h <= y + h / 2)).any():
+        return []
+    text = (
+        f"{over.sum()} of {len(rows)} boxes reach over an edge of their image; as x1 y1 x2 y2 all lie inside: labels "
+        "look like corners, but YOLO's are the center, width and height"
+    )
+    return [Note("corner-labels", int(over.sum()), text)]
 
 
 def _object(box: Box, width: int, height: int) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from m2det.files.yaml_file import read_yaml
 USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 PLAIN = ("classes.txt", "obj.names")  # one name a line, where no YAML is
 KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-HAS_NAMES = re.compile(rb"^names\s*:", re.MULTILINE)
+SUFFIXES = (".yaml", ".yml")
+HAS_NAMES = re.compile(rb"^(?:\xef\xbb\xbf)?[\"']?names[\"']?\s*:", re.MULTILINE)
 YAML_HEAD = 1 << 20  # bytes that are searched for `names`
 MAX_LINE = 4096  # characters of a list's line
 MAX_KEYPOINT_NUMBERS = 1000
@@ -46,10 +48,13 @@ class YoloNames:
 
 def find_yamls(tree: Tree) -> list[str]:
     """Return the YAML files with `names`, in the root or, if it has none, in its folders; the usual name only."""
-    found = [name for name in tree.files if name.endswith((".yaml", ".yml")) and name.count("/") <= 1]
-    found = [name for name in found if HAS_NAMES.search(tree.read(name, YAML_HEAD))]
+    found = [name for name in _yamls(tree) if HAS_NAMES.search(tree.read(name, YAML_HEAD))]
     found = [name for name in found if "/" not in name] or found
-    return [name for name in found if name.rpartition("/")[2] in USUAL] or found
+    return [name for name in found if name.rpartition("/")[2].lower() in USUAL] or found
+
+
+def _yamls(tree: Tree) -> list[str]:
+    return [name for name in tree.files if name.lower().endswith(SUFFIXES) and name.count("/") <= 1]
 
 
 def read_names(tree: Tree) -> YoloNames:
@@ -65,6 +70,8 @@ def _read_plain(tree: Tree) -> YoloNames:
     contents = {tree.read(name) for name in found}
     if len(contents) != 1:
         state = f"differing files {some(found)}" if contents else "neither data.yaml nor classes.txt"
+        if not contents and (others := _yamls(tree)):
+            state = f"no `names:` at the beginning of a line of {some(others)}, and no classes.txt"
         raise InputError(f"{tree.root} has {state}, which names the classes; write a data.yaml with `names: [a, b]`")
     lines = [line.strip() for line in _text(contents.pop(), f"{tree.root / found[0]}").splitlines()]
     return YoloNames(found[0], _classes([line for line in lines if line], f"{tree.root / found[0]}"))
@@ -75,7 +82,7 @@ def _read_yaml(tree: Tree, file: str) -> YoloNames:
     path = f"{tree.root / file}"
     content = read_yaml(tree.root / file)
     classes = _classes(content["names"], path)
-    if "nc" in content and content["nc"] != len(classes):
+    if "nc" in content and str(content["nc"]).strip() != str(len(classes)):
         raise InputError(f"{path} names {len(classes)} classes, but its nc is {content['nc']!r}; correct one of them")
     bases, notes = _bases(tree, file, content.get("path"), path)
     images: dict[str, list[str]] = {}
@@ -83,12 +90,21 @@ def _read_yaml(tree: Tree, file: str) -> YoloNames:
     absent: list[BadImage] = []
     for split, keys in KEYS.items():
         for value in [v for key in keys for v in _entries(content.get(key), f"{path}: {key}")]:
-            place = _place(tree, value, bases, f"{path}: {split}")
+            if split == "test" and images.get("val") and not _there(tree, value, bases):
+                continue  # exports name a folder of test images also where they have none
+            place, note = _place(tree, value, bases, f"{path}: {split}")
+            notes += note
             if tree.has(place):
                 lists.append(place)
-                images.setdefault(split, []).extend(_listed(tree, place, bases, absent))
+                found = _listed(tree, place, bases, absent)
             else:
-                images.setdefault(split, []).extend(name for name in tree.below(place) if is_image(name))
+                found = [name for name in tree.below(place) if is_image(name)]
+            if not found and split != "test":
+                cut = ", or leave the key out: then data.val_share of the images are for it" * (split == "val")
+                raise InputError(
+                    f"{path}: {split} is {value!r}, which has no images; name the folder that has them{cut}"
+                )
+            images.setdefault(split, []).extend(found)
     return YoloNames(file, classes, _keypoints(content.get("kpt_shape"), path), images, lists, absent, notes)
 
 
@@ -150,19 +166,35 @@ def _bases(tree: Tree, file: str, path: Any, where: str) -> tuple[list[str], lis
     return [own], [Note("yaml-path", 1, f"{where}: its path {text!r} is not here: its own folder is used")]
 
 
-def _place(tree: Tree, entry: str, bases: list[str], where: str) -> str:
-    """Return the folder or list that an entry means; Roboflow writes ../train/images for train/images."""
-    looked = [
-        *dict.fromkeys(normpath(join(base, each)) for each in (entry, entry.removeprefix("../")) for base in bases)
+def _places(tree: Tree, entry: str, bases: list[str]) -> list[str]:
+    """Return the names that an entry may mean; Roboflow writes ../train/images for train/images."""
+    entry = entry.strip().replace("\\", "/")
+    return [
+        *dict.fromkeys(
+            tree.name_of(normpath(join(base, each))) for each in (entry, entry.removeprefix("../")) for base in bases
+        )
     ]
-    names = [tree.name_of(place) for place in looked]
-    there = [name for name in names if tree.has_folder(name) or tree.has(name)]
+
+
+def _there(tree: Tree, entry: str, bases: list[str]) -> list[str]:
+    return [name for name in _places(tree, entry, bases) if tree.has_folder(name) or tree.has(name)]
+
+
+def _place(tree: Tree, entry: str, bases: list[str], where: str) -> tuple[str, list[Note]]:
+    """Return the folder or list that an entry means, and a note where only the end of its path is here."""
+    there = _there(tree, entry, bases)
     allowed = [name for name in there if tree.may_read(name)]
     if there and not allowed:
         raise tree.leads_out(entry, where)
-    if not allowed:
-        raise InputError(f"{where} is {entry!r}, but {tree.root} has no {' and no '.join(looked)}; correct {where}")
-    return allowed[0]
+    if allowed:
+        return allowed[0], []
+    parts = entry.strip().replace("\\", "/").rstrip("/").split("/")
+    for start in range(1, len(parts)):  # /content/mine/train/images is another machine's
+        ends = _there(tree, "/".join(parts[start:]), bases)
+        if found := next((name for name in ends if tree.may_read(name)), ""):
+            return found, [Note("yaml-path", 1, f"{where} is {entry!r}, which is not here: {found!r} is used")]
+    looked = " and no ".join(_places(tree, entry, bases))
+    raise InputError(f"{where} is {entry!r}, but {tree.root} has no {looked}; correct {where}")
 
 
 def _listed(tree: Tree, file: str, bases: list[str], absent: list[BadImage]) -> list[str]:
@@ -191,16 +223,16 @@ def _listed(tree: Tree, file: str, bases: list[str], absent: list[BadImage]) -> 
             found.append(image)
     if missing:
         remedy = "correct the list"
-        similar = explain_missing(tree.root, list(missing), f"rename the files, or {remedy}") or remedy
-        sentences = [f"{sentence}; {similar if k == 0 else remedy}" for k, sentence in enumerate(missing.values())]
+        similar = explain_missing(tree.root, list(missing), f"rename the files, or {remedy}", anywhere=True) or remedy
+        sentences = list(missing.values())
         if not found:
-            raise BadFiles(sentences, f"none of the {len(missing)} images that {path} lists is there", remedy)
-        absent += map(BadImage, sentences)
+            raise BadFiles(sentences, f"none of the {len(missing)} images that {path} lists is there", similar)
+        absent += [BadImage(f"{sentence}; {similar if k == 0 else remedy}") for k, sentence in enumerate(sentences)]
     return found
 
 
 def _text(data: bytes, path: str) -> str:
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(json.detect_encoding(data)).removeprefix("\ufeff")  # Windows also writes UTF-16
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text ({error}); save it as UTF-8") from error
