@@ -233,7 +233,7 @@ def test_a_root_category_that_is_called_as_its_class_is_left_out(tmp_path):
 
 
 def test_names_of_classes_that_differ_in_how_they_are_written_are_a_doubt(tmp_path):
-    files = {"train.json": coco("a.jpg"), "val.json": coco("b.jpg").replace("cat", "Cat ")}
+    files = {"train.json": coco("a.jpg"), "val.json": coco("b.jpg").replace('"cat"', '"Cat "')}
     for name, text in files.items():
         content = json.loads(text)
         content["categories"].append({"id": 2, "name": "dog"})
