@@ -7,6 +7,8 @@ import pytest
 
 from m2det.config import DataParams, EvaluateParams
 from m2det.config.schema import defaults
+from m2det.data.checks.files import find_images
+from m2det.data.checks.images import check_missing
 from m2det.data.checks.run import check_annotations
 from m2det.data.checks.splits import check_repeats
 from m2det.data.packed.cache import require_boxes
@@ -259,3 +261,23 @@ def test_notes_of_a_file_whose_validation_set_is_cut_are_told(tmp_path):
     text = coco("a.jpg", "b.jpg").replace('"bbox"', '"area": 0, "bbox"')
     _, notes = converted(write(tmp_path / "root", {"all.json": text, "a.jpg": "", "b.jpg": ""}), tmp_path / "data")
     assert any("all.json: 2 of 2 annotations have an area of 0 or less" in note for note in notes)
+
+
+def test_the_check_says_what_missing_names_differ_in(tmp_path):
+    root = write(tmp_path, {"all.json": coco("caf\u00e9.jpg", "B.jpg"), "x/cafe\u0301.jpg": "", "x/b.jpg": ""})
+    files = find_images(read_split([(root / "all.json", root / "x")]))
+    [finding] = check_missing(files.missing, 2, "train")
+    for words in (
+        "2 of 2 images do not exist; 1 differ in Unicode form",
+        "1 differ in upper and lower case: 'B.jpg' is",
+    ):
+        assert words in finding.message
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "Annotations/a.xml", "labels"])
+def test_other_formats_given_for_json_are_told_how_they_are_read(tmp_path, name):
+    root = write(tmp_path, {"data.yaml": YAML, "Annotations/a.xml": XML, "labels/a.txt": LABELS})
+    with pytest.raises(
+        InputError, match=rf"{name} is no JSON in COCO's format; for a folder in YOLO's or .* to auto in"
+    ):
+        read_split([(root / name, root)])
