@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from posixpath import basename, dirname, normpath
 
+from m2det.data.no_image import describe_no_image
 from m2det.data.orientation import PNG_START
 from m2det.data.sources.image_folder import ADVICE, ImageFolder, leaves_folder
 from m2det.errors import InputError
@@ -92,7 +93,7 @@ class Tree:
         whole = head.startswith(PNG_START)  # whose orientation may stand behind its pixels
         size = (not whole and size_of(head)) or size_of(self.read(name))
         if not size:
-            raise BadImage(f"{self.root / name} cannot be decoded: it is damaged, empty or no image; replace it")
+            raise BadImage(f"{self.root / name} {describe_no_image(head)}")
         return size
 
     def name_of(self, path: str) -> str:
