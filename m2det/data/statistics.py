@@ -22,7 +22,8 @@ SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)
 MIN_IOU = 0.5  # from which training matches a prior with an object
 MIN_SHARE = 0.3  # of boxes; where no model matches so many, none fits
 TOLERANCE = 0.05  # the smallest model whose share is so close to the best is the one to take
-CHUNK = (8, 4096)  # boxes and priors that are compared at once: their overlaps fit a core's cache
+# boxes and priors that are compared at once: below 32,768 pairs PyTorch starts no threads, whose memory stays with them
+CHUNK = (16, 1536)
 ROUNDING = 1.01  # of areas
 MAX_SAMPLED = 2000  # boxes against priors: more change no digit that is printed
 
