@@ -16,6 +16,9 @@ from m2det.files.whole import write_whole
 PARAMS = Path("params.yaml")
 CACHE = Path("data/cache")
 TEST = Path("data/test")  # the packed cache of test images: no training depends on it
+UNFINISHED = Path("data/unfinished")  # of the main working copy: unfinished packs, and lists of files that failed:
+BAD_IMAGES = "bad_images.txt"  # all that the last stage `data` or `pack` refused
+LEFT_OUT = "left_out.txt"  # all that the last stage `data` left out
 OPS_STAMP = Path("build/ops.json")
 BACKBONE = Path("models/backbone.safetensors")
 MODEL = Path("models/m2det.safetensors")

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from m2det.data.sources.coco2014 import ADVICE, SPLITS, derive_minival, download_coco2014
 from m2det.data.sources.detect_format import find_layout
+from m2det.data.sources.fault_list import faults_listed
 from m2det.data.sources.image_times import NAME, write_times
+from m2det.data.sources.made import tell_notes
 from m2det.data.sources.manifest import RAW, may_lie_outside, roots_of, write_manifest
 from m2det.data.sources.presence import WHERE_YOURS_IS, missing_files
 from m2det.errors import InputError, explain_disk_errors
 from m2det.text import printable
-from tasks.common import main_root, params
+from tasks.common import BAD_IMAGES, LEFT_OUT, UNFINISHED, main_root, params
 
 
 def data() -> None:
     """Write data/coco/manifest.json; before it the images of `digits`, and annotations that yours must become."""
+    with faults_listed(main_root() / UNFINISHED / BAD_IMAGES):
+        _list_files()
+
+
+def _list_files() -> None:
     source, skip, with_test = params().data, params().pack.on_bad_image == "skip", params().looks_for_test
     roots = roots_of(source, main_root())
     root, advice, upright = roots[1], WHERE_YOURS_IS, False
@@ -35,8 +42,7 @@ def data() -> None:
             layout = find_layout(source, root, with_test)
             print(printable(f"{root} holds {layout.saw}"), flush=True)
             converted = layout.convert(RAW, source.val_share, skip)
-            for note in converted.notes:
-                print(printable(note.text), flush=True)
+            tell_notes(converted.notes, main_root() / UNFINISHED / LEFT_OUT)
             splits, upright = converted.pairs, converted.upright
             roots = (RAW if converted.made else root, root)
         test = [(entry.annotations, entry.images) for entry in source.test]

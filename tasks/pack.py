@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from m2det.data.checks.run import check_annotations
+from m2det.data.checks.splits import check_repeats
 from m2det.data.findings import from_notes
-from m2det.data.inspection import MAX_NAMED
 from m2det.data.packed.cache import image_times, require_boxes, write_cache
 from m2det.data.packed.reader import FORMAT, is_finished, read_manifest
 from m2det.data.packed.writer import MEANING
 from m2det.data.sources.coco import read_splits
+from m2det.data.sources.fault_list import MAX_NAMED
 from m2det.data.sources.image_times import NAME
 from m2det.data.sources.manifest import RAW, load_sources, may_lie_outside, roots_of, with_known_orientation
 from m2det.data.sources.records import Split
@@ -25,10 +26,8 @@ from m2det.files.hashing import digest, digest_files
 from m2det.files.inputs import FOLDER
 from m2det.files.locks import LOCK, locked
 from m2det.text import printable
-from tasks.common import CACHE, TEST, main_root, params, sources
+from tasks.common import BAD_IMAGES, CACHE, TEST, UNFINISHED, main_root, params, sources
 from tasks.inputs import finished_in, inputs_of, require_unchanged
-
-BAD_IMAGES = "bad_images.txt"  # beside the unfinished packs: all images that the last pack refused
 
 
 def pack() -> None:
@@ -46,13 +45,14 @@ def pack() -> None:
     trained = {name: splits[name] for name in ("train", "val")}
     test = {name: split for name, split in splits.items() if name not in trained}
     notes = [finding for name, split in test.items() for finding in from_notes(split.notes, name)]
-    for finding in dict.fromkeys([*check_annotations(trained, params().evaluate), *notes]):
+    doubts = [*check_annotations(trained, params().evaluate), *check_repeats(splits, {}), *notes]
+    for finding in dict.fromkeys(doubts):
         print(printable(str(finding)))
     require_boxes(splits["train"])
     categories = splits["train"].categories
     settings = params().pack
     orientation = orientation_of(with_known_orientation(params().data, RAW / "manifest.json"))
-    unfinished = main_root() / "data" / "unfinished" / _fingerprint(splits.values())
+    unfinished = main_root() / UNFINISHED / _fingerprint(splits.values())
     with explain_disk_errors(unfinished), locked(unfinished):
         for other in sorted(unfinished.parent.iterdir()):
             if other != unfinished and other.is_dir():

@@ -28,6 +28,7 @@ CODES = {  # code -> severity, meaning; docs/data.md has the same table
     "crowded": (WARNING, "an image has more objects of a class than evaluation keeps"),
     "class-without-box": (WARNING, "a class has no box"),
     "class-only-in-val": (WARNING, "a class has boxes in validation and none in training"),
+    "similar-classes": (WARNING, "names of classes differ only in case, spaces, hyphens or Unicode form"),
     "val-without-box": (WARNING, "validation has no box: AP cannot be measured"),
     "image-in-both": (WARNING, "the same image is in training and validation"),
     "image-repeated": (WARNING, "one image has several ids"),
@@ -76,7 +77,7 @@ class Finding:
 
 def from_notes(notes: Iterable[Note], split: str) -> list[Finding]:
     """Return what reading has noted as findings."""
-    return [Finding(note.code, note.text, note.count, (), split) for note in notes]
+    return [Finding(note.code, note.text, note.count, note.examples, split) for note in notes]
 
 
 def worst(findings: Sequence[Finding]) -> str:

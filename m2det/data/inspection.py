@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from m2det.data.image_checks import check_header, check_size
 from m2det.data.orientation import exif_orientation, stored_size
+from m2det.data.sources.fault_list import MAX_NAMED
 from m2det.data.sources.records import ImageRecord, Split
 from m2det.data.upright import EXCHANGED, REMEDY, UNCLEAR, UPRIGHT, Setting, extents, pixels_of, which_pixels
 from m2det.errors import InputError
 
 CHECKS = {"decode": check_size, "header": check_header}
-MAX_NAMED = 20  # faults that are printed; a file has all
 
 
 @dataclass(frozen=True)

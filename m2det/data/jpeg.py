@@ -12,6 +12,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from m2det.data.no_image import describe_no_image
 from m2det.data.orientation import JPEG_START, PNG_START, TIFF_STARTS, exif_orientation, turn_upright
 from m2det.errors import InputError
 
@@ -50,7 +51,7 @@ def decode_bgr(data: bytes, name: str, reduction: int = 1) -> np.ndarray:
     if image is None:
         image = opencv_decoder(data, reduction)
     if image is None:
-        raise InputError(f"{name} cannot be decoded: it is damaged, empty or no image; replace it")
+        raise InputError(f"{name} {describe_no_image(data)}")
     orientation = 1 if data.startswith(TIFF_STARTS) else exif_orientation(data)  # OpenCV turns a TIFF by itself
     return image if orientation == 1 else turn_upright(image, orientation)
 

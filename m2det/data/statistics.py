@@ -22,6 +22,9 @@ SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)
 MIN_IOU = 0.5  # from which training matches a prior with an object
 MIN_SHARE = 0.3  # of boxes; where no model matches so many, none fits
 TOLERANCE = 0.05  # the smallest model whose share is so close to the best is the one to take
+# boxes and priors that are compared at once: below 32,768 pairs PyTorch starts no threads, whose memory stays with them
+CHUNK = (16, 1536)
+ROUNDING = 1.01  # of areas
 MAX_SAMPLED = 2000  # boxes against priors: more change no digit that is printed
 
 
@@ -97,10 +100,21 @@ def objects(split: Split) -> tuple[Boxes, Boxes]:
 
 
 def count_matches(boxes: Boxes, priors: torch.Tensor) -> NDArray[np.int64]:
-    """Return [N], how many cxcywh priors [P,4] overlap each xyxy box [N,4], all in [0,1], by MIN_IOU or more."""
-    corners = cxcywh_to_xyxy(priors)
-    chunks = torch.from_numpy(boxes).split(16)  # 16 x 80,000 overlaps at once: quicker, and less memory, than more
-    matches: NDArray[np.int64] = torch.cat([(iou_xyxy(chunk, corners) >= MIN_IOU).sum(1) for chunk in chunks]).numpy()
+    """Return [N], how many cxcywh priors [P,4] overlap each xyxy box [N,4], all in [0,1], by MIN_IOU or more.
+
+    Areas of such pairs differ by a factor of 1 / MIN_IOU at most, so the others are not compared.
+    """
+    prior_areas, order = priors[:, 2:].prod(1).sort()
+    corners = cxcywh_to_xyxy(priors[order])
+    box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    matches = np.zeros(len(boxes), np.int64)
+    by_area = np.argsort(box_areas)
+    for chunk in (by_area[start : start + CHUNK[0]] for start in range(0, len(boxes), CHUNK[0])):
+        limits = box_areas[chunk[[0, -1]]] * np.array([MIN_IOU / ROUNDING, ROUNDING / MIN_IOU], np.float32)
+        low, high = np.searchsorted(prior_areas.numpy(), limits)
+        own = torch.from_numpy(boxes[chunk])
+        for part in corners[low:high].split(CHUNK[1]):
+            matches[chunk] += (iou_xyxy(own, part) >= MIN_IOU).sum(1).numpy()
     return matches
 
 

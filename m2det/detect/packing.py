@@ -10,10 +10,13 @@ from pathlib import Path
 
 from m2det.config import Params
 from m2det.data.checks.run import check_annotations
+from m2det.data.checks.splits import check_repeats
 from m2det.data.packed.cache import image_times, require_boxes, write_cache
 from m2det.data.packed.reader import FORMAT, is_finished
 from m2det.data.sources.coco import read_splits
 from m2det.data.sources.detect_format import FORMATS, find_layout
+from m2det.data.sources.fault_list import faults_listed
+from m2det.data.sources.made import tell_notes
 from m2det.data.sources.manifest import roots_of
 from m2det.data.sources.presence import missing_files
 from m2det.data.upright import orientation_of
@@ -24,7 +27,7 @@ from m2det.files.whole import write_whole
 log = logging.getLogger(__name__)
 
 PACKED = "cache"  # in the folder; beside it, what it was made of
-MADE_OF, BAD_IMAGES = "cache.sha256", "bad_images.txt"
+MADE_OF, BAD_IMAGES, LEFT_OUT = "cache.sha256", "bad_images.txt", "left_out.txt"
 
 
 def pack_folder(params: Params, target: Path, names: Collection[str] = ("train", "val")) -> Path:
@@ -47,10 +50,9 @@ def pack_folder(params: Params, target: Path, names: Collection[str] = ("train",
     (_, root), cache = roots_of(data), target / PACKED
     layout = find_layout(data, root, with_test)
     log.info("%s holds %s", root, layout.saw)
-    with explain_disk_errors(target):
+    with explain_disk_errors(target), faults_listed(target / BAD_IMAGES):
         converted = layout.convert(target, data.val_share, params.pack.on_bad_image == "skip")
-        for note in converted.notes:
-            log.info("%s", note.text)
+        tell_notes(converted.notes, target / LEFT_OUT, lambda line: log.info("%s", line))
         made_in = target if converted.made else root
         listed = {
             split: [(made_in / file, root / images) for file, images in each] for split, each in converted.pairs.items()
@@ -63,7 +65,7 @@ def pack_folder(params: Params, target: Path, names: Collection[str] = ("train",
         splits = {name: read[name] for name in names}
         if "train" in splits:
             require_boxes(splits["train"])
-            for finding in dict.fromkeys(check_annotations(splits, params.evaluate)):
+            for finding in dict.fromkeys([*check_annotations(splits, params.evaluate), *check_repeats(splits, {})]):
                 log.info("%s", finding)
         if converted.upright and data.orientation == "ask":
             data = data.model_copy(update={"orientation": "exif"})

@@ -42,7 +42,10 @@ def write_initial(target: Path, settings: WeightsParams, name: str, seed: int, b
     else:
         source = initial_address(settings, name)
         path = download(source, settings, base) if "://" in source else _local_file(source, settings, base)
-        state = _named(load_backbone(name, path, images_of(path.name, settings.images)))
+        images = images_of(path.name, settings.images)
+        if settings.images == "auto" and images == "bgr255" and not is_official(source):
+            log.info("%s is taken as trained on bgr255; if torchvision trained it, set weights.images: rgb1", path.name)
+        state = _named(load_backbone(name, path, images))
     save_tensors(target, state, {})
 
 

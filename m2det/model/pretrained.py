@@ -182,7 +182,9 @@ def fetch(url: str, sha256: str, path: Path) -> str:
             temporary.unlink()
             raise
         os.replace(temporary, path)
-    return check_sha256(path, path.name, sha256, str(path), "delete it to fetch it again, or correct weights.sha256")
+    return check_sha256(
+        path, path.name, sha256, str(path), "delete it to fetch it again, or, to take it as it is, set weights.sha256"
+    )
 
 
 def check_sha256(path: Path, name: str, sha256: str, what: str, advice: str) -> str:

@@ -28,6 +28,8 @@ from m2det.train.writer import Writer
 
 log = logging.getLogger(__name__)
 
+MIN_AP = 0.01  # of a network that has begun to learn
+
 
 @dataclass
 class TrainResult:
@@ -109,11 +111,12 @@ class TrainingState:
     def out_of_patience(self) -> bool:
         """Whether train.patience ends the training here: by the rows and the best AP alone, which a checkpoint holds.
 
-        An AP of 0, or none (-1), is not yet one that later ones could fall behind.
+        An AP below MIN_AP, or none (-1), is chance, not yet one that later ones could fall behind: with few images an
+        epoch has few steps.
         """
         patience, best = self.parts.settings.patience, self.best
         later = sum("AP" in row and row["epoch"] > best["epoch"] for row in self.rows)
-        return best["AP"] > 0 and 0 < patience <= later
+        return best["AP"] >= MIN_AP and 0 < patience <= later
 
     @property
     def epoch_ended(self) -> bool:

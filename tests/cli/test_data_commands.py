@@ -12,7 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from m2det.boxes import cxcywh_to_xyxy, iou_xyxy
 from m2det.cli.main import main
 from m2det.data.packed.reader import REPACK, key_of
 from m2det.data.packed.writer import finish_cache, write_split
@@ -100,6 +102,20 @@ def test_matches_are_counted_as_by_hand():
         counted.append(int((shared / union >= 0.5).sum()))
     assert counted[0] > 0 and counted[1] == 0 and counted[2] > 1
     assert count_matches(boxes, prior_boxes("m2det-tiny")).tolist() == counted
+
+
+def test_matches_are_those_of_all_pairs():
+    """Also at the borders of what is compared at once, and of areas that can match."""
+    rng = np.random.default_rng(0)
+    sides = np.exp(rng.normal(-2, 1, (101, 2))).clip(0.01, 0.9).astype(np.float32)
+    low = rng.random((101, 2), np.float32) * (1 - sides)
+    priors = prior_boxes("m2det320-vgg16")
+    exact = cxcywh_to_xyxy(priors[[0, 1, 2, 40, 500, 12809]]).numpy()
+    halves = exact * np.array([1, 1, 1, 0.5], np.float32) + exact[:, [1]] * np.array([0, 0, 0, 0.5], np.float32)
+    boxes = np.concatenate([low, low + sides], 1)
+    for each in (boxes, np.concatenate([boxes, exact, halves]), boxes[:0]):
+        overlaps = iou_xyxy(torch.from_numpy(each), cxcywh_to_xyxy(priors))
+        assert count_matches(each, priors).tolist() == (overlaps >= 0.5).sum(1).tolist()
 
 
 def test_verify_names_every_bad_record(project, capsys):

@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from m2det.data.inspection import MAX_NAMED, ImageFaults
+from m2det.data.inspection import ImageFaults
+from m2det.data.jpeg import decode_bgr
+from m2det.data.orientation import upright_size
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
+from m2det.data.sources.fault_list import MAX_NAMED
+from m2det.data.sources.tree import Tree
+from m2det.errors import InputError
 from tests.data.photos import photo, write_set
 
 
@@ -86,3 +91,21 @@ def test_a_split_of_bad_images_alone_is_refused_though_they_may_be_skipped(tmp_p
     with pytest.raises(ImageFaults) as error:
         write(write_set(tmp_path / "a", images, []), skip_bad=True)
     assert len(error.value.faults) == 30 and 0 < str(error.value).count("cannot be decoded") <= MAX_NAMED
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n", "a pointer of Git LFS .*git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404", "it is HTML or XML, perhaps an error page"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 99, "it is HEIC or AVIF, whatever its suffix; save it as JPEG or PNG"),
+        (b"\xff\xd8" + b"\0" * 99, "damaged"),
+    ],
+)
+def test_what_lies_in_place_of_an_image_is_told_as_what_it_is(tmp_path, data, words):
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(InputError, match=f"a.jpg cannot be decoded: .*{words}"):
+        decode_bgr(data, "a.jpg")
+    with pytest.raises(InputError, match=f"a.jpg cannot be decoded: .*{words}"):
+        Tree(tmp_path).measure("a.jpg", upright_size)

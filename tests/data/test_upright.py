@@ -11,6 +11,7 @@ from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.reader import PackedSplit
 from m2det.data.packed.writer import finish_cache, write_split
 from m2det.data.sources.coco import read_split
+from m2det.data.upright import exchange_sides
 from tests.data.photos import HEIGHT, WIDTH, oriented_set, photo, write_set
 
 STILL = TrainParams.model_construct(None, crop_probability=0.0, expand_probability=0.0, hflip=False)
@@ -64,6 +65,33 @@ def test_boxes_drawn_on_the_shown_image_with_the_stored_size_are_right_once_that
     split = packed(path, "exif")
     assert split.sizes.tolist() == [[WIDTH, HEIGHT]] * 3 and on_objects(split)
     assert split.annotations(0).boxes.tolist() == [[10, 20, 69, 49]]
+
+
+def test_boxes_that_exchanged_sides_drop_or_keep_are_counted_and_told(tmp_path, capsys):
+    """Stored 120 x 160, shown 160 x 120: the first box lies beyond the shown image, the second beyond the stored."""
+    names = ("a.jpg", "b.jpg")
+    images = [
+        {"id": i, "file_name": name, "width": HEIGHT, "height": WIDTH, "data": photo((10, 10, 50, 30), 6)}
+        for i, name in enumerate(names)
+    ]
+    below, beside, over = [10, 125, 20, 20], [125, 10, 20, 20], [140, 10, 50, 20]
+    boxes = [{"image_id": i, "category_id": 1, "bbox": box} for i, box in ((0, below), (0, beside), (1, over))]
+    path = write_set(tmp_path / "a", images, boxes)
+    split = read_split([(path, path.with_suffix(""))])
+    assert (split.dropped["outside the image"], split.clipped) == (2, 0)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    entry = write_split(cache, "train", split, orientation="exif")
+    assert entry["boxes"] == 2 and entry["dropped"]["outside the image"] == 1 and entry["clipped"] == 1
+    assert "1 of the boxes told as outside the image are kept by the size as shown of 2 im" in capsys.readouterr().out
+    turned = exchange_sides(read_split([(path, path.with_suffix(""))]), [0])
+    assert turned.dropped["outside the image"] == 2 and turned.clipped == 0
+    boxes[1]["bbox"] = below
+    path = write_set(tmp_path / "b", images[:1], boxes[:2])
+    assert [note.text for note in exchange_sides(read_split([(path, path.with_suffix(""))]), [0]).notes] == [
+        "2 more boxes are left out of training by the size as shown of 1 images whose annotations give the "
+        "stored size: outside the image"
+    ]
 
 
 def test_boxes_beyond_the_stored_image_contradict_its_size(tmp_path):

@@ -193,7 +193,9 @@ def stage(server, tmp_path, monkeypatch):
     return run, path
 
 
-def test_torchvisions_weights_are_fetched_checked_kept_and_taken_by_hand(stage, tmp_path):
+def test_torchvisions_weights_are_fetched_checked_kept_and_taken_by_hand(stage, tmp_path, caplog):
+    """Under another name, a file needs the word that torchvision trained it; that is said."""
+    caplog.set_level("INFO")
     run, path = stage
     fetched, kept = run(), tmp_path / "models/downloads" / path.name
     wanted = load_backbone("m2det320-resnet18", path, "rgb1").state_dict()
@@ -202,6 +204,13 @@ def test_torchvisions_weights_are_fetched_checked_kept_and_taken_by_hand(stage, 
     assert run().keys() == fetched.keys(), "kept, so not fetched again"
     by_hand = run(source=str(kept))
     assert all(torch.equal(by_hand[key], value) for key, value in fetched.items())
+    assert "is taken as trained on" not in caplog.text
+    (tmp_path / "mine.pth").write_bytes(kept.read_bytes())
+    renamed = run(source="mine.pth")
+    assert not torch.equal(renamed["base.conv1.weight"], fetched["base.conv1.weight"])
+    assert "mine.pth is taken as trained on bgr255; if torchvision trained it, set weights.images: rgb1" in caplog.text
+    renamed = run(source="mine.pth", images="rgb1")
+    assert all(torch.equal(renamed[key], value) for key, value in fetched.items())
     with pytest.raises(InputError, match=r"weights\.images is bgr255, but resnet18-.*\.pth is torchvision's"):
         run(images="bgr255")
     kept.write_bytes(kept.read_bytes()[:-1])

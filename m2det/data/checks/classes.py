@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -23,6 +25,7 @@ def check_classes(tables: Mapping[str, BoxTable]) -> Iterator[Finding]:
         text = "no box is left to train on; check the annotations, or what cleaning dropped and why"
         yield Finding("no-box", text, 0, (), first)
         return
+    yield from _similar(tables, counts)
     empty = [name for name, number in zip(tables[first].classes, counts[first], strict=True) if not number]
     for name, table in tables.items():
         if name == first:
@@ -41,6 +44,25 @@ def check_classes(tables: Mapping[str, BoxTable]) -> Iterator[Finding]:
             "the network gets a channel for each, and their AP is not defined (-1)"
         )
         yield Finding("class-without-box", text, len(empty), tuple(empty), first)
+
+
+def _similar(tables: Mapping[str, BoxTable], counts: Mapping[str, NDArray[np.int64]]) -> Iterator[Finding]:
+    """Yield the classes with boxes whose names are one name, written differently."""
+    first = next(iter(tables))
+    groups: dict[str, list[str]] = {}
+    for name, number in zip(tables[first].classes, np.sum([*counts.values()], axis=0), strict=True):
+        if number:
+            plain = unicodedata.normalize("NFKC", name).casefold()
+            groups.setdefault("".join(character for character in plain if character not in " _-\t"), []).append(name)
+    similar = [names for names in groups.values() if len(names) > 1]
+    if similar:
+        pairs = "; ".join(_names(names) for names in similar[:LISTED])
+        merged = json.dumps([{names[0]: names} for names in similar[:LISTED]], ensure_ascii=False)  # also YAML
+        text = (
+            f"{len(similar)} names of classes are written differently, so each counts as several classes: {pairs}; if "
+            f"they are one, correct the annotations, or unite them by data.classes: {printable(merged)}"
+        )
+        yield Finding("similar-classes", text, len(similar), tuple(" / ".join(names) for names in similar), first)
 
 
 def _counts(table: BoxTable) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from m2det.data.findings import Finding
 from m2det.data.inspection import Fault, Inspector
 from m2det.data.jpeg import REDUCTIONS, decode_bgr
 from m2det.data.orientation import JPEG_START
+from m2det.data.sources.missing import explain_missing
 from m2det.data.sources.records import ImageRecord
 from m2det.data.upright import EXCHANGED, REMEDY, STORED, UNCLEAR, UPRIGHT
 from m2det.errors import InputError
@@ -22,10 +24,12 @@ NARROW = 64  # of 256 grey levels, between the darkest and the brightest thousan
 def check_missing(missing: Sequence[ImageRecord], total: int, split: str) -> Iterator[Finding]:
     """Yield which of a split's images do not exist."""
     if missing:
-        text = (
-            f"{len(missing)} of {total} images do not exist; check names and the image folder, or remove them from the "
-            "annotations"
-        )
+        names_in: dict[Path, list[str]] = {}
+        for record in missing:
+            names_in.setdefault(record.folder.path, []).append(record.file_name)
+        similar = "; ".join(filter(None, (explain_missing(folder, names) for folder, names in names_in.items())))
+        advice = similar or "check names and the image folder, or remove them from the annotations"
+        text = f"{len(missing)} of {total} images do not exist; {advice}"
         names = tuple(str(record.path) for record in missing)
         yield Finding("missing-images", text, len(missing), names, split)
 

@@ -19,11 +19,17 @@ HEAD = 1 << 16  # bytes that are compared: files of one size that begin alike ar
 
 
 def check_splits(splits: Mapping[str, Split], sizes: Mapping[str, int]) -> Iterator[Finding]:
-    """Yield the doubts about the images of splits.
+    """Yield the doubts about the images of splits. Args as of check_repeats."""
+    yield from check_repeats(splits, sizes)
+    yield from _unnamed(splits)
+
+
+def check_repeats(splits: Mapping[str, Split], sizes: Mapping[str, int]) -> Iterator[Finding]:
+    """Yield which images are in several splits, or in one under several ids.
 
     Args:
         splits: by name.
-        sizes: bytes of each image file that exists, by location.
+        sizes: bytes of each image file that exists, by location; of files without a size the paths alone are compared.
     """
     paths = {name: [location(record) for record in split.records] for name, split in splits.items()}
     same = _contents(paths, sizes)
@@ -48,7 +54,6 @@ def check_splits(splits: Mapping[str, Split], sizes: Mapping[str, int]) -> Itera
                 "trained on says nothing; keep each in one"
             )
             yield Finding("image-in-both", text, len(both), tuple(both[:MAX_EXAMPLES]), name)
-    yield from _unnamed(splits)
 
 
 def _contents(paths: Mapping[str, list[str]], sizes: Mapping[str, int]) -> dict[str, object]:

@@ -11,23 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2det.config import PackParams
-from m2det.data.inspection import MAX_NAMED, Fault, ImageFaults, describe_faults
+from m2det.data.inspection import Fault, ImageFaults, describe_faults
 from m2det.data.jpeg import jpeg_decoder
 from m2det.data.packed.encoding import ImageEncoding
 from m2det.data.packed.writer import ORIGINAL, finish_cache, require_room, write_split
+from m2det.data.sources.fault_list import refuse, write_list
 from m2det.data.sources.records import Category, Split
 from m2det.data.upright import Setting
 from m2det.distributed.lifetime import keep_freed_memory, usable_cores
 from m2det.errors import InputError
-from m2det.text import printable
 
 MAX_THREADS = 32  # each needs the interpreter, which is one, for some hundredths of its time
 
 
 def require_boxes(train: Split) -> None:
     """Raise InputError for a training split without a box."""
-    if not any(len(record.boxes) for record in train.records):
+    if not any((~record.iscrowd).any() for record in train.records):  # crowds and VOC's difficult are not trained on
         reasons = "".join(f"; {note.text}" for note in train.notes)
+        if crowds := sum(len(record.iscrowd) for record in train.records):
+            reasons = f"; {crowds} are crowds (iscrowd 1) or marked difficult, which training leaves out{reasons}"
         raise InputError(f"the training annotations have no usable box: there is nothing to learn from{reasons}")
 
 
@@ -94,13 +96,8 @@ def _mtime(path: Path) -> int:
 def _refuse(faults: list[Fault], path: Path) -> NoReturn:
     """Print the first faults, write all to a file, and raise InputError."""
     sentences = describe_faults(faults)
-    path.write_text("\n".join(map(printable, sentences)) + "\n", encoding="utf-8")
     if len(sentences) == 1:
+        write_list(sentences, path)
         raise InputError(sentences[0])
-    for sentence in sentences[:MAX_NAMED]:
-        print(printable(sentence), flush=True)
     advice = "" if any(fault.kind != "bad" for fault in faults) else ", or set pack.on_bad_image: skip"
-    raise InputError(
-        f"{len(faults)} images cannot be packed; {min(len(sentences), MAX_NAMED)} sentences on them are above, all "
-        f"in {path}; correct them{advice}"
-    )
+    refuse(sentences, path, f"{len(faults)} images cannot be packed", f"correct them{advice}")

@@ -23,6 +23,7 @@ from m2det.data.sources.records import Category, ImageRecord, Split
 from m2det.data.upright import EXCHANGED, Setting, exchange_sides
 from m2det.errors import InputError
 from m2det.files.whole import write_whole
+from m2det.text import printable
 
 ORIGINAL = ImageEncoding()
 MAX_DECODED = 20_000  # images of a split: verify "auto" decodes fewer, which takes some seconds
@@ -76,6 +77,8 @@ def write_split(
         else:
             for finding in check_orientation(inspector, len(planned.records), name):
                 print(finding)
+            for note in planned.notes[len(split.notes) :]:
+                print(printable(f"{name}: {note.text}"))
             skipped = [{"file_name": file_name, "reason": reason} for file_name, reason in plan["skipped"].values()]
             return {**entry, "verified": verify, **({"skipped": skipped} if skipped else {})}
         exchanged = [fault for fault in faults if fault.kind == EXCHANGED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,24 @@ def check_images(images: Sequence[Image], path: Path, outside: bool) -> None:
             raise InputError(f"{where}, {fault}; rename it")
         if not outside and leaves_folder(name):
             raise InputError(f"{where}, which leads out of the image folder; {ADVICE}")
+
+
+def drop_roots_of_same_name(content: Content, path: Path) -> list[Note]:
+    """Leave out categories without a box that only group one of the same name, and return a note on each.
+
+    Roboflow writes one for a project that is called as its class.
+    """
+    used = {annotation.category_id for annotation in content.annotations}
+    numbers = Counter(str(category.name) for category in content.categories)
+    notes = []
+    for root in list(content.categories):
+        others = [category for category in content.categories if category is not root]
+        groups = any(category.supercategory == root.name for category in others)
+        if numbers[str(root.name)] > 1 and root.id not in used and groups:
+            content.categories = others
+            text = f"{path}: category {root.id} has no box: it is only the supercategory of one that is also called "
+            notes.append(Note("root-category", 1, f"{text}{root.name!r}, and is left out"))
+    return notes
 
 
 def check_categories(entries: Sequence[NamedCategory], path: Path) -> list[Category]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from m2det.data.sources.coco_checks import check_annotations, check_categories, check_images
+from m2det.data.sources.coco_checks import check_annotations, check_categories, check_images, drop_roots_of_same_name
 from m2det.data.sources.coco_faults import explain
 from m2det.data.sources.coco_types import Annotation, Content, Image, ImageInfo
 from m2det.data.sources.json_bytes import explain_encoding, read_json_bytes
@@ -64,6 +64,7 @@ def read_coco(path: Path, outside: bool = False, unlabelled: bool = False) -> Co
     """
     content, notes = _decode(read_json_bytes(path), path, ImageInfo if unlabelled else Content)
     check_images(content.images, path, outside)
+    notes += drop_roots_of_same_name(content, path)
     categories = check_categories(content.categories, path)
     notes += check_annotations(content, path)
     return CocoFile(path, content.images, content.annotations, categories, tuple(notes))

@@ -56,8 +56,8 @@ class CocoLayout:
         """List the user's own files, or two parts of each, made below target/annotations, where `val` is missing."""
         if self.pairs.get("val"):
             return Converted(self.pairs, made=False, notes=self.notes)
-        pairs, note = split_coco(self.pairs["train"], self.tree, target, val_share, skip)
-        return Converted(pairs, notes=[*self.notes, note])
+        pairs, notes = split_coco(self.pairs["train"], self.tree, target, val_share, skip)
+        return Converted(pairs, notes=[*self.notes, *notes])
 
 
 def looks_like_coco(tree: Tree) -> str:
@@ -115,13 +115,13 @@ def _images_of(tree: Tree, file: str) -> str:
     quoted = FILE_NAME.findall(_ends(tree, file))
     names = [name for name in map(_unquoted, quoted[:: -(-len(quoted) // MAX_SAMPLED) or 1]) if name]
     votes: Counter[str] = Counter()
-    by_name = tree.images_of_name
+    by_name = tree.files_of_name
     for name in names:
         places = [image for image in by_name.get(basename(name), []) if f"/{image}".endswith(f"/{name}")]
         votes.update({f"/{image}".removesuffix(f"/{name}").removeprefix("/") or "." for image in places})
     if not votes:
         first = f", the first is {names[0]!r}," if names else ""
-        advice = explain_missing(tree.root, names) or "put the images there"
+        advice = explain_missing(tree.root, names, anywhere=True) or "put the images there"
         raise InputError(f"no image that {tree.root / file} names{first} is below {tree.root}; {advice}")
     most = [folder for folder, count in votes.items() if count == max(votes.values())]
     split = split_of(file.removesuffix(".json"))

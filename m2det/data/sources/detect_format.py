@@ -11,7 +11,7 @@ from m2det.config import DataParams
 from m2det.data.sources.coco_layout import CocoLayout, find_coco, looks_like_coco
 from m2det.data.sources.json_bytes import other_kind
 from m2det.data.sources.made import Layout
-from m2det.data.sources.tree import Tree
+from m2det.data.sources.tree import Tree, some
 from m2det.data.sources.voc import find_voc, looks_like_voc
 from m2det.data.sources.yolo import find_yolo, looks_like_yolo
 from m2det.errors import InputError
@@ -26,6 +26,7 @@ LOOKED_FOR = (
     "<annotation> (Pascal VOC)"
 )
 PEEK = 512  # bytes that tell what a file is
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 SUFFIXES = 5  # kinds of files that the sentence counts
 
 
@@ -59,9 +60,11 @@ def _recognised(tree: Tree) -> str:
     for name in [name for name in tree.files if name.lower().endswith((".json", ".json.gz", ".json.zip"))][:SUFFIXES]:
         if kind := other_kind(tree.read(name, PEEK)):
             raise InputError(f"data.root: {tree.root / name} is no JSON, but {kind}")
+    archives = [name for name in tree.files if name.lower().endswith(ARCHIVES)]
+    hint = f"unpack {some(archives)} if the data set is in it; " if archives else ""
     suffixes = Counter(splitext(name)[1].lower() or "none" for name in tree.files)
     files = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(SUFFIXES)) or "none"
     raise InputError(
         f"data.root: {tree.root} holds no data set that is recognised; looked for {LOOKED_FOR}; its files by suffix: "
-        f"{files}; see docs/data.md for layouts"
+        f"{files}; {hint}see docs/data.md for layouts"
     )

@@ -23,6 +23,11 @@ KINDS = {
     b"version https://git-lfs": "a pointer of Git LFS in place of the file: run `git lfs pull` where it comes from",
     b"<": "XML or HTML, perhaps an error page that was saved: give, or download again, the JSON file",
 }
+OTHER_FORMATS = (".yaml", ".yml", ".xml", ".csv")
+HOW_OTHERS_ARE_READ = (
+    "for a folder in YOLO's or Pascal VOC's format set data.root to it and data.source to auto in params.yaml, run "
+    "`dvc repro data`, then `m2det data check` without --annotations"
+)
 TAR = slice(257, 262)
 
 
@@ -32,6 +37,8 @@ def read_json_bytes(path: Path) -> bytes:
     Raises:
         InputError: the file is missing, no regular file, of another kind, or in another encoding.
     """
+    if path.is_dir() or path.suffix.lower() in OTHER_FORMATS:
+        raise InputError(f"{path} is no JSON in COCO's format; {HOW_OTHERS_ARE_READ}")
     if not path.exists():
         raise InputError(f"{path}: no such annotation file; check its name and the data root")
     data = read_file(path)
@@ -48,6 +55,8 @@ def read_json_bytes(path: Path) -> bytes:
 
 def other_kind(data: bytes) -> str:
     """Return what a file is that is given for JSON by mistake, by its first bytes, as a phrase; empty for others."""
+    if not data:
+        return "empty: copy or export it again"
     if data[TAR] == b"ustar":
         return "a tar archive: unpack it and give the JSON file in it"
     start = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()

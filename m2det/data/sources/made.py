@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from m2det.data.sources.fault_list import MAX_NAMED, BadFiles, write_list
 from m2det.data.sources.image_folder import name_fault
 from m2det.data.sources.records import Note
-from m2det.data.sources.tree import UnreadableImage
+from m2det.data.sources.tree import BadImage
 from m2det.errors import InputError
+from m2det.text import printable
 
-MAX_NAMED = 5  # wrong files in a sentence
 File = TypeVar("File")
 Content = TypeVar("Content")
 Pairs = dict[str, list[tuple[str, str]]]  # each split's annotation files, each with the folder of its images
@@ -71,38 +72,69 @@ class Layout(Protocol):
         ...
 
 
-def read_each(
-    files: Iterable[File], read: Callable[[File], Content], skipped: list[str] | None = None
-) -> dict[File, Content]:
-    """Return what `read` makes of each file.
+class FileFaults:
+    """What is wrong with a data set's files, collected so that all is told at once.
+
+    skipped: sentences on images that are left out.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        """Args: skip: leave out images that are missing or cannot be read, and do not refuse them."""
+        self._skip = skip
+        self._faults: list[InputError] = []
+        self.skipped: list[str] = []
+
+    def add(self, fault: InputError) -> None:
+        """Add a fault, or leave out the image that it is about."""
+        if isinstance(fault, BadImage) and self._skip:
+            self.skipped.append(str(fault))
+        else:
+            self._faults.append(fault)
+
+    def read_each(self, files: Iterable[File], read: Callable[[File], Content]) -> dict[File, Content]:
+        """Return what `read` makes of each file, but of those that are wrong."""
+        contents: dict[File, Content] = {}
+        for file in files:
+            try:
+                contents[file] = read(file)
+            except InputError as error:
+                self.add(error)
+        return contents
+
+    def require_none(self) -> None:
+        """Raise the fault, or BadFiles if there are several."""
+        if len(self._faults) == 1:
+            raise self._faults[0]
+        if self._faults:
+            skippable = all(isinstance(fault, BadImage) for fault in self._faults)
+            advice = "correct them" + ", or set pack.on_bad_image: skip" * skippable
+            raise BadFiles([str(fault) for fault in self._faults], f"{len(self._faults)} files are wrong", advice)
+
+    def notes(self) -> list[Note]:
+        """Return the note on images that are left out, if any is."""
+        count = len(self.skipped)
+        text = f"{count} images are missing or cannot be read, and are left out (pack.on_bad_image)"
+        return [Note("skipped-images", count, text, tuple(self.skipped))] if count else []
+
+
+def tell_notes(notes: Iterable[Note], path: Path, say: Callable[[str], object] = print) -> None:
+    """Tell notes and the first of their examples, and write all examples to a file.
 
     Args:
-        files: to read.
-        read: called with each.
-        skipped: takes the sentences on images that cannot be read, which are left out; None refuses them.
-
-    Raises:
-        InputError: some files are wrong; the first of them are named, and their number.
+        notes: to tell.
+        path: the file to write, if there are examples.
+        say: is called with each line.
     """
-    contents: dict[File, Content] = {}
-    faults: list[str] = []
-    for file in files:
-        try:
-            contents[file] = read(file)
-        except InputError as error:
-            left_out = skipped if isinstance(error, UnreadableImage) and skipped is not None else faults
-            left_out.append(str(error))
-    if faults:
-        head = f"{len(faults)} files are wrong, the first of them: " if len(faults) > 1 else ""
-        raise InputError(head + "; ".join(faults[:MAX_NAMED]))
-    return contents
-
-
-def skipped_note(sentences: Sequence[str]) -> Note:
-    """Return the note on images that are left out; of count 0 if none is."""
-    first = "; ".join(sentences[:MAX_NAMED])
-    text = f"{len(sentences)} images cannot be read and are left out (pack.on_bad_image), the first: {first}"
-    return Note("skipped-images", len(sentences), text)
+    path.unlink(missing_ok=True)
+    lists: list[str] = []
+    for note in notes:
+        say(printable(note.text))
+        lists += note.examples
+        for example in note.examples[:MAX_NAMED]:
+            say(printable(f"  {example}"))
+    if lists:
+        write_list(lists, path)
+        say(printable(f"{path} lists all {len(lists)} of them"))
 
 
 def make_annotations(target: Path, splits: Mapping[str, Sequence[LabelledImage]], classes: Mapping[int, str]) -> Pairs:
@@ -112,11 +144,16 @@ def make_annotations(target: Path, splits: Mapping[str, Sequence[LabelledImage]]
         target: the stage's folder.
         splits: by name.
         classes: names by category id.
+
+    Raises:
+        InputError: a split has no images, or one has a name that cannot be.
     """
     categories = [{"id": number, "name": name} for number, name in sorted(classes.items())]
     pairs: Pairs = {}
     first = 1
     for split, images in splits.items():
+        if not images:
+            raise InputError(f"no image of {split} is left: all are missing or cannot be read; give others")
         content = _content(images, first) | {"categories": categories}
         pairs[split] = [(write_annotations(target, split, content), ".")]
         first += len(images)

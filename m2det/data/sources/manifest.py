@@ -9,10 +9,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from m2det.config import DataParams
 from m2det.data.sources.coco_json import read_coco
 from m2det.data.sources.coco_types import TEST
+from m2det.data.sources.fault_list import BadFiles
 from m2det.data.sources.image_folder import ImageFolder
 from m2det.data.sources.image_times import NAME, warn_of_other_times
 from m2det.data.sources.missing import explain_missing
@@ -20,7 +22,6 @@ from m2det.errors import InputError
 from m2det.files.hashing import file_sha256
 
 RAW = Path("data/coco")  # what the stage `data` makes, under the project's folder
-MAX_NAMED = 20  # missing images in a sentence; `m2det data check --json` lists more
 RELIST = "put it back as it was, or run `dvc repro data`"
 RESTORE = "put it back as it was, or run `dvc repro -f data`"  # by -f: DVC does not look at images
 
@@ -65,11 +66,13 @@ def write_manifest(
         test: pairs of one more split, the user's own files also where those of `splits` were made.
 
     Raises:
-        InputError: an annotation file, folder or image is missing, or an image lies outside and must not.
+        BadFiles: images are missing, all of which it has.
+        InputError: an annotation file or folder is missing, or an image lies outside and must not.
     """
+    missing: dict[str, list[str]] = {}
     content = {
         split: [
-            _describe(roots, annotations, images, advice, outside, skip_missing, split == TEST)
+            _describe(roots, annotations, images, advice, outside, missing, split == TEST)
             | ({"made": True} if roots[0] == path.parent else {})
             | ({"upright": True} if upright else {})
             for annotations, images in pairs
@@ -77,7 +80,9 @@ def write_manifest(
         for split, pairs in splits.items()
     }
     if test:
-        content[TEST] = [_describe((roots[1],) * 2, *pair, advice, outside, skip_missing, True) for pair in test]
+        content[TEST] = [_describe((roots[1],) * 2, *pair, advice, outside, missing, True) for pair in test]
+    if missing and not skip_missing:
+        _refuse_missing(missing)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
@@ -128,22 +133,36 @@ def missing_paths(roots: Roots, pairs: Sequence[tuple[str, str]], advice: str) -
 
 
 def _describe(
-    roots: Roots, annotations: str, images: str, advice: str, outside: bool, skip_missing: bool, unlabelled: bool
+    roots: Roots,
+    annotations: str,
+    images: str,
+    advice: str,
+    outside: bool,
+    missing: dict[str, list[str]],
+    unlabelled: bool,
 ) -> dict[str, object]:
+    """Return a list's entry; the paths of missing images are put into `missing`, by a sentence on all of them."""
     for fault in missing_paths(roots, [(annotations, images)], advice):
         raise InputError(fault)
     file, folder = roots[0] / annotations, roots[1] / images
     names = sorted({image.file_name for image in read_coco(file, outside, unlabelled).images})
     sizes = ImageFolder(folder, outside).sizes(names)
-    missing = [name for name in names if name not in sizes]
-    if missing and not skip_missing:
-        more = f", with {', '.join(missing[1:MAX_NAMED])}" if len(missing) > 1 else ""
-        rest = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
-        raise InputError(
-            f"{len(missing)} of the {len(names)} images that {file} names are not in {folder}, "
-            f"the first is {missing[0]}{more}{rest}; {explain_missing(folder, missing) or advice}"
+    absent = [name for name in names if name not in sizes]
+    if absent:
+        sentence = (
+            f"{len(absent)} of the {len(names)} images that {file} names are not in {folder}; "
+            f"{explain_missing(folder, absent) or advice}; those that are damaged are listed by "
+            f"`m2det data check --annotations {file} --images {folder}`"
         )
+        missing[sentence] = [str(folder / name) for name in absent]
     return {"annotations": annotations, "sha256": file_sha256(file), "images": images, "files": sizes}
+
+
+def _refuse_missing(missing: Mapping[str, Sequence[str]]) -> NoReturn:
+    paths = [f"{path} does not exist" for each in missing.values() for path in each]
+    raise BadFiles(
+        paths, f"{len(paths)} images are missing", "; ".join([*missing, "pack.on_bad_image: skip leaves them out"])
+    )
 
 
 def _check(roots: Roots, entry: dict, outside: bool) -> None:

@@ -58,11 +58,13 @@ class Note:
     code: its kind, such as "dropped-boxes"; never changes for a kind.
     count: of the entries that it is about.
     text: one sentence with the file, the count and the reason.
+    examples: sentences or names of all of them, where a list is of use.
     """
 
     code: str
     count: int
     text: str
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

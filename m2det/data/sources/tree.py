@@ -10,17 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from posixpath import basename, dirname, normpath
 
+from m2det.data.no_image import describe_no_image
 from m2det.data.orientation import PNG_START
 from m2det.data.sources.image_folder import ADVICE, ImageFolder, leaves_folder
 from m2det.errors import InputError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff")
 HEAD = 1 << 18  # bytes: an image's size stands in them, behind camera's data and thumbnail
 LISTED = 3  # names that a sentence quotes
 
 
-class UnreadableImage(InputError):
-    """An image file that is damaged, empty or no image: what `pack.on_bad_image: skip` leaves out."""
+class BadImage(InputError):
+    """An image that is missing, damaged, no image or of another size than labelled: `pack.on_bad_image: skip` does."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class Tree:
         return dict(found)
 
     @cached_property
-    def images_of_name(self) -> dict[str, list[str]]:
-        """The images by their name without folders."""
+    def files_of_name(self) -> dict[str, list[str]]:
+        """The files by their name without folders."""
         found = defaultdict(list)
-        for name in self.images:
+        for name in self.files:
             found[basename(name)].append(name)
         return dict(found)
 
@@ -86,13 +87,13 @@ class Tree:
 
         Raises:
             InputError: the file cannot be read.
-            UnreadableImage: the file is no image.
+            BadImage: the file is no image.
         """
         head = self.read(name, HEAD)
         whole = head.startswith(PNG_START)  # whose orientation may stand behind its pixels
         size = (not whole and size_of(head)) or size_of(self.read(name))
         if not size:
-            raise UnreadableImage(f"{self.root / name} cannot be decoded: it is damaged, empty or no image; replace it")
+            raise BadImage(f"{self.root / name} {describe_no_image(head)}")
         return size
 
     def name_of(self, path: str) -> str:

@@ -18,6 +18,7 @@ import msgspec
 
 from m2det.data.orientation import jpeg_markers
 from m2det.data.sources.coco_json import read_coco
+from m2det.data.sources.fault_list import BadFiles
 from m2det.data.sources.made import LabelledImage, Pairs, write_annotations
 from m2det.data.sources.missing import explain_missing
 from m2det.data.sources.records import Note
@@ -43,8 +44,8 @@ def split_images(
 
 def split_coco(
     pairs: Sequence[tuple[str, str]], tree: Tree, target: Path, share: float, skip: bool = False
-) -> tuple[Pairs, Note]:
-    """Write each annotation file as two below target/annotations, and return these and a note.
+) -> tuple[Pairs, list[Note]]:
+    """Write each annotation file as two below target/annotations, and return these and notes.
 
     Args:
         pairs: of annotation file and image folder, relative to the tree's root.
@@ -54,7 +55,8 @@ def split_coco(
         skip: let images be missing, which the stage `pack` skips.
 
     Raises:
-        InputError: an annotation file is wrong, images are missing, or as choose_validation.
+        BadFiles: images are missing.
+        InputError: an annotation file is wrong, or as choose_validation.
     """
     contents = [read_coco(tree.root / file, tree.outside) for file, _ in pairs]
     names = [join(folder, i.file_name) for c, (_, folder) in zip(contents, pairs, strict=True) for i in c.images]
@@ -62,7 +64,9 @@ def split_coco(
     missing = [name for name in dict.fromkeys(names) if tree.may_read(name) and not (tree.root / name).is_file()]
     if missing and not skip:
         advice = explain_missing(tree.root, missing) or "put them there, or set pack.on_bad_image: skip"
-        raise InputError(f"{len(missing)} images are not below {tree.root}, the first is {missing[0]!r}; {advice}")
+        sentences = [f"{tree.root / name} does not exist" for name in missing]
+        named = " and ".join(str(tree.root / file) for file, _ in pairs)
+        raise BadFiles(sentences, f"{len(missing)} of the {len(names)} images that {named} names are missing", advice)
     outside = [name for name in dict.fromkeys(names) if not tree.may_read(name)]  # which read() refuses
     files = ((name, tree.read(name)) for name in [*outside, *present])
     chosen = choose_validation(files, share, str(tree.root))
@@ -76,7 +80,8 @@ def split_coco(
             if images:
                 part = {key: _without_absent(msgspec.to_builtins(entries)) for key, entries in part.items()}
                 splits[split].append((write_annotations(target, f"{stem(file)}_{number}_{split}", part), folder))
-    return splits, _note(sum(name in chosen for name in names), len(names))
+    notes = [note for content in contents for note in content.notes]
+    return splits, [*notes, _note(sum(name in chosen for name in names), len(names))]
 
 
 def _without_absent(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

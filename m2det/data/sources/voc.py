@@ -6,17 +6,18 @@ other tree the classes are those that its files name.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import dirname
 
 from m2det.data.orientation import stored_size, upright_size
-from m2det.data.sources.made import Converted, LabelledImage, make_annotations, read_each, skipped_note
+from m2det.data.sources.made import Converted, FileFaults, LabelledImage, make_annotations
+from m2det.data.sources.missing import explain_missing
 from m2det.data.sources.records import Note
 from m2det.data.sources.split_names import choose_splits, split_of
-from m2det.data.sources.tree import Tree, nearest, some, stem
+from m2det.data.sources.tree import BadImage, Tree, nearest, some, stem
 from m2det.data.sources.val_share import split_images
 from m2det.data.sources.voc_kit import Key, convert_years, find_years, has_its_classes, missing_split
 from m2det.data.sources.voc_lists import find_lists, names_in, split_lists
@@ -61,30 +62,32 @@ class VocLayout:
         Raises:
             InputError: a file is no VOC annotation or has no image, or VOC itself lacks a split.
         """
-        years = {key: self._read(xmls) for key, xmls in self.years.items()}
+        faults = FileFaults(skip)
+        xmls = dict.fromkeys(xml for each in (*self.years.values(), *self.splits.values()) for xml in each)
+        contents = faults.read_each(xmls, lambda xml: read_xml(self.tree.read(xml), str(self.tree.root / xml)))
+        years = {key: {xml: contents[xml] for xml in each if xml in contents} for key, each in self.years.items()}
         if years and has_its_classes(years):
+            faults.require_none()
             return convert_years(self.tree, years, target)
-        images = {split: self._read(xmls) for split, xmls in self.splits.items()}
+        images = {split: {xml: contents[xml] for xml in each if xml in contents} for split, each in self.splits.items()}
         names = sorted({o.name for split in images.values() for image in split.values() for o in image.objects})
+        numbers = {name: number for number, name in enumerate(names, 1)}
+        described: set[str] = set()
+        labelled = {split: self._label(content, numbers, faults, described) for split, content in images.items()}
+        faults.require_none()
         if not names:
             raise InputError(f"no XML file below {self.tree.root} has an object: there is nothing to learn from")
-        numbers = {name: number for number, name in enumerate(names, 1)}
-        skipped: list[str] = []
-        bad = skipped if skip else None
-        labelled = {split: self._label(content, numbers, bad) for split, content in images.items()}
-        notes = [*self.notes, *self._unlabelled(labelled), *[note for note in [skipped_note(skipped)] if note.count]]
+        notes = [*self.notes, *self._unlabelled(described), *faults.notes()]
         if "val" not in labelled:
             labelled, note = split_images(labelled["train"], self.tree, val_share)
             notes.append(note)
         classes = {number: name for name, number in numbers.items()}
         return Converted(make_annotations(target, labelled, classes), notes=notes)
 
-    def _read(self, xmls: Sequence[str]) -> dict[str, VocImage]:
-        return read_each(xmls, lambda xml: read_xml(self.tree.read(xml), str(self.tree.root / xml)))
-
     def _label(
-        self, images: Mapping[str, VocImage], numbers: Mapping[str, int], skipped: list[str] | None
+        self, images: Mapping[str, VocImage], numbers: Mapping[str, int], faults: FileFaults, described: set[str]
     ) -> list[LabelledImage]:
+        """Return the images with their objects; add the images that have an annotation file to `described`."""
         xml_of: dict[str, str] = {}
 
         def label(xml: str) -> LabelledImage:
@@ -94,19 +97,20 @@ class VocLayout:
                 raise InputError(
                     f"{self.tree.root / other} and {xml} are both of the image {image}; remove one of them"
                 )
+            described.add(image)
             width, height = _size(self.tree, xml, image, content.size)
             objects = [coco_object(each, numbers[each.name]) for each in content.objects]
             return LabelledImage(image, width, height, objects)
 
-        return [*read_each(images, label, skipped).values()]
+        return [*faults.read_each(images, label).values()]
 
-    def _unlabelled(self, labelled: Mapping[str, Sequence[LabelledImage]]) -> list[Note]:
+    def _unlabelled(self, described: Collection[str]) -> list[Note]:
         """Return a note on the images that no XML file describes; what lists leave out was meant to be."""
-        used = {image.file_name for images in labelled.values() for image in images}
-        left = [name for name in self.tree.images if name not in used]
+        left = [name for name in self.tree.images if name not in described]
         if self.lists or not left:
             return []
-        return [Note("unlabelled-images", len(left), f"{len(left)} images have no XML file, left out: {some(left)}")]
+        text = f"{len(left)} images have no XML file, left out: {some(left)}"
+        return [Note("unlabelled-images", len(left), text, tuple(left))]
 
 
 def looks_like_voc(tree: Tree) -> str:
@@ -124,7 +128,7 @@ def find_voc(tree: Tree, with_test: bool = False) -> VocLayout:
             f"{tree.root} is in Pascal VOC's format, whose test set is not read: give it in data.test, in COCO's format"
         )
     xmls = _xmls(tree)
-    lists = find_lists(tree)
+    lists = find_lists(tree, xmls)
     if not xmls:
         raise InputError(missing_split(tree) or f"{tree.root} has no XML files; {EXPECTED}")
     found: dict[str, list[str]] = defaultdict(list)
@@ -147,6 +151,7 @@ class _XmlOf:
 
     def __init__(self, folder: str, xmls: Sequence[str]) -> None:
         self._by_name: dict[str, str] = {}
+        self._number = Counter(map(stem, xmls))
         for xml in sorted(xmls, key=lambda xml: not xml.startswith(f"{folder}Annotations/")):
             if xml.startswith(folder):
                 inside = xml.removeprefix(folder).removeprefix("Annotations/").removesuffix(".xml")
@@ -154,14 +159,17 @@ class _XmlOf:
                 self._by_name.setdefault(stem(xml), xml)
 
     def __call__(self, name: str) -> str:
-        return self._by_name.get(name, "")
+        """Return the annotation file's name, empty for none. `JPEGImages/a` is a where one file alone has that name."""
+        base = name.replace("\\", "/").rpartition("/")[2]
+        return self._by_name.get(name) or (self._by_name.get(base, "") if self._number[base] == 1 else "")
 
 
 def image_of(tree: Tree, xml: str, file_name: str) -> str:
     """Return the image that an annotation file describes: of its name, or of the name that it gives.
 
     Raises:
-        InputError: no image has either name, or several have and lie equally near.
+        BadImage: no image has either name.
+        InputError: several have one, and lie equally near.
     """
     named = file_name.replace("\\", "/").rpartition("/")[2]
     of_stem = tree.images_of_stem
@@ -172,16 +180,16 @@ def image_of(tree: Tree, xml: str, file_name: str) -> str:
     if candidates:
         raise InputError(f"{tree.root / xml} may be of {' or of '.join(candidates[:2])}; rename one of them")
     names = " and no ".join(dict.fromkeys(filter(None, (named, f"{stem(xml)}.jpg"))))
-    raise InputError(
-        f"{tree.root / xml} has no image: {tree.root} has no {names}; put the image there, or remove the XML"
-    )
+    similar = explain_missing(tree.root, [named or f"{stem(xml)}.jpg"], "rename one of them", anywhere=True)
+    advice = similar or "put the image there, or remove the XML"
+    raise BadImage(f"{tree.root / xml} has no image: {tree.root} has no {names}; {advice}")
 
 
 def _size(tree: Tree, xml: str, image: str, size: tuple[int, int] | None) -> tuple[int, int]:
-    """Return an image's (width, height) as annotated, else upright. Raises InputError where the image has another."""
+    """Return an image's (width, height) as annotated, else upright. Raises BadImage where the image has another."""
     upright = tree.measure(image, upright_size)
     if size and size != upright and size != (stored := tree.measure(image, stored_size)):
-        raise InputError(
+        raise BadImage(
             f"{tree.root / xml} says {size[0]}x{size[1]} px, but {image} has {stored[0]}x{stored[1]}; correct one"
         )
     return size or upright

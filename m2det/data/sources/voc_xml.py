@@ -10,8 +10,10 @@ from m2det.data.sources.coco_checks import MAX_NAME
 from m2det.data.sources.coco_faults import MAX_SIDE
 from m2det.errors import InputError
 
-INTEGER = re.compile(r"\d{1,9}", re.ASCII)  # int and float also take 1_0, inf and other scripts' digits
+INTEGER = re.compile(r"(\d{1,9}(\.0*)?)?", re.ASCII)  # int and float also take 1_0, inf and other scripts' digits
 NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d*)?(e-\d+)?", re.ASCII | re.IGNORECASE)
+DECLARATION = re.compile(rb"<\?xml[^>]{0,200}?encoding=[\"']([\w.-]{1,40})[\"'][^>]{0,100}\?>", re.ASCII)
+EAST_ASIAN = ("gb2312", "gbk", "gb18030", "big5", "shift_jis", "euc-jp", "euc-kr")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -42,6 +44,7 @@ def read_xml(data: bytes, path: str) -> VocImage:
         InputError: the file, which is named, is no annotation of an image.
     """
     try:
+        data = _as_unicode(data.lstrip(b"\r\n\t "))
         tree = ElementTree.fromstring(data, ElementTree.XMLParser(target=_WithoutDocumentType()))
         if tree.tag != "annotation":
             raise ValueError(f"its root is {tree.tag[:80]!r}, not 'annotation'")
@@ -51,6 +54,14 @@ def read_xml(data: bytes, path: str) -> VocImage:
         raise InputError(
             f"{path} is no VOC annotation of an image ({error}); correct it, or export it again"
         ) from error
+
+
+def _as_unicode(data: bytes) -> bytes:
+    """Return a document in an East Asian encoding, which the parser does not know, as UTF-8."""
+    declared = DECLARATION.match(data)
+    if not declared or declared[1].decode().lower() not in EAST_ASIAN:
+        return data
+    return data[declared.end() :].decode(declared[1].decode()).encode()
 
 
 class _WithoutDocumentType(ElementTree.TreeBuilder):
@@ -64,7 +75,7 @@ def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     """Return (width, height), px; some exporters leave them out, or write 0."""
     if tree.find("size") is None:
         return None
-    width, height = (int(_text(tree, f"size/{side}", INTEGER)) for side in ("width", "height"))
+    width, height = (int(float(_text(tree, f"size/{side}", INTEGER) or 0)) for side in ("width", "height"))
     if max(width, height) > MAX_SIDE:
         raise ValueError(f"its size is {width}x{height}, {MAX_SIDE} px are the most")
     return (width, height) if width and height else None
@@ -76,7 +87,7 @@ def _object(node: ElementTree.Element) -> VocObject:
         raise ValueError(f"a class's name must have 1 to {MAX_NAME} characters")
     # the first and the last pixel inside, counted from 1
     x1, y1, x2, y2 = (float(_text(node, f"bndbox/{side}", NUMBER)) for side in SIDES)
-    difficult = (node.findtext("difficult") or "0").strip() == "1"
+    difficult = (node.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
     return VocObject(name, [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1], difficult)
 
 

@@ -7,21 +7,27 @@ beside it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import dirname, join
 
+import numpy as np
+
 from m2det.data.orientation import upright_size
-from m2det.data.sources.made import Converted, LabelledImage, make_annotations, read_each, skipped_note
+from m2det.data.sources.made import Converted, FileFaults, LabelledImage, make_annotations
 from m2det.data.sources.records import Note
 from m2det.data.sources.split_names import choose_splits, split_of
 from m2det.data.sources.tree import Tree, some, stem
 from m2det.data.sources.val_share import split_images
 from m2det.data.sources.yolo_labels import KEYPOINTS, OUTLINE, Box, read_labels
+from m2det.data.sources.yolo_orphans import misnamed_labels, orphan_labels
 from m2det.data.sources.yolo_yaml import YoloNames, find_yamls, read_names
 from m2det.errors import InputError
 
 DECIMALS = 4  # of pixels
+SLACK = 1.0  # px over an edge: rounding
+OVER_EDGE = 0.02  # share of boxes over an edge from which another form is looked for
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,14 @@ class YoloLayout:
         """
         kinds: Counter[str] = Counter()
         images = dict.fromkeys(image for split in self.splits.values() for image in split)
-        skipped: list[str] = []
-        contents = read_each(images, lambda image: self._label(image, kinds), skipped if skip else None)
+        faults = FileFaults(skip)
+        for absent in self.names.absent:
+            faults.add(absent)
+        contents = faults.read_each(images, lambda image: self._label(image, kinds))
+        notes = [*self.notes, *self._notes(kinds, faults), *faults.notes()]
+        faults.require_none()
+        notes += _corners(contents.values())
         labelled = {split: [contents[i] for i in images if i in contents] for split, images in self.splits.items()}
-        notes = [*self.notes, *self._notes(kinds), *[note for note in [skipped_note(skipped)] if note.count]]
         if "val" not in labelled:
             labelled, note = split_images(labelled["train"], self.tree, val_share)
             notes.append(note)
@@ -76,17 +86,15 @@ class YoloLayout:
             boxes = read_labels(self.tree.read(file), path, self.names.classes, self.names.keypoints, kinds)
         return LabelledImage(image, width, height, [_object(box, width, height) for box in boxes])
 
-    def _notes(self, kinds: Counter[str]) -> list[Note]:
-        images = [image for split in self.splits.values() for image in split]
-        known = {self.names.file, *self.names.lists}
-        orphans = [
-            name
-            for name in self.tree.files
-            if name.endswith(".txt") and "labels" in name.split("/")[:-1] and stem(name) not in self.tree.images_of_stem
-            if stem(name) != "classes" and name not in known  # LabelImg writes classes.txt beside the labels
-        ]
-        unlabelled = [image for image in images if not self.tree.has(label_of(image, self.tree))]
-        if len(unlabelled) == len(images):
+    def _notes(self, kinds: Counter[str], faults: FileFaults) -> list[Note]:
+        images = [*dict.fromkeys(image for split in self.splits.values() for image in split)]
+        unlabelled = {image: label for image in images if not self.tree.has(label := label_of(image, self.tree))}
+        used = {label_of(image, self.tree) for image in (*self.tree.images, *images)}
+        orphans = orphan_labels(self.tree, used, {self.names.file, *self.names.lists})
+        misnamed = [*misnamed_labels(self.tree, orphans, unlabelled)]
+        for fault in misnamed:
+            faults.add(fault)
+        if len(unlabelled) == len(images) and not misnamed:
             raise InputError(
                 f"none of the {len(images)} images below {self.tree.root} has a label file; {images[0]} would have "
                 f"{label_of(images[0], self.tree)}; folders have to be called images and labels"
@@ -97,13 +105,14 @@ class YoloLayout:
                 "labels-without-image",
                 len(orphans),
                 f"{len(orphans)} label files have no image of their name, not used: {some(orphans)}",
+                tuple(f"{self.tree.root / name} has no image of its name" for name in orphans),
             ),
             Note("outlines", kinds[OUTLINE], f"{kinds[OUTLINE]} objects are outlines: their boxes are used"),
             Note("keypoints", kinds[KEYPOINTS], f"the keypoints of {kinds[KEYPOINTS]} objects are left out"),
             Note(
                 "unlabelled-images",
                 len(unlabelled),
-                f"{len(unlabelled)} images have no label file and so no objects: {some(unlabelled)}",
+                f"{len(unlabelled)} images have no label file and so no objects: {some(list(unlabelled))}",
             ),
             Note(
                 "image-in-both-splits", len(both), f"{len(both)} images are in train and in val: {some(sorted(both))}"
@@ -148,6 +157,20 @@ def _splits_by_folders(tree: Tree) -> dict[str, list[str]]:
     if "train" in splits:
         return splits
     return {"train": splits.pop("", [])} | splits
+
+
+def _corners(images: Iterable[LabelledImage]) -> list[Note]:
+    """Return a note if labels look like corners: many boxes reach over an edge, and as corners all lie inside."""
+    rows = [(*each["bbox"], image.width, image.height) for image in images for each in image.objects]
+    x, y, w, h, width, height = np.array(rows, np.float64).reshape(-1, 6).T
+    over = (x < -SLACK) | (y < -SLACK) | (x + w > width + SLACK) | (y + h > height + SLACK)
+    if not len(rows) or over.mean() < OVER_EDGE or ((w <= x + w / 2) | (h <= y + h / 2)).any():
+        return []
+    text = (
+        f"{over.sum()} of {len(rows)} boxes reach over an edge of their image; as x1 y1 x2 y2 all lie inside: labels "
+        "look like corners, but YOLO's are the center, width and height"
+    )
+    return [Note("corner-labels", int(over.sum()), text)]
 
 
 def _object(box: Box, width: int, height: int) -> dict[str, object]:

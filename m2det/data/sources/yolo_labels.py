@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -39,9 +40,9 @@ def read_labels(data: bytes, name: str, labels: Collection[int], keypoints: int,
         InputError: a line, which is named, is none of YOLO's.
     """
     try:
-        lines = data.decode("utf-8-sig").splitlines()
+        lines = data.decode(json.detect_encoding(data)).removeprefix("\ufeff").splitlines()  # Windows: also UTF-16
     except UnicodeDecodeError as error:
-        raise InputError(f"{name} is no text ({error}); export the labels again") from error
+        raise InputError(f"{name} is no text ({error}); save it as UTF-8, or export the labels again") from error
     return [
         _box(line.split(), f"{name}, line {number}", labels, keypoints, kinds)
         for number, line in enumerate(lines, 1)
@@ -61,10 +62,12 @@ def _box(words: list[str], where: str, labels: Collection[int], keypoints: int, 
     outline = not keypoints and len(values) >= 6 and len(values) % 2 == 0
     if not (len(values) == 4 + keypoints or outline):
         found = (
-            "a score, as in detections, is to be removed" if len(values) == 5 else "or an outline of 3 or more points"
+            "; a score, as in detections, is to be removed"
+            if len(values) == 5
+            else ", or an outline of 3 points or more"
         )
         raise InputError(
-            f"{where} has {len(words)} columns; a line is `class x y w h`{' and keypoints' * bool(keypoints)}, {found}"
+            f"{where} has {len(words)} columns; a line is `class x y w h`{' and keypoints' * bool(keypoints)}{found}"
         )
     values = [_share(value, where) for value in (values if outline else values[:4])]
     if outline:

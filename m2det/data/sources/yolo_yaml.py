@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from posixpath import dirname, join, normpath
 from typing import Any
 
 from m2det.data.sources.coco_checks import MAX_CATEGORIES, MAX_NAME
+from m2det.data.sources.fault_list import BadFiles
 from m2det.data.sources.image_folder import name_fault
+from m2det.data.sources.missing import explain_missing
 from m2det.data.sources.records import Note
-from m2det.data.sources.tree import Tree, is_image, some
+from m2det.data.sources.tree import BadImage, Tree, is_image, some
 from m2det.errors import InputError
 from m2det.files.yaml_file import read_yaml
 
 USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 PLAIN = ("classes.txt", "obj.names")  # one name a line, where no YAML is
 KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-HAS_NAMES = re.compile(rb"^names\s*:", re.MULTILINE)
+SUFFIXES = (".yaml", ".yml")
+HAS_NAMES = re.compile(rb"^(?:\xef\xbb\xbf)?[\"']?names[\"']?\s*:", re.MULTILINE)
 YAML_HEAD = 1 << 20  # bytes that are searched for `names`
 MAX_LINE = 4096  # characters of a list's line
 MAX_KEYPOINT_NUMBERS = 1000
@@ -30,7 +33,8 @@ class YoloNames:
     """The class names and the images, as named.
 
     file: that names the classes. classes: by number. keypoints: how many numbers follow a box.
-    images: of each split, where the file says it. lists: files that list images.
+    images: of each split, where the file says it. lists: files that list images. absent: what they list that is not
+    there.
     """
 
     file: str
@@ -38,15 +42,19 @@ class YoloNames:
     keypoints: int = 0
     images: dict[str, list[str]] = field(default_factory=dict)
     lists: list[str] = field(default_factory=list)
+    absent: list[BadImage] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
 
 def find_yamls(tree: Tree) -> list[str]:
     """Return the YAML files with `names`, in the root or, if it has none, in its folders; the usual name only."""
-    found = [name for name in tree.files if name.endswith((".yaml", ".yml")) and name.count("/") <= 1]
-    found = [name for name in found if HAS_NAMES.search(tree.read(name, YAML_HEAD))]
+    found = [name for name in _yamls(tree) if HAS_NAMES.search(tree.read(name, YAML_HEAD))]
     found = [name for name in found if "/" not in name] or found
-    return [name for name in found if name.rpartition("/")[2] in USUAL] or found
+    return [name for name in found if name.rpartition("/")[2].lower() in USUAL] or found
+
+
+def _yamls(tree: Tree) -> list[str]:
+    return [name for name in tree.files if name.lower().endswith(SUFFIXES) and name.count("/") <= 1]
 
 
 def read_names(tree: Tree) -> YoloNames:
@@ -62,6 +70,8 @@ def _read_plain(tree: Tree) -> YoloNames:
     contents = {tree.read(name) for name in found}
     if len(contents) != 1:
         state = f"differing files {some(found)}" if contents else "neither data.yaml nor classes.txt"
+        if not contents and (others := _yamls(tree)):
+            state = f"no `names:` at the beginning of a line of {some(others)}, and no classes.txt"
         raise InputError(f"{tree.root} has {state}, which names the classes; write a data.yaml with `names: [a, b]`")
     lines = [line.strip() for line in _text(contents.pop(), f"{tree.root / found[0]}").splitlines()]
     return YoloNames(found[0], _classes([line for line in lines if line], f"{tree.root / found[0]}"))
@@ -72,20 +82,30 @@ def _read_yaml(tree: Tree, file: str) -> YoloNames:
     path = f"{tree.root / file}"
     content = read_yaml(tree.root / file)
     classes = _classes(content["names"], path)
-    if "nc" in content and content["nc"] != len(classes):
+    if "nc" in content and str(content["nc"]).strip() != str(len(classes)):
         raise InputError(f"{path} names {len(classes)} classes, but its nc is {content['nc']!r}; correct one of them")
     bases, notes = _bases(tree, file, content.get("path"), path)
     images: dict[str, list[str]] = {}
     lists: list[str] = []
+    absent: list[BadImage] = []
     for split, keys in KEYS.items():
         for value in [v for key in keys for v in _entries(content.get(key), f"{path}: {key}")]:
-            place = _place(tree, value, bases, f"{path}: {split}")
+            if split == "test" and images.get("val") and not _there(tree, value, bases):
+                continue  # exports name a folder of test images also where they have none
+            place, note = _place(tree, value, bases, f"{path}: {split}")
+            notes += note
             if tree.has(place):
                 lists.append(place)
-                images.setdefault(split, []).extend(_listed(tree, place, bases))
+                found = _listed(tree, place, bases, absent)
             else:
-                images.setdefault(split, []).extend(name for name in tree.below(place) if is_image(name))
-    return YoloNames(file, classes, _keypoints(content.get("kpt_shape"), path), images, lists, notes)
+                found = [name for name in tree.below(place) if is_image(name)]
+            if not found and split != "test":
+                cut = ", or leave the key out: then data.val_share of the images are for it" * (split == "val")
+                raise InputError(
+                    f"{path}: {split} is {value!r}, which has no images; name the folder that has them{cut}"
+                )
+            images.setdefault(split, []).extend(found)
+    return YoloNames(file, classes, _keypoints(content.get("kpt_shape"), path), images, lists, absent, notes)
 
 
 def _classes(names: Any, path: str) -> dict[int, str]:
@@ -146,24 +166,47 @@ def _bases(tree: Tree, file: str, path: Any, where: str) -> tuple[list[str], lis
     return [own], [Note("yaml-path", 1, f"{where}: its path {text!r} is not here: its own folder is used")]
 
 
-def _place(tree: Tree, entry: str, bases: list[str], where: str) -> str:
-    """Return the folder or list that an entry means; Roboflow writes ../train/images for train/images."""
-    looked = [
-        *dict.fromkeys(normpath(join(base, each)) for each in (entry, entry.removeprefix("../")) for base in bases)
+def _places(tree: Tree, entry: str, bases: list[str]) -> list[str]:
+    """Return the names that an entry may mean; Roboflow writes ../train/images for train/images."""
+    entry = entry.strip().replace("\\", "/")
+    return [
+        *dict.fromkeys(
+            tree.name_of(normpath(join(base, each))) for each in (entry, entry.removeprefix("../")) for base in bases
+        )
     ]
-    names = [tree.name_of(place) for place in looked]
-    there = [name for name in names if tree.has_folder(name) or tree.has(name)]
+
+
+def _there(tree: Tree, entry: str, bases: list[str]) -> list[str]:
+    return [name for name in _places(tree, entry, bases) if tree.has_folder(name) or tree.has(name)]
+
+
+def _place(tree: Tree, entry: str, bases: list[str], where: str) -> tuple[str, list[Note]]:
+    """Return the folder or list that an entry means, and a note where only the end of its path is here."""
+    there = _there(tree, entry, bases)
     allowed = [name for name in there if tree.may_read(name)]
     if there and not allowed:
         raise tree.leads_out(entry, where)
-    if not allowed:
-        raise InputError(f"{where} is {entry!r}, but {tree.root} has no {' and no '.join(looked)}; correct {where}")
-    return allowed[0]
+    if allowed:
+        return allowed[0], []
+    parts = entry.strip().replace("\\", "/").rstrip("/").split("/")
+    for start in range(1, len(parts)):  # /content/mine/train/images is another machine's
+        ends = _there(tree, "/".join(parts[start:]), bases)
+        if found := next((name for name in ends if tree.may_read(name)), ""):
+            return found, [Note("yaml-path", 1, f"{where} is {entry!r}, which is not here: {found!r} is used")]
+    looked = " and no ".join(_places(tree, entry, bases))
+    raise InputError(f"{where} is {entry!r}, but {tree.root} has no {looked}; correct {where}")
 
 
-def _listed(tree: Tree, file: str, bases: list[str]) -> Iterator[str]:
-    """Yield the images that a list names, from its own folder, from data.yaml's, or by the end of a longer path."""
+def _listed(tree: Tree, file: str, bases: list[str], absent: list[BadImage]) -> list[str]:
+    """Return the images that a list names, from its own folder, from data.yaml's, or by the end of a longer path.
+
+    Those that are not there are added to `absent`.
+
+    Raises:
+        InputError: a line is no name, or no image is there.
+    """
     path = f"{tree.root / file}"
+    found, missing = [], {}
     for number, line in enumerate(_text(tree.read(file), path).splitlines(), 1):
         if not line.strip():
             continue
@@ -173,14 +216,23 @@ def _listed(tree: Tree, file: str, bases: list[str]) -> Iterator[str]:
         parts = entry.lstrip("/").split("/")
         ends = [entry, *("/".join(parts[k:]) for k in range(len(parts)))]
         candidates = (tree.name_of(normpath(join(base, end))) for end in ends for base in (dirname(file), *bases))
-        found = next((name for name in candidates if tree.may_read(name) and tree.has(name)), None)
-        if found is None:
-            raise InputError(f"{path}, line {number}: {entry!r} is not below {tree.root}; correct the list")
-        yield found
+        image = next((name for name in candidates if tree.may_read(name) and tree.has(name)), None)
+        if image is None:
+            missing[entry] = f"{path}, line {number}: {entry!r} is not below {tree.root}"
+        else:
+            found.append(image)
+    if missing:
+        remedy = "correct the list"
+        similar = explain_missing(tree.root, list(missing), f"rename the files, or {remedy}", anywhere=True) or remedy
+        sentences = list(missing.values())
+        if not found:
+            raise BadFiles(sentences, f"none of the {len(missing)} images that {path} lists is there", similar)
+        absent += [BadImage(f"{sentence}; {similar if k == 0 else remedy}") for k, sentence in enumerate(sentences)]
+    return found
 
 
 def _text(data: bytes, path: str) -> str:
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(json.detect_encoding(data)).removeprefix("\ufeff")  # Windows also writes UTF-16
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text ({error}); save it as UTF-8") from error

@@ -52,7 +52,9 @@ def test_the_manifest_lists_names_and_sizes_and_no_absolute_path(root: Path, tmp
 def test_missing_files_are_named_with_the_advice(root: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     (root / "images" / "b.jpg").unlink()
-    with pytest.raises(InputError, match=r"1 of the 3 images .*train\.json .* first is b\.jpg; buy it"):
+    with pytest.raises(
+        InputError, match=r"1 images .*/b\.jpg does not exist; 1 of the 3 .*train\.json .*; buy it; .*data check"
+    ):
         write_manifest(manifest, (root, root), SPLITS, "buy it")
     with pytest.raises(InputError, match=r"annotation file .*nowhere\.json is missing; buy it"):
         write_manifest(manifest, (root, root), {"train": [("nowhere.json", "images")]}, "buy it")

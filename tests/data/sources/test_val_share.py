@@ -95,7 +95,9 @@ def test_coco_files_are_cut_whole_and_the_users_file_is_named(tmp_path):
         assert read_split([(tmp_path / "data" / pairs[0][0], root / "images")]).records
     assert not found["train"] & found["val"] and len(found["val"]) == 10 and len(found["train"]) == 30
     (root / "images/7.jpg").rename(root / "images/7.JPG")
-    with pytest.raises(InputError, match=r"^1 images are not below .*, the first is 'images/7\.jpg'; 1 differ in "):
+    with pytest.raises(
+        InputError, match=r"^1 of the 50 images .* missing: .*images/7\.jpg does not exist; 1 differ in "
+    ):
         layout.convert(tmp_path / "data", 0.25)
     assert layout.convert(tmp_path / "skipping", 0.25, skip=True).made
     (root / "images/7.JPG").rename(root / "images/7.jpg")

@@ -196,7 +196,7 @@ def test_a_wrong_data_yaml_is_named(tmp_path, yaml, sentence):
     lists = {"images/bad.txt": "images/train/a b.jpg\nnowhere.jpg\n"}
     root = write(tmp_path / "root", TRAIN_VAL | lists | {"data.yaml": yaml})
     with pytest.raises(InputError, match=rf"(data\.yaml|bad\.txt|root).*{sentence}") as refused:
-        find_yolo(Tree(root))
+        find_yolo(Tree(root)).convert(tmp_path / "data", 0.5)
     assert str(root) in str(refused.value)
 
 
@@ -245,9 +245,7 @@ def test_the_files_that_make_a_difference_are_listed(tmp_path):
 def test_all_wrong_files_are_told_at_once(tmp_path):
     root = write(tmp_path / "root", TRAIN_VAL | {"data.yaml": YAML, "labels/train/a b.txt": "9 0 0 0 0"})
     (root / "images/val/empty.png").write_bytes(b"no picture")
-    sentence = (
-        r"^2 files are wrong, the first of them: .*a b\.txt, line 1: class 9 .*; .*val/empty\.png cannot be decoded"
-    )
+    sentence = r"^2 files are wrong: .*a b\.txt, line 1: class 9 .*; .*val/empty\.png cannot be decoded"
     with pytest.raises(InputError, match=sentence):
         splits_of(root, tmp_path / "data")
 
@@ -258,6 +256,41 @@ def test_label_files_without_an_image_are_told(tmp_path):
     notes = find_yolo(Tree(root)).convert(tmp_path / "data", 0).notes
     [note] = [note for note in notes if note.code == "labels-without-image"]
     assert note.count == 1 and "labels/train/lost.txt" in note.text
+
+
+def test_label_files_beside_images_without_an_image_are_told(tmp_path):
+    """As in a folder called labels; a README beside them is none, and one with an image elsewhere is one, too."""
+    files = dataset(["train", "val"]) | {
+        "data.yaml": YAML + "train: train\nval: val\n",
+        "train/lost.txt": LABELS,
+        "train/README.txt": "made by 2 people\n",
+        "val/classes.txt": "cat\ndog\n",
+        "labels/a b.txt": LABELS,
+    }
+    root = write(tmp_path / "root", files)
+    notes = find_yolo(Tree(root)).convert(tmp_path / "data", 0).notes
+    [note] = [note for note in notes if note.code == "labels-without-image"]
+    assert [example.removeprefix(f"{root}/") for example in note.examples] == [
+        "labels/a b.txt has no image of its name",
+        "train/lost.txt has no image of its name",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "sentence"),
+    [
+        ("IMG_1.JPG", "img_1.txt", r"img_1\.txt differs in upper and lower case from 'labels/train/IMG_1\.txt'"),
+        ("x.jpg", "x.TXT", "x\\.TXT differs in upper and lower case from"),
+        ("cafe\u0301.jpg", "caf\u00e9.txt", r"differs in Unicode form .* from 'labels/train/cafe\\u0301\.txt'"),
+    ],
+)
+def test_a_label_file_that_nearly_has_an_images_name_is_an_error(tmp_path, image, label, sentence):
+    """The image would be trained on as one without objects."""
+    pair = {f"images/train/{image}": "", f"labels/train/{label}": LABELS}
+    for files in (TRAIN_VAL | pair, pair):
+        root = write(tmp_path / f"root{len(files)}", files | {"data.yaml": YAML})
+        with pytest.raises(InputError, match=f"^[^;]*{sentence}.*rename one of them"):
+            find_yolo(Tree(root)).convert(tmp_path / "data", 0.5)
 
 
 def test_a_png_is_upright_whose_orientation_stands_behind_its_pixels(tmp_path):
@@ -278,7 +311,7 @@ def test_images_that_cannot_be_read_are_left_out_where_asked(tmp_path):
         find_yolo(Tree(root)).convert(tmp_path / "data", 0)
     converted = find_yolo(Tree(root)).convert(tmp_path / "data", 0, skip=True)
     [note] = [note for note in converted.notes if note.code == "skipped-images"]
-    assert note.count == 1 and "empty.png" in note.text
+    assert note.count == 1 and "empty.png cannot be decoded" in note.examples[0]
     [(file, _)] = converted.pairs["train"]
     assert "empty.png" not in (tmp_path / "data" / file).read_text()
     (root / "labels/train/a b.txt").write_text("9 0.5 0.5 0.2 0.5\n")  # a wrong label is no bad image
