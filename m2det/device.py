@@ -30,6 +30,7 @@ class Traits:
         fused_supports_found_inf: Whether the fused optimizers skip a step by the flag `found_inf` on the device,
             without a synchronization.
         environment: Environment variables to set before the processes start.
+        network: Environment variables of the backend that connects machines: templates of {interface} and {address}.
         deterministic: More of them, for run.deterministic.
     """
 
@@ -39,13 +40,15 @@ class Traits:
     supports_graphs: bool = True
     fused_supports_found_inf: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    network: Mapping[str, str] = field(default_factory=dict)
     deterministic: Mapping[str, str] = field(default_factory=dict)
 
 
 TRAITS = {
-    "cpu": Traits(torch.bfloat16, supports_graphs=False),
+    "cpu": Traits(torch.bfloat16, supports_graphs=False, network={"GLOO_SOCKET_IFNAME": "{interface}"}),
     "cuda": Traits(
         torch.float16,
+        network={"NCCL_SOCKET_IFNAME": "{interface}"},
         deterministic={"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},  # else torch refuses cuBLAS, whose streams share memory
     ),
     "npu": Traits(
@@ -59,6 +62,7 @@ TRAITS = {
             "HCCL_CONNECT_TIMEOUT": "1200",  # seconds; one process may compile operators while others wait
             "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",  # less fragmentation
         },
+        network={"HCCL_IF_IP": "{address}"},  # Ascend's documents: it comes before HCCL_SOCKET_IFNAME
         deterministic={"HCCL_DETERMINISTIC": "true"},  # sums over processes in one order
     ),
 }
@@ -137,6 +141,18 @@ def environment_of(device: torch.device, deterministic: bool) -> dict[str, str]:
     """Return the environment variables to set before processes that use the device start."""
     traits = TRAITS[device.type]
     return {**traits.environment, **(traits.deterministic if deterministic else {})}
+
+
+def network_environment(device: torch.device, interface: str, address: str) -> dict[str, str]:
+    """Return the environment variables by which the device's backend takes a network interface of this machine.
+
+    Args:
+        device: The device that computes.
+        interface: Such as eth0.
+        address: Of this machine on it.
+    """
+    templates = TRAITS[device.type].network.items()
+    return {name: template.format(interface=interface, address=address) for name, template in templates}
 
 
 def set_determinism(deterministic: bool) -> None:

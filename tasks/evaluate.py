@@ -26,9 +26,10 @@ REPORT = RESULTS / "report.html"
 
 
 def detect() -> None:
-    """Write results/detections.json: COCO results on the validation images, with `run.processes` processes."""
+    """Write results/detections.json: COCO results on the validation images, by the processes of all nodes."""
     from m2det.distributed.group import Group
     from m2det.distributed.launch import count_processes, kept_if_failed, launch, needs_torchrun
+    from m2det.distributed.nodes import Work
     from m2det.evaluate.rank import detect_val
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -36,7 +37,9 @@ def detect() -> None:
     if needs_torchrun(params(), processes):
         with kept_if_failed("evaluate") as folder:
             arguments = (inputs_of("evaluate").keep(folder / FOLDER), CACHE, MODEL, DETECTIONS, folder)
-            launch("m2det.evaluate.rank", arguments, params(), processes, folder, run_child)
+            inputs = (arguments[0], MODEL)
+            work = Work("m2det.evaluate.rank", arguments, folder, inputs, CACHE, cache_digest(CACHE))
+            launch(work, params(), processes, run_child)
     else:
         detect_val(params(), CACHE, MODEL, DETECTIONS, Group())
 

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 
+from m2det.data.packed.reader import cache_digest
 from m2det.distributed.children import run_child
 from m2det.files.inputs import FOLDER
 from tasks.common import BACKBONE, CACHE, RESULTS, params, write_json
@@ -21,6 +22,7 @@ def performance() -> None:
     from m2det.distributed.cores import check_workers
     from m2det.distributed.group import Group
     from m2det.distributed.launch import count_processes, kept_if_failed, launch, needs_torchrun
+    from m2det.distributed.nodes import Work
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     processes = count_processes(params())
@@ -28,7 +30,9 @@ def performance() -> None:
     if needs_torchrun(params(), processes):
         with kept_if_failed("performance") as folder:
             arguments = (inputs_of("performance").keep(folder / FOLDER), CACHE, BACKBONE, folder)
-            launch("m2det.bench.throughput", arguments, params(), processes, folder, run_child)
+            inputs = (arguments[0], BACKBONE)
+            work = Work("m2det.bench.throughput", arguments, folder, inputs, CACHE, cache_digest(CACHE))
+            launch(work, params(), processes, run_child)
             result = json.loads((folder / RESULT).read_text())
     else:
         result = measure(params(), CACHE, BACKBONE, Group())

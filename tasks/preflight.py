@@ -164,10 +164,10 @@ def machine_checks(params: Params, stages: Collection[str], processes: int) -> l
 
     return [
         lambda: check_workers(params, processes),
-        lambda: train.accumulation(processes),
+        lambda: train.accumulation(processes * params.run.nodes),
         check_microbatch,
         lambda: make_precision(params.precision, device),
-        *[lambda: check_graph(train, params.precision, run.compile, device, processes)] * run.graph,
+        *[lambda: check_graph(train, params.precision, run.compile, device, processes * run.nodes)] * run.graph,
         *[lambda: compile_model(nn.Identity(), device)] * run.compile,
         *[lambda: convert_sync_bn(nn.Identity(), device)] * train.sync_bn,
     ]

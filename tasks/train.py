@@ -46,7 +46,7 @@ def train() -> None:
     commit = describe_commit()
     processes = count_processes(params())
     check_workers(params(), processes)
-    params().train.accumulation(processes)  # raises InputError if it is no whole number
+    params().train.accumulation(processes * params().run.nodes)  # raises InputError if it is no whole number
     shape = params().section(*FINGERPRINT_SECTIONS)
     hashes = {**_hashes(), "params": digest(json.dumps(shape, sort_keys=True).encode())}
     unfinished = main_root() / "models" / "unfinished" / digest(json.dumps(hashes).encode())[:12]
@@ -62,7 +62,7 @@ def train() -> None:
             outcome = train_alone(params(), CACHE, BACKBONE, unfinished, unfinished / "log.txt", curves_file=CURVES)
         require_unchanged("train")
         _publish(outcome, hashes, unfinished)
-        write_provenance(MODEL, commit, processes)
+        write_provenance(MODEL, commit, processes * params().run.nodes)
 
 
 def _hashes() -> dict[str, str]:

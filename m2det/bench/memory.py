@@ -55,10 +55,11 @@ def find_microbatch(params_file: str, classes: int, write: Callable[[str], None]
     processes, device = count_processes(params), choose_device(params.run.device)
     config = get_config(params.model.name, **params.model.all_overrides)
     least = 2 if config.feature_sizes[-1] == 1 else 1  # batch normalization needs two values
-    most = params.train.batch_size // processes
+    together = processes * params.run.nodes
+    most = params.train.batch_size // together
     if most < least:
         raise InputError(
-            f"train.batch_size {params.train.batch_size} in {processes} processes leaves {most} images for each, and "
+            f"train.batch_size {params.train.batch_size} in {together} processes leaves {most} images for each, and "
             f"{config.name} needs {least}: raise train.batch_size, or lower run.processes"
         )
     sharing = processes if device.type == "cpu" else 1  # accelerators have memory of their own

@@ -17,6 +17,7 @@ from m2det.cli import (
     experiments,
     export,
     info,
+    join,
     recipes,
     release,
     runs,
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"m2det {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in (
-        *(detect, data, runs, experiments, recipes, info, verify, release),
+        *(detect, data, runs, join, experiments, recipes, info, verify, release),
         *(convert, export, bench, doctor),
     ):
         command.add_parser(subparsers)

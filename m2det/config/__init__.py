@@ -16,7 +16,7 @@ from m2det.config.schema import (
     dotted,
     parameter_keys,
 )
-from m2det.config.values import file_of_address
+from m2det.config.values import file_of_address, rendezvous_address
 
 __all__ = [
     "BenchmarkParams",
@@ -35,4 +35,5 @@ __all__ = [
     "file_of_address",
     "load_params",
     "parameter_keys",
+    "rendezvous_address",
 ]

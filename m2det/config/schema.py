@@ -23,6 +23,7 @@ from m2det.config.values import (
     address,
     class_entries,
     plain,
+    rendezvous_address,
     setting,
     shown,
     source_of_weights,
@@ -186,8 +187,17 @@ class RunParams(Section):
     )
     processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = setting(
         1,
-        "training processes of this machine, one per device; auto takes all devices, or a CPU's cores, that "
+        "training processes of each machine, one per device; auto takes all devices, or a CPU's cores, that "
         "share a step's microbatches evenly",
+    )
+    nodes: Annotated[int, Field(ge=1, le=1024)] = setting(
+        1, "machines that compute together, with run.processes each; on the others run `m2det join`"
+    )
+    rendezvous: Annotated[str, AfterValidator(rendezvous_address)] = setting(
+        "", "HOST:PORT of this machine, where the other nodes find it; the next port is used, too"
+    )
+    join_timeout: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = setting(
+        600, "seconds to wait for the other nodes", "seconds"
     )
     oversubscribe: bool = setting(
         False, "on a CPU, allow more than 4 processes or 2 workers per core (8 of each are always allowed)"
@@ -213,6 +223,14 @@ class RunParams(Section):
     stop_grace: Annotated[int, Field(ge=1, le=3600)] = setting(
         60, "seconds from a signal to stop until processes are killed", "seconds"
     )
+
+    @model_validator(mode="after")
+    def _nodes_can_meet(self) -> RunParams:
+        if self.nodes > 1 and not self.rendezvous:
+            raise ValueError(
+                f"run.nodes is {self.nodes}: set run.rendezvous to HOST:PORT, by which the others reach this machine"
+            )
+        return self
 
 
 class TrainParams(Section):
@@ -298,13 +316,17 @@ class TrainParams(Section):
             raise InputError(
                 f"train.batch_size is {self.batch_size} images of a step, which {processes} processes with "
                 f"microbatches of {self.microbatch} do not divide: set train.batch_size to {sizes}, or "
-                f"run.processes to {fitting}, or lower train.microbatch"
+                f"run.processes to {fitting} of all nodes together, or lower train.microbatch"
             )
         return self.batch_size // together
 
-    def processes_at_most(self, limit: int) -> int:
-        """Return the highest number of processes, up to the limit, that share a step's microbatches evenly."""
-        return max(n for n in range(1, limit + 1) if self.batch_size % (self.microbatch * n) == 0)
+    def processes_at_most(self, limit: int, nodes: int = 1) -> int:
+        """Return the highest number of processes per node, up to the limit, that share a step's microbatches evenly.
+
+        It is 1 where that many nodes cannot share them, which `accumulation` refuses.
+        """
+        shared = self.microbatch * nodes
+        return max((n for n in range(1, limit + 1) if self.batch_size % (shared * n) == 0), default=1)
 
     @model_validator(mode="after")
     def _steps_fit(self) -> TrainParams:

@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from m2det.text import printable
 
+RENDEZVOUS = re.compile(r"([\w.-]{1,253}):(\d{1,5})", re.ASCII)
+MAX_PORT = (1 << 16) - 2  # torchrun takes the port after the one that is given
+
 
 def plain(text: str) -> str:
     """Refuse control characters, and what DVC would replace by other values."""
@@ -38,6 +41,14 @@ def address(text: str) -> str:
         host = None
     if not host or not re.fullmatch(r"[!-~]+", text):
         raise ValueError(f"takes an address that begins with http:// or https://, not {shown(text)}")
+    return text
+
+
+def rendezvous_address(text: str) -> str:
+    """Refuse what is neither empty nor HOST:PORT."""
+    match = RENDEZVOUS.fullmatch(text)
+    if text and (not match or not 0 < int(match[2]) <= MAX_PORT):
+        raise ValueError(f"takes HOST:PORT, such as node0:29500, with a port up to {MAX_PORT}, not {shown(text)}")
     return text
 
 

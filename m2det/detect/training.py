@@ -61,7 +61,7 @@ def train_detector(data: Data, out: str | Path, recipe: str = "own", device: str
     _check_out(folder, Path(params.data.root))
     processes = count_processes(params)
     check_workers(params, processes)
-    params.train.accumulation(processes)
+    params.train.accumulation(processes * params.run.nodes)
     with explain_disk_errors(folder), locked(folder):
         cache, backbone = pack_folder(params, folder), folder / "backbone.safetensors"
         write_initial(backbone, params.weights, params.model.name, params.seed, Path())

@@ -24,16 +24,18 @@ class Group:
         rank: from 0.
         size: processes in all (world size).
         local_rank: which of this machine's devices the process uses.
+        node: this machine's number, from 0.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    node: int = 0
 
     @classmethod
     def from_environment(cls) -> Group:
         """Return what torchrun's environment variables say, or a group of one process where they are not set."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK")
         return cls(*(int(os.environ[name]) for name in names)) if "RANK" in os.environ else cls()
 
     @property
@@ -113,6 +115,18 @@ class Group:
             values = [None] * self.size
             dist.all_gather_object(values, value)
         return values
+
+    def broadcast(self, value: Any, device: torch.device) -> Any:
+        """Return rank 0's value; waits for it.
+
+        Args:
+            value: of rank 0; what other processes give is not looked at.
+            device: of this process.
+        """
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, 0, device=device)
+        return values[0]
 
     def barrier(self) -> None:
         """Wait until all processes call this."""

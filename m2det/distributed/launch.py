@@ -1,10 +1,11 @@
-"""Start several processes of this machine through torchrun, and run the work of one of them."""
+"""Start the processes of this machine through torchrun, and run the work of one of them."""
 
 from __future__ import annotations
 
 import faulthandler
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from m2det.device import choose_device, environment_of
 from m2det.distributed.cores import check_processes
 from m2det.distributed.group import Group
 from m2det.distributed.lifetime import describe_exit, die_with_parent, end_after_parent, usable_cores
-from m2det.distributed.shutdown import LOG_NAME, MARGIN_SECONDS, SHUTDOWN, STOP_SIGNALS, exit_after_grace
+from m2det.distributed.nodes import ONE_NODE, Place, Work, meet, node_name
+from m2det.distributed.shutdown import LOG_NAME, MARGIN_SECONDS, OTHER_NODE, SHUTDOWN, STOP_SIGNALS, exit_after_grace
 from m2det.distributed.threads import threads_of_each
+from m2det.distributed.watch import LOST_CONNECTION, Watch, ends_with_others
 from m2det.errors import InputError
 from m2det.files.locks import exclusive_writer_lock
 from m2det.files.whole import make_temporary_folder, write_whole
@@ -30,6 +33,8 @@ from m2det.text import PrintableFormatter, escape_unencodable_output, ignore_clo
 
 ERROR_NAME = "error.txt"  # in the shared folder: the sentence of the first process that failed
 RESERVE_NAME = "reserve"  # in the same folder: removed to make room for the sentence on a full disk
+# in the errors of collectives whose other processes have ended, by gloo, NCCL and HCCL
+CONNECTION = re.compile(r"gloo|NCCL|HCCL|Connection (closed|reset|refused)|Broken pipe")
 RunChild = Callable[..., None]  # m2det.distributed.children.run_child, or a replacement with its parameters
 LAUNCHERS = (b"m2det.distributed.quiet_torchrun", b"torch.distributed.run")  # the second: started by hand
 
@@ -45,7 +50,8 @@ def count_processes(params: Params) -> int:
     device = choose_device(params.run.device)
     devices = usable_cores() if device.type == "cpu" else torch.accelerator.device_count()
     if params.run.processes == "auto":
-        processes = params.train.processes_at_most(devices)
+        nodes = params.run.nodes
+        processes = params.train.processes_at_most(devices, nodes)
         if device.type != "cpu" and processes < devices:
             logging.getLogger(__name__).warning(
                 "run.processes: %d of %d %s devices, since these share a step's %d images in microbatches of %d",
@@ -62,36 +68,69 @@ def count_processes(params: Params) -> int:
 
 def needs_torchrun(params: Params, processes: int) -> bool:
     """Return whether torchrun must start the processes: for several, or to set the device's environment variables."""
-    return processes > 1 or bool(environment_of(choose_device(params.run.device), params.run.deterministic))
+    together = processes * params.run.nodes
+    return together > 1 or bool(environment_of(choose_device(params.run.device), params.run.deterministic))
 
 
-def launch(
-    module: str, arguments: Sequence[str | Path], params: Params, processes: int, folder: Path, run_child: RunChild
-) -> None:
-    """Run `python -m module ARGUMENTS` in several processes, which call run_worker.
+def launch(work: Work, params: Params, processes: int, run_child: RunChild) -> None:
+    """Run the work in several processes, which call run_worker, on this machine and the other nodes of run.nodes.
 
     Args:
-        module: to run.
-        arguments: of the module.
-        params: for run.device and run.stop_grace.
-        processes: how many.
-        folder: shared by them, for their log and the sentence of one that fails.
+        work: module and arguments; its folder is shared by this node's processes.
+        params: for the section `run`.
+        processes: how many, of each node.
         run_child: starts torchrun.
 
     Raises:
-        InputError: with the sentence of the first process that failed, or one that names the log.
+        InputError: with the sentence of the first process that failed, or one that names the log; with several nodes
+            it names the node.
         SystemExit: a signal stopped the processes.
     """
+    if params.run.nodes == 1:
+        return run_torchrun(work.module, work.arguments, params, processes, work.folder, run_child, ONE_NODE)
+    place, others = meet(work, params, processes)
+    with ends_with_others(Watch(node_name(0), others, work.folder), node_name(0), longest_end(params)):
+        run_torchrun(work.module, work.arguments, params, processes, work.folder, run_child, place)
+
+
+def longest_end(params: Params) -> float:
+    """Return the seconds that a node's processes may take from a signal to stop to their end by force."""
+    return params.run.stop_grace + 3 * MARGIN_SECONDS
+
+
+def run_torchrun(
+    module: str,
+    arguments: Sequence[str | Path],
+    params: Params,
+    processes: int,
+    folder: Path,
+    run_child: RunChild,
+    place: Place,
+) -> None:
+    """Run `python -m module ARGUMENTS` in this node's processes.
+
+    Args:
+        module, arguments, folder: as those of Work.
+        params, processes, run_child: as for launch.
+        place: of this node.
+
+    Raises:
+        InputError: with the sentence of this node's first process that failed, or one that names the log.
+        SystemExit: a signal stopped the processes; caused by CalledProcessError if not this process had it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ERROR_NAME).unlink(missing_ok=True)
+    for name in (ERROR_NAME, OTHER_NODE):
+        (folder / name).unlink(missing_ok=True)
     write_whole(folder / RESERVE_NAME, bytes(1 << 16))
     grace = params.run.stop_grace
-    options = ["--standalone", f"--nproc-per-node={processes}", f"--shutdown-timeout={grace + MARGIN_SECONDS:g}"]
+    options = [*place.torchrun_options(), f"--nproc-per-node={processes}"]
+    options += [f"--shutdown-timeout={grace + MARGIN_SECONDS:g}"]
     launcher = [sys.executable, "-m", "m2det.distributed.quiet_torchrun", folder, *options]
     command = [*launcher, "-m", module, *arguments]
     device = choose_device(params.run.device)
     threads = threads_of_each(processes) if device.type == "cpu" else {}
-    environment = {**environment_of(device, params.run.deterministic), **threads, **os.environ}
+    own = environment_of(device, params.run.deterministic) | place.environment(device)
+    environment = {**own, **threads, **os.environ}
     try:
         run_child([str(part) for part in command], grace=grace + 2 * MARGIN_SECONDS, env=environment)
     except subprocess.CalledProcessError as error:
@@ -168,7 +207,8 @@ def run_worker(work: Callable[[Group], None], folder: Path, grace: float) -> Non
         sys.exit(1)
     except Exception as error:
         [first, *_] = str(error).strip().splitlines() or [""]
-        leave_error(folder, failure_message(folder, f"process {group.rank} failed ({type(error).__name__}: {first})"))
+        what = LOST_CONNECTION if CONNECTION.search(first) else "failed"
+        leave_error(folder, failure_message(folder, f"process {group.rank} {what} ({type(error).__name__}: {first})"))
         print(f"process {group.rank}:\n{traceback.format_exc()}", file=stderr, end="")
         sys.exit(1)
 

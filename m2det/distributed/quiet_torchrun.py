@@ -9,17 +9,21 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from signal import SIGABRT, SIGTERM
+from threading import Thread
 from typing import TYPE_CHECKING
 
-from m2det.distributed.shutdown import LOG_NAME, STOP_SIGNALS, handled_signals
+from m2det.distributed.shutdown import LOG_NAME, OTHER_NODE, STOP_SIGNALS, handled_signals
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 SIMULTANEOUS_SECONDS = 2  # torchrun's timestamps are whole seconds
+POLL_SECONDS = 0.5
+BY_ITSELF_SECONDS = 3  # for processes whose connection has ended, or that have agreed with the other node's to stop
 
 
 def main(folder: Path, *arguments: str) -> None:
@@ -29,6 +33,8 @@ def main(folder: Path, *arguments: str) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    if any(argument.startswith("--nnodes=") for argument in arguments):
+        Thread(target=end_with_other_nodes, args=[folder], daemon=True).start()
     # by default torchrun leaves a log folder in /tmp, and handles signals that nohup ignores
     signals = ",".join(number.name for number in handled_signals())
     try:
@@ -37,6 +43,17 @@ def main(folder: Path, *arguments: str) -> None:
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as error:
         sys.exit(report_failure(folder, error.failures))
+
+
+def end_with_other_nodes(folder: Path) -> None:
+    """Stop torchrun and its processes when the folder says that another node has ended, unless they end by themselves.
+
+    What they wait for may never come: a collective does not notice that a network is down.
+    """
+    while not (folder / OTHER_NODE).exists():
+        time.sleep(POLL_SECONDS)
+    time.sleep(BY_ITSELF_SECONDS)
+    os.kill(os.getpid(), SIGTERM)
 
 
 def report_failure(folder: Path, failures: dict[int, ProcessFailure]) -> int:

@@ -7,9 +7,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from m2det.config import Params, load_params
-from m2det.data.packed.reader import PackedSplit
+from m2det.data.packed.reader import PackedSplit, cache_digest
 from m2det.distributed.group import Group
 from m2det.distributed.launch import RunChild, launch, run_worker
+from m2det.distributed.nodes import Work
 from m2det.errors import InputError, explain_disk_errors
 from m2det.files.locks import exclusive_writer_lock
 from m2det.files.torch_file import DamagedFileError, load_checked, save_checked
@@ -54,7 +55,7 @@ def train_distributed(
     run_child: RunChild,
     curves_file: Path | None = None,
 ) -> TrainResult:
-    """Train in several processes of this machine, started by torchrun.
+    """Train in several processes, of this machine and of other nodes, started by torchrun.
 
     Args:
         params: the content of params_file.
@@ -62,7 +63,7 @@ def train_distributed(
         cache: the packed cache.
         backbone: pretrained weights.
         run_dir: takes the checkpoints, the log and the result.
-        processes: how many.
+        processes: how many, of each node.
         run_child: starts torchrun.
         curves_file: as for `train`.
 
@@ -71,7 +72,9 @@ def train_distributed(
         SystemExit: a signal stopped the processes.
     """
     arguments = (params_file, cache, backbone, run_dir, *filter(None, [curves_file]))
-    launch("m2det.train.rank", arguments, params, processes, run_dir, run_child)
+    inputs = (params_file, backbone)
+    work = Work("m2det.train.rank", arguments, run_dir, inputs, cache, cache_digest(cache))
+    launch(work, params, processes, run_child)
     try:
         saved = load_checked(run_dir / RESULT_NAME)
     except DamagedFileError as error:

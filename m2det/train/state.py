@@ -201,25 +201,23 @@ class TrainingState:
             raise InputError(problem)
 
     def resume(self) -> None:
-        """Continue from the last checkpoint, if there is one. Raises InputError where processes read different ones."""
-        state = load_state(self.run_dir)
-        own = (state["step"], not state["pending_evaluation"]) if state else (0, False)
-        read = self.parts.group.all_gather(own)
-        if len(set(read)) > 1:
-            raise InputError(
-                f"{self.run_dir}: the processes have read different checkpoints, (step, whether evaluated): {read}; "
-                "check the disk that holds them"
-            )
-        if self.parts.group.is_main_process:  # after all processes have read
-            discard_after(self.run_dir, *own)
+        """Continue from the last checkpoint, if there is one: rank 0 reads it, since other nodes have none."""
+        group = self.parts.group
+        state = load_state(self.run_dir) if group.is_main_process else None
+        if group.is_main_process:
+            discard_after(self.run_dir, *((state["step"], not state["pending_evaluation"]) if state else (0, False)))
+        state = group.broadcast(state, self.parts.device)
         if state is not None:
             self.load_state_dict(state)
             log.info("resuming at step %d of %d", self.step, self.order.steps)
 
     def result(self) -> TrainResult:
-        """Return the best weights or the last ones, by train.keep; call this when all steps are done."""
+        """Return the best weights or the last ones, by train.keep; call this when all steps are done.
+
+        The best are rank 0's alone, which has their file; other processes return the last ones.
+        """
         model = self.parts.model
-        if self.best["file"]:
+        if self.best["file"] and self.parts.group.is_main_process:
             load_best(self.run_dir, self.best["file"], model)
             return TrainResult(model, self.rows, self.step, self.best["epoch"])
         if self.parts.settings.keep == "best":

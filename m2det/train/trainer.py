@@ -16,7 +16,7 @@ from m2det.data.batch import Batch
 from m2det.data.dataloader import training_loader
 from m2det.device import choose_device, set_determinism
 from m2det.distributed.group import ALONE, Group
-from m2det.distributed.shutdown import LOG_NAME, shutdown_message
+from m2det.distributed.shutdown import LOG_NAME, shutdown_message, timeout_message
 from m2det.distributed.stop import StopRequest
 from m2det.loss import Targets
 from m2det.model.preprocess import subtract_mean
@@ -73,7 +73,9 @@ def train(
         order = data.order
         order.start = state.step
         log = TrainingLog(log_file_or_none, state.step, order.steps, order.batch_size, parts.cost(), curves_file)
-        on_timeout = shutdown_message(partial(timeout_message, run_dir), run_dir / LOG_NAME)
+        # the checkpoints, and with them the step, are the first node's
+        message = timeout_message if group.node else partial(step_timeout_message, run_dir)
+        on_timeout = shutdown_message(message, run_dir / LOG_NAME)
         with stop, log, gc_disabled(), on_timeout, writer:
             log.write(describe_run(params, parts, data, state.step))
             log.epochs_ended(state.rows)
@@ -160,7 +162,7 @@ def step_batches(data: TrainingData, workers: int, device: torch.device) -> Iter
     return group_microbatches(prefetch_to_device(loader, device), data.order.accumulation)
 
 
-def timeout_message(run_dir: Path, grace: float) -> str:
+def step_timeout_message(run_dir: Path, grace: float) -> str:
     """Return the sentence on a step that did not end within the grace period."""
     sentence = f"the step did not end within run.stop_grace = {grace:g} s; the same command continues from step"
     return f"{sentence} {last_step(run_dir)}"

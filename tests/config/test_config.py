@@ -21,6 +21,9 @@ KEYS = {
     "run": {
         "device",
         "processes",
+        "nodes",
+        "rendezvous",
+        "join_timeout",
         "oversubscribe",
         "workers",
         "compile",
