@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
 
+from flows.stage import PLAIN
 from m2det.errors import InputError
 
 POLL_SECONDS = 5.0  # a question to Slurm's controller, which answers for all users of the cluster
@@ -116,8 +117,9 @@ class SlurmJob:
 
 
 def _call(*command: str) -> subprocess.CompletedProcess[str]:
+    # sbatch hands the environment to the job, whose stages then look for no Prefect server: its nodes may reach none
+    environment = os.environ | {"LC_ALL": "C.UTF-8", PLAIN: "1"}
     # a session of its own: Ctrl-C is for this process, which cancels the job
-    environment = os.environ | {"LC_ALL": "C"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, start_new_session=True)
 
 

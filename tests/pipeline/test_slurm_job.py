@@ -11,10 +11,12 @@ from prefect.exceptions import TerminationSignal
 
 from flows import slurm as flow
 from flows.slurm_job import SlurmJob
+from flows.stage import PLAIN
 from m2det.errors import InputError
 
 SBATCH = """#!/bin/bash
 printf '%s\\n' "$@" > arguments
+env > environment
 [ -e refusal ] && { cat refusal >&2; exit 1; }
 echo "17;cluster"
 """
@@ -65,6 +67,7 @@ def test_a_job_is_submitted_with_options_before_and_arguments_behind_the_script(
         "-S",
         "epochs=2",
     ]
+    assert f"{PLAIN}=1" in (slurm / "environment").read_text(), "the job's stages are no runs of Prefect"
 
 
 def test_a_job_that_slurm_refuses_is_its_sentence(slurm):
