@@ -48,7 +48,8 @@ TRAITS = {
     "cpu": Traits(torch.bfloat16, supports_graphs=False, network={"GLOO_SOCKET_IFNAME": "{interface}"}),
     "cuda": Traits(
         torch.float16,
-        network={"NCCL_SOCKET_IFNAME": "{interface}"},
+        # without "=" it is the beginning of names
+        network={"NCCL_SOCKET_IFNAME": "={interface}"},
         deterministic={"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},  # else torch refuses cuBLAS, whose streams share memory
     ),
     "npu": Traits(

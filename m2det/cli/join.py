@@ -18,8 +18,8 @@ def add_parser(subparsers: Any) -> None:
         "join",
         help="compute on this machine what a stage of another one shares, by its run.nodes and run.rendezvous",
         description="Take part in a stage that runs on another machine with run.nodes and run.rendezvous. That machine "
-        "sends parameters and weights; m2det's code, torch and the packed cache have to be the same. Nothing is "
-        "written here.",
+        "sends parameters and weights; m2det's code, torch and the packed cache have to be the same. Only "
+        "temporary files are written here.",
     )
     join.add_argument("address", metavar="HOST:PORT", help="of the first node: its run.rendezvous")
     join.add_argument(
@@ -45,10 +45,14 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _join(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
     from m2det.data.packed.reader import cache_digest, read_manifest
     from m2det.distributed.children import run_child, stage_process
     from m2det.distributed.join import FirstNodeAbsentError, OwnCache, RefusedError, join
+    from m2det.ops import nms
 
+    nms(np.zeros((0, 5), np.float32), 0.5)  # raises InputError where it is not compiled, which an evaluation would do
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     stage_process()
     status, took_part = 0, False

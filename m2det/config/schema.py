@@ -194,7 +194,7 @@ class RunParams(Section):
         1, "machines that compute together, with run.processes each; on the others run `m2det join`"
     )
     rendezvous: Annotated[str, AfterValidator(rendezvous_address)] = setting(
-        "", "HOST:PORT of this machine, where the other nodes find it; the next port is used, too"
+        "", "HOST:PORT of this machine for the other nodes, in a network that you trust; the next port is used, too"
     )
     join_timeout: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = setting(
         600, "seconds to wait for the other nodes", "seconds"

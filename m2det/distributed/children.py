@@ -31,8 +31,19 @@ def stage_process() -> None:
         if number != signal.SIGINT:
             signal.signal(number, _exit)
     exit_after_grace(_print_error)
+    parent = os.getppid()
+    if "DVC_STAGE" in os.environ and _is_foreign(parent):
+        raise SystemExit(128 + signal.SIGTERM)  # DVC, which started this process, ended before this line
     if "DVC_STAGE" in os.environ or signal.SIGHUP in handled_signals():  # else under nohup, to outlive its shell
-        die_with_parent(os.getppid())
+        die_with_parent(parent)
+
+
+def _is_foreign(parent: int) -> bool:
+    """Return whether a process has not started this one, but taken it over: DVC's stages stay in its process group."""
+    try:
+        return os.getpgid(parent) != os.getpgrp()
+    except ProcessLookupError:
+        return True
 
 
 def _print_error(sentence: str) -> None:

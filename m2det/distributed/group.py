@@ -35,8 +35,11 @@ class Group:
     @classmethod
     def from_environment(cls) -> Group:
         """Return what torchrun's environment variables say, or a group of one process where they are not set."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK")
-        return cls(*(int(os.environ[name]) for name in names)) if "RANK" in os.environ else cls()
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        if "RANK" not in os.environ:
+            return cls()
+        rank, size, local_rank = (int(os.environ[name]) for name in names)
+        return cls(rank, size, local_rank, int(os.environ.get("GROUP_RANK", "0")))
 
     @property
     def is_main_process(self) -> bool:

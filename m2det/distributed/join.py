@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Mapping
@@ -10,15 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from m2det.config import Params, check_params
 from m2det.device import choose_device
-from m2det.distributed.launch import RunChild, count_processes, kept_if_failed, longest_end, run_torchrun
-from m2det.distributed.nodes import CACHE, FOLDER, PROTOCOL, Place, describe_code
+from m2det.distributed.cores import check_workers
+from m2det.distributed.launch import (
+    RunChild,
+    count_processes,
+    kept_if_failed,
+    longest_end,
+    prepare_folder,
+    run_torchrun,
+)
+from m2det.distributed.nodes import CACHE, FOLDER, PROTOCOL, Place, describe_code, describe_versions
 from m2det.distributed.peer import NodeLostError, Peer, parse_address
 from m2det.distributed.watch import Watch, ends_with_others
-from m2det.errors import InputError
+from m2det.errors import InputError, explain_disk_errors
+from m2det.files.whole import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +68,15 @@ def join(address: str, cache: OwnCache, timeout: float, run_child: RunChild) -> 
             offer = _receive(first, "offer")
             processes, params = _agree(first, offer, cache)
             log.info("joined %s with %d processes; the start follows when all nodes are there", address, processes)
+            deadline = math.inf
             start = _receive(first, "start")
         except NodeLostError as lost:
-            log.info("the first node at %s %s before the start; it is waited for again", address, lost)
             first.close()
+            if deadline == math.inf:  # it was a first node: another one gets the whole time again
+                log.info("the first node at %s %s before the start; it is waited for again", address, lost)
+                deadline = time.monotonic() + timeout
+            elif time.monotonic() > deadline:
+                raise FirstNodeAbsentError(f"what listens at {address} is no first node of a run: it {lost}") from lost
             time.sleep(RETRY_SECONDS)
             continue
         return _take_part(first, start, params, processes, cache, run_child)
@@ -113,6 +126,7 @@ def _agree(first: Peer, offer: Mapping[str, Any], cache: OwnCache) -> tuple[int,
     try:
         params = _compare(offer, cache)
         processes = count_processes(params)
+        check_workers(params, processes)
     except InputError as error:
         first.send("refuses", host=socket.gethostname(), sentence=str(error))
         first.close()
@@ -125,8 +139,11 @@ def _compare(offer: Mapping[str, Any], cache: OwnCache) -> Params:
     """Return the first node's parameters. Raises InputError for the first difference that matters."""
     if offer.get("protocol") != PROTOCOL:
         raise InputError(f"the first node has another version of m2det (protocol {offer.get('protocol')})")
-    if offer["torch"] != str(torch.__version__):
-        raise InputError(f"torch is {torch.__version__} here and {offer['torch']} on the first node; install the same")
+    own_versions, versions = describe_versions(), offer["versions"]
+    for name in sorted(own_versions.keys() | versions.keys()):
+        here, there = (found.get(name, "absent") for found in (own_versions, versions))
+        if here != there:
+            raise InputError(f"{name} is {here} here and {there} on the first node; install the same")
     own, others = describe_code(), offer["code"]
     if differing := sorted(name for name in own.keys() | others.keys() if own.get(name) != others.get(name)):
         more = f" and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
@@ -153,11 +170,13 @@ def _take_part(
     assert module in MODULES, module
     place = Place(start["node"], start["nodes"], start["host"], start["port"], first.address)
     log.info("%s of %d: %s", name, place.nodes, module)
-    with kept_if_failed("join") as folder:
-        inputs = [folder / f"{i}-{Path(file).name}" for i, file in enumerate(start["inputs"])]
+    with kept_if_failed("join") as folder, temporary_folder() as received:
+        prepare_folder(folder)
+        inputs = [received / f"{i}-{Path(file).name}" for i, file in enumerate(start["inputs"])]
         try:
             for path in inputs:
-                first.receive_file(path, START_SECONDS)
+                with explain_disk_errors(path):
+                    first.receive_file(path, START_SECONDS)
             first.receive(START_SECONDS)  # "go": the others have their files, too
         except NodeLostError as lost:
             raise InputError(f"{first.name} {lost} before the start") from lost

@@ -33,8 +33,10 @@ from m2det.text import PrintableFormatter, escape_unencodable_output, ignore_clo
 
 ERROR_NAME = "error.txt"  # in the shared folder: the sentence of the first process that failed
 RESERVE_NAME = "reserve"  # in the same folder: removed to make room for the sentence on a full disk
-# in the errors of collectives whose other processes have ended, by gloo, NCCL and HCCL
-CONNECTION = re.compile(r"gloo|NCCL|HCCL|Connection (closed|reset|refused)|Broken pipe")
+# in the errors of collectives whose other processes have ended, by gloo and NCCL
+CONNECTION = re.compile(
+    r"(?i)connection (closed|reset|refused|aborted)|broken pipe|pair closure|remote (error|process)"
+)
 RunChild = Callable[..., None]  # m2det.distributed.children.run_child, or a replacement with its parameters
 LAUNCHERS = (b"m2det.distributed.quiet_torchrun", b"torch.distributed.run")  # the second: started by hand
 
@@ -86,11 +88,20 @@ def launch(work: Work, params: Params, processes: int, run_child: RunChild) -> N
             it names the node.
         SystemExit: a signal stopped the processes.
     """
+    prepare_folder(work.folder)
     if params.run.nodes == 1:
         return run_torchrun(work.module, work.arguments, params, processes, work.folder, run_child, ONE_NODE)
     place, others = meet(work, params, processes)
     with ends_with_others(Watch(node_name(0), others, work.folder), node_name(0), longest_end(params)):
         run_torchrun(work.module, work.arguments, params, processes, work.folder, run_child, place)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder that a node's processes share, without what an earlier run has left; before a Watch uses it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (ERROR_NAME, OTHER_NODE):
+        (folder / name).unlink(missing_ok=True)
+    write_whole(folder / RESERVE_NAME, bytes(1 << 16))
 
 
 def longest_end(params: Params) -> float:
@@ -110,7 +121,7 @@ def run_torchrun(
     """Run `python -m module ARGUMENTS` in this node's processes.
 
     Args:
-        module, arguments, folder: as those of Work.
+        module, arguments, folder: as those of Work; the folder has been prepared.
         params, processes, run_child: as for launch.
         place: of this node.
 
@@ -118,10 +129,6 @@ def run_torchrun(
         InputError: with the sentence of this node's first process that failed, or one that names the log.
         SystemExit: a signal stopped the processes; caused by CalledProcessError if not this process had it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (ERROR_NAME, OTHER_NODE):
-        (folder / name).unlink(missing_ok=True)
-    write_whole(folder / RESERVE_NAME, bytes(1 << 16))
     grace = params.run.stop_grace
     options = [*place.torchrun_options(), f"--nproc-per-node={processes}"]
     options += [f"--shutdown-timeout={grace + MARGIN_SECONDS:g}"]

@@ -7,8 +7,9 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 PROTOCOL = 1  # of the messages between nodes
 REMIND_SECONDS = 60  # from one line on nodes that are missing to the next
+PACKAGES = ("torch", "torch-npu", "numpy", "opencv-python-headless", "simplejpeg", "lmdb", "pyarrow")
 CACHE, FOLDER = "cache", "folder"  # what an argument is on another node
 
 
@@ -71,7 +73,7 @@ class Place:
         nodes: in all.
         host: the first node's, for torchrun's rendezvous, which has the port after that of the nodes' own.
         port: of that rendezvous.
-        address: this machine's, on the way to the first node, or its own; "" if unknown.
+        address: this machine's, on the way to the other nodes.
     """
 
     node: int = 0
@@ -113,6 +115,15 @@ def describe_code() -> dict[str, str]:
     return {path.relative_to(package).as_posix(): file_sha256(path) for path in sorted(files)}
 
 
+def describe_versions() -> dict[str, str]:
+    """Return the versions of the packages that shape the numbers, as far as they are installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def meet(work: Work, params: Params, processes: int) -> tuple[Place, list[Peer]]:
     """Wait for the other nodes, and send each its work.
 
@@ -133,12 +144,13 @@ def meet(work: Work, params: Params, processes: int) -> tuple[Place, list[Peer]]
         "params": params.model_dump(mode="json"),
         "processes": processes,
         "device": choose_device(params.run.device).type,
-        "torch": str(torch.__version__),
+        "versions": describe_versions(),
         "code": describe_code(),
         "cache": work.cache_digest,
     }
     peers = _gather(host, port, params.run.nodes, offer, params.run.join_timeout)
-    place = Place(0, params.run.nodes, host, port + 1, _own_address(host))
+    # of the connection, since HOST may be this machine's name, which on many machines is the loopback's
+    place = Place(0, params.run.nodes, host, port + 1, peers[0].address)
     start: dict[str, Any] = {"module": work.module, "arguments": work.describe_arguments(), "first": node_name(0)}
     start |= {"inputs": [path.name for path in work.inputs], "nodes": place.nodes, "host": host, "port": place.port}
     for i, peer in enumerate(peers, 1):
@@ -174,7 +186,7 @@ def _gather(host: str, port: int, nodes: int, offer: Mapping[str, Any], timeout:
     command = f"`m2det join {host}:{port} --cache DIR`"
     connected: list[Peer] = []
     ready: list[Peer] = []
-    refusals: list[str] = []
+    refusals: dict[str, str] = {}  # by host
     begun = time.monotonic()
     next_beat, next_line = begun, begun
     with _listen(port) as server:
@@ -183,9 +195,10 @@ def _gather(host: str, port: int, nodes: int, offer: Mapping[str, Any], timeout:
             missing = f"{nodes - 1 - len(ready)} of {nodes} nodes"
             here = ", ".join([node_name(0), *(peer.name for peer in ready)])
             if now > begun + timeout:
+                refused = "".join(f"{name} refused ({why}); " for name, why in refusals.items())
                 raise InputError(
                     f"{missing} did not come to {host}:{port} within run.join_timeout = {timeout:g} s; here: {here}; "
-                    f"{''.join(f'refused: {refusal}; ' for refusal in refusals)}run {command} on each of the others"
+                    f"{refused}run {command} on each of the others"
                 )
             if now >= next_line:
                 next_line = now + REMIND_SECONDS
@@ -221,16 +234,18 @@ def _accept(server: socket.socket, offer: Mapping[str, Any]) -> list[Peer]:
     return [peer]
 
 
-def _hear(peer: Peer, connected: Sequence[Peer], ready: list[Peer], refusals: list[str]) -> list[Peer]:
+def _hear(peer: Peer, connected: Sequence[Peer], ready: list[Peer], refusals: dict[str, str]) -> list[Peer]:
     """Take a message of a node that has connected; return those that are still connected."""
     try:
         message = peer.receive()
-        if message["kind"] == "ready":
+        if message["kind"] == "ready" and peer not in ready:
             peer.name = str(message["host"])
+            if peer.name in [socket.gethostname(), *(other.name for other in ready)]:
+                log.warning("warning: two nodes are on %s: they would share its devices", peer.name)
             ready.append(peer)
             log.info("%s has joined", peer.name)
-        if message["kind"] == "refuses":
-            refusals.append(f"{message['host']} ({message['sentence']})")
+        if message["kind"] == "refuses" and refusals.get(message["host"]) != message["sentence"]:
+            refusals[message["host"]] = message["sentence"]
             log.warning("warning: %s cannot join: %s", message["host"], message["sentence"])
         if message["kind"] != "refuses":
             return list(connected)
@@ -248,11 +263,3 @@ def _send_beats(peers: Sequence[Peer]) -> None:
             peer.send("beat")
         except NodeLostError:
             continue  # its connection says so, too, and `_hear` learns it
-
-
-def _own_address(host: str) -> str:
-    """This machine's address by the name that other nodes call it; "" where that is another machine's."""
-    try:
-        return socket.gethostbyname(host)
-    except OSError:
-        return ""

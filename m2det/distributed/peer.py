@@ -99,7 +99,7 @@ def _reason(error: Exception) -> str:
 def parse_address(text: str) -> tuple[str, int]:
     """Return host and port. Raises InputError for a text that is not HOST:PORT."""
     try:
-        host, _, port = rendezvous_address(text).rpartition(":")
-        return host, int(port)
+        host, _, port = rendezvous_address(text or " ").rpartition(":")
     except ValueError as error:
         raise InputError(f"the first node's address {error}") from error
+    return host, int(port)

@@ -46,7 +46,7 @@ def main(folder: Path, *arguments: str) -> None:
 
 
 def end_with_other_nodes(folder: Path) -> None:
-    """Stop torchrun and its processes when the folder says that another node has ended, unless they end by themselves.
+    """Stop torchrun and its processes when OTHER_NODE says that another node has ended, unless they end by themselves.
 
     What they wait for may never come: a collective does not notice that a network is down.
     """

@@ -23,7 +23,7 @@ from threading import Thread
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by `kill`, Ctrl-C, a terminal that is closed
 MARGIN_SECONDS = 3.0
-OTHER_NODE = "other_node.txt"  # in the folder of a node's processes: why another node ended; torchrun ends then, too
+OTHER_NODE = "other_node.txt"  # in the folder of a node's processes: another node ended; torchrun ends then, too
 LOG_NAME = "processes.log"  # in the run directory: traces, and the stderr of torchrun and its processes
 
 

@@ -17,7 +17,6 @@ from typing import Any
 from m2det.distributed.peer import BEAT_SECONDS, SILENT_SECONDS, NodeLostError, Peer
 from m2det.distributed.shutdown import LOG_NAME, OTHER_NODE
 from m2det.errors import InputError
-from m2det.files.whole import write_whole
 
 # of a process whose collective failed: another process, perhaps of another node, has ended before
 LOST_CONNECTION = "lost its connection to another process"
@@ -65,6 +64,8 @@ class Watch:
         self.cause: End | None = None
         self._name, self._peers, self._folder = name, list(peers), folder
         self._left = list(peers)  # those that have not ended
+        for peer in peers:  # they have said nothing while others came and files were sent
+            peer.heard = time.monotonic()
         self._changed, self._closing = Condition(), Event()
         self._thread = Thread(target=self._run, name="watch of the nodes", daemon=True)
         self._thread.start()
@@ -108,14 +109,13 @@ class Watch:
 
     def _receive(self, peer: Peer) -> None:
         try:
-            while peer.connection.poll():
-                message = peer.receive()
-                if message["kind"] == "end":
-                    self._take(peer, End(**message["end"]))
-        except NodeLostError as lost:
+            message = peer.receive()
+            if message["kind"] == "end":
+                self._take(peer, End(**message["end"]))
+        except (NodeLostError, KeyError, TypeError) as lost:
             self._lose(peer, lost)
 
-    def _lose(self, peer: Peer, lost: NodeLostError) -> None:
+    def _lose(self, peer: Peer, lost: Exception) -> None:
         if peer in self._left:
             sentence = f"{peer.name} {lost}, or the network to it is down; the same command goes on from what is saved"
             self._take(peer, End(peer.name, sentence, Weight.STOPPED))
@@ -126,9 +126,10 @@ class Watch:
                 self._left.remove(peer)
             if self.cause is None and end.weight > Weight.CONSEQUENCE:
                 self.cause = end
-                with (self._folder / LOG_NAME).open("a", encoding="utf-8") as log:
-                    log.write(f"{end.sentence}\n")
-                write_whole(self._folder / OTHER_NODE, end.sentence)
+                with suppress(OSError):  # a full disk: an empty file is enough for torchrun, this thread has to go on
+                    (self._folder / OTHER_NODE).touch()
+                    with (self._folder / LOG_NAME).open("a", encoding="utf-8") as log:
+                        log.write(f"{end.sentence}\n")
             self._changed.notify_all()
         if end.node == peer.name:
             self._tell(end, [other for other in self._peers if other is not peer])
@@ -158,13 +159,16 @@ def ends_with_others(watch: Watch, name: str, grace: float) -> Iterator[None]:
         caused = watch.cause is not None or LOST_CONNECTION in str(error)
         end = watch.finish(_failed(name, error, caused), grace)
         raise InputError(end.sentence) from error
-    except BaseException as stopped:
+    except (SystemExit, KeyboardInterrupt) as stopped:
         by_ranks = isinstance(stopped.__cause__, subprocess.CalledProcessError)
         weight = Weight.CONSEQUENCE if by_ranks or watch.cause else Weight.STOPPED
         end = watch.finish(End(name, f"{name} was stopped{_by(stopped)}; the same command goes on", weight), grace)
         if end.node == name:
             raise
         raise InputError(end.sentence) from stopped
+    except Exception as error:
+        watch.finish(End(name, f"{name}: {type(error).__name__}: {error}", Weight.FAILED), grace)
+        raise
     watch.finish(End(name, "", Weight.SUCCESS), grace)
 
 

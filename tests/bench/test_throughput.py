@@ -15,6 +15,7 @@ from m2det.device import choose_device
 from m2det.distributed.children import run_child
 from m2det.distributed.group import Group
 from m2det.distributed.launch import launch
+from m2det.distributed.nodes import Work
 from m2det.model.flops import peak_flops
 from tests.training import settings, write_params
 
@@ -84,6 +85,6 @@ def test_a_device_is_chosen_once_and_logged_once(caplog):
 def test_two_processes_measure_together(material, tmp_path):
     params_file = write_params(tmp_path, device="cpu")
     params = few(batch_size=4, processes=2)
-    launch("m2det.bench.throughput", (params_file, *material, tmp_path), params, 2, tmp_path, run_child)
+    launch(Work("m2det.bench.throughput", (params_file, *material, tmp_path), tmp_path), params, 2, run_child)
     found = json.loads((tmp_path / RESULT).read_text())
     assert (found["processes"], found["images_per_step"]) == (2, 4)

@@ -19,7 +19,7 @@ from m2det.text import printable
 from tests.conftest import ROOT
 from tests.tiny_model import write_tiny_model
 
-COMMANDS = ["detect", "data", "runs", "experiments", "recipes", "use", "info", "verify", "release", "convert"]
+COMMANDS = ["detect", "data", "runs", "join", "experiments", "recipes", "use", "info", "verify", "release", "convert"]
 COMMANDS += ["export", "bench", "doctor"]
 HEAVY = {"torch", "numpy", "cv2", "pydantic", "ruamel", "prefect", "dvc"}
 

@@ -39,8 +39,14 @@ class Bench:
         parameters = {"stages": [stage], "overrides": {"run": {"processes": int(processes or 1)}}, "apply": False}
         run = service.run(self.clone.folder, "m2det/digits", recipe=None, **parameters)
         before, checkpoints = self.step(), self.checkpoints()
-        at_work = (lambda: self.step() > before) if stage == "train" else (lambda: self.pids(f"flows.{stage}"))
-        service.wait_until(at_work, 120)
+        mark = service.environment[MARK]  # a terminal's differs from the bench's
+
+        def at_work() -> bool:
+            if stage == "train":
+                return self.step() > before
+            return any(f"flows.{stage}" in line for _, line in marked_processes(mark))
+
+        service.wait_until(at_work, 300)  # on a busy machine
         if stage == "train":
             assert self.starts()[-1] == max(checkpoints, default=0), "it does not go on from the step of the last stop"
         return run

@@ -54,6 +54,34 @@ run_child([sys.executable, "-c", 'import os, time; print(os.getpid(), flush=True
     assert gone(child)
 
 
+SLOW_TO_START = """
+import os, pathlib, sys, time
+from m2det.distributed.children import stage_process
+while os.getppid() == int(sys.argv[1]):
+    time.sleep(0.01)
+stage_process()
+pathlib.Path(sys.argv[2]).touch()
+"""
+DVC = f"""
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {SLOW_TO_START!r}, str(os.getpid()), sys.argv[1]])
+print(child.pid, flush=True)
+"""
+
+
+def test_a_stage_whose_dvc_ended_while_python_started_ends_too(tmp_path):
+    """Nothing has asked the kernel for a signal by then; on a busy machine these are seconds."""
+    marker = tmp_path / "lives"
+    command = [sys.executable, "-c", DVC, str(marker)]
+    environment = os.environ | {"DVC_STAGE": "evaluate"}
+    dvc = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
+    )
+    child = int(dvc.stdout.readline())
+    dvc.wait()
+    assert gone(child) and not marker.exists()
+
+
 def test_a_failing_child_raises_and_its_lines_are_relayed():
     with pytest.raises(subprocess.CalledProcessError):
         run_child([sys.executable, "-c", "raise SystemExit(3)"])

@@ -8,6 +8,7 @@ import torch
 import m2det.distributed.launch
 from m2det.device import environment_of, set_determinism
 from m2det.distributed.launch import launch, needs_torchrun
+from m2det.distributed.nodes import Work
 from tests.training import AfterStep, run, settings
 
 
@@ -32,7 +33,8 @@ def test_the_variables_are_set_before_processes_start(tmp_path, monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     plain, strict = settings(), settings(deterministic=True)
     assert (needs_torchrun(plain, 1), needs_torchrun(strict, 1)) == (False, True)
-    launch("m2det.train.rank", (), strict, 1, tmp_path, lambda _, **options: given.update(options["env"]))
+    work = Work("m2det.train.rank", (), tmp_path)
+    launch(work, strict, 1, lambda _, **options: given.update(options["env"]))
     assert given["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     npu = SimpleNamespace(type="npu")  # torch has no such device until torch_npu is imported
     assert environment_of(npu, True) == environment_of(npu, False) | {"HCCL_DETERMINISTIC": "true"}

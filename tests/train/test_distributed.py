@@ -21,6 +21,7 @@ from m2det.data.sources.coco import read_split
 from m2det.distributed.children import run_child
 from m2det.distributed.group import ALONE, Group
 from m2det.distributed.launch import count_processes, launch
+from m2det.distributed.nodes import Work
 from m2det.errors import InputError
 from m2det.evaluate.metrics import coco_metrics
 from m2det.evaluate.rank import detect_val
@@ -32,6 +33,7 @@ from m2det.train.evaluator import validate
 from m2det.train.logger import write_curves
 from m2det.train.rank import train_distributed
 from tests.conftest import ROOT
+from tests.processes import none_left
 from tests.train.one_of_several import assert_close, first_gradients, run_case
 from tests.training import run, settings, write_params
 
@@ -58,28 +60,6 @@ def rank_zero(launcher: int) -> int:
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     [found] = [int(pid) for pid in children if b"\0RANK=0\0" in Path(f"/proc/{pid}/environ").read_bytes()]
     return found
-
-
-def left_over(folder: Path) -> list[str]:
-    """Command lines of processes that still work on the folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if str(folder) in line and int(path.parent.name) != os.getpid():
-            found.append(line)
-    return found
-
-
-def none_left(folder: Path, within: float = 40.0) -> bool:
-    deadline = time.monotonic() + within
-    while left_over(folder):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +169,7 @@ def test_detections_of_three_processes_are_the_bytes_of_one(material, undisturbe
     save_trained(model, undisturbed.model, card)
     for name, processes in (("one", 1), ("three", 3)):
         arguments = (params_file, material[0], model, tmp_path / name, tmp_path)
-        launch("m2det.evaluate.rank", arguments, load_params(params_file), processes, tmp_path, run_child)
+        launch(Work("m2det.evaluate.rank", arguments, tmp_path), load_params(params_file), processes, run_child)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "three").read_bytes()
     assert len(json.loads((tmp_path / "one").read_text())) > 14
 
@@ -383,5 +363,5 @@ def test_processes_on_a_cpu_share_its_cores_unless_the_environment_says_otherwis
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     environments = []
-    launch("module", [], settings(), 2, tmp_path, lambda *_, env, **__: environments.append(env))
+    launch(Work("module", (), tmp_path), settings(), 2, lambda *_, env, **__: environments.append(env))
     assert [env["OMP_NUM_THREADS"] for env in environments] == [expected]
