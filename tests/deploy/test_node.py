@@ -19,6 +19,12 @@ if [ -n "${SLOW:-}" ]; then
   bash -c 'trap "sleep 0.5; echo saved > saved; exit 143" TERM; touch started; while :; do sleep 0.05; done' &
   wait
 fi
+if [ -n "${WAIT:-}" ] && [ "$(basename "$0")" = python ]; then
+  trap 'touch ended; exit 143' TERM
+  touch joining
+  while :; do sleep 0.05; done
+fi
+while [ -n "${WAIT:-}" ] && ! [ -e joining ]; do sleep 0.05; done
 exit "${CODE:-0}"
 """
 
@@ -96,26 +102,35 @@ def test_a_signal_reaches_the_stage_which_saves_before_the_script_ends(clone, nu
     assert (clone / "saved").read_text() == "saved\n"
 
 
-def test_a_slurm_job_starts_one_task_a_node_with_a_port_of_its_own(clone):
-    """With a stand-in for srun that starts the tasks here, as Slurm would on their nodes."""
+def slurm_job(clone: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the batch script as Slurm does on the first node, with a stand-in for srun that starts one task here."""
     srun = clone / "bin/srun"
-    srun.write_text(
-        '#!/bin/bash\n[ "$1" = --kill-on-bad-exit=1 ] && shift\n'
-        'for i in 0 1; do SLURM_PROCID=$i SLURM_NTASKS=2 "$@"; done\n'
-    )
+    srun.write_text('#!/bin/bash\necho srun "${@:1:3}"\nexec "${@:4}"\n')
     srun.chmod(0o755)
-    for job, port in (("7", 20014), ("4999", 29998), ("5000", 20000)):
-        done = subprocess.run(
-            ["bash", str(clone / "deploy/slurm.sbatch"), "-S", "epochs=2", "train"],
-            env=environment(clone, SLURM_SUBMIT_DIR=str(clone), SLURM_JOB_ID=job),
-            capture_output=True,
-            text=True,
-        )
-        address = f"{os.uname().nodename}:{port}"
-        assert done.stdout.splitlines() == [
-            f"dvc exp run --temp -S run.nodes=2 -S run.rendezvous={address} -S epochs=2 train",
-            f"python -m m2det join {address} --cache data/cache --stay",
-        ], done.stderr
+    slurm = {"SLURM_SUBMIT_DIR": str(clone), "SLURM_JOB_ID": "7", "SLURM_NNODES": "3"}
+    command = ["bash", str(clone / "deploy/slurm.sbatch"), *arguments]
+    return subprocess.run(command, env=environment(clone, **slurm | more), capture_output=True, text=True, check=False)
+
+
+def test_a_slurm_job_gives_the_first_node_the_stages_and_the_others_a_step_to_join(clone):
+    done = slurm_job(clone, "-S", "epochs=2", "train", WAIT="1")
+    address = f"{os.uname().nodename}:20014"
+    assert {
+        "srun --nodes=2 --ntasks=2 --relative=1",
+        f"python -m m2det join {address} --cache data/cache --stay",
+        f"dvc exp run --temp -S run.nodes=3 -S run.rendezvous={address} -S epochs=2 train",
+    } <= set(done.stdout.splitlines()), done.stderr
+    assert done.returncode == 0
+
+
+def test_the_end_of_the_first_node_ends_a_slurm_job_with_its_exit_code(clone):
+    assert slurm_job(clone, WAIT="1", CODE="3").returncode == 3
+    assert (clone / "ended").exists(), "the node that joins does not wait for a further stage"
+
+
+@pytest.mark.parametrize(("job", "port"), [("7", 20014), ("4999", 29998), ("5000", 20000), ("123456", 26912)])
+def test_jobs_on_one_host_have_ports_of_their_own(clone, job, port):
+    assert f":{port} evaluate" in slurm_job(clone, SLURM_JOB_ID=job, SLURM_NNODES="1").stdout
 
 
 @pytest.mark.parametrize("name", ["node.sh", "slurm.sbatch"])
