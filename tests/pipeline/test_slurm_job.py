@@ -108,6 +108,8 @@ def test_a_controller_that_is_away_ends_no_watch():
     answer("RUNNING None", "!slurm_load_jobs error: Unable to contact slurm controller", "COMPLETED None")
     assert job.watch(lines.append)
     assert "no answer: slurm_load_jobs error: Unable to contact slurm controller" in lines[1]
+    answer("!slurm_load_jobs error: Unable to contact slurm controller")
+    assert job.watch(lines.append, seconds=0) and job.state == "COMPLETED", "what it said last holds"
 
 
 @pytest.mark.parametrize("gone", ["!slurm_load_jobs error: Invalid job id specified", ""])
