@@ -15,10 +15,13 @@ from m2det_prefect import deployments, full_names
 
 ROOT = Path(__file__).parents[1]
 SITE = sorted((ROOT / "docs").rglob("*.md"))  # two of them are links to files of the root folder
-CURRENT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(page for page in SITE if not page.is_symlink())]
+CURRENT = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")),
+    *(page for page in SITE if not page.is_symlink()),
+]
 PAGES = [*CURRENT, ROOT / "CHANGELOG.md"]  # which names what is gone as well
 MAX_LINES, MAX_COMMANDS = 130, 8
-FOLDERS = ("m2det", "tasks", "flows", "tests", "docs", "examples", "benchmarks")
+FOLDERS = ("m2det", "tasks", "flows", "tests", "docs", "deploy", "examples", "benchmarks")
 SECTIONS = sorted({key.partition(".")[0] for key in parameter_keys() if "." in key})
 FILE_ENDINGS = ("json", "py", "csv", "yaml", "md", "safetensors")
 

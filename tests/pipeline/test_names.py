@@ -10,6 +10,7 @@ from flows.demo import demo
 from flows.parameters import STAGES, check_stages
 from flows.pipeline import m2det
 from flows.settings import checked_settings
+from flows.slurm import slurm
 from m2det.config.recipes import use_recipe
 from m2det_prefect import deployments, expand, full_names, is_command
 from tasks.common import main_root
@@ -39,7 +40,17 @@ def test_the_fingerprint_of_a_run_covers_the_parameters_of_its_stage():
 
 def test_deployments_are_read_from_prefect_yaml():
     assert [entry["name"] for entry in deployments(ROOT / "prefect.yaml")] == [
-        *("digits", "train-1p", "train-8p", "eval-8p", "performance-1p", "performance-8p", "finetune-1p", "demo")
+        *(
+            "digits",
+            "train-1p",
+            "train-8p",
+            "eval-8p",
+            "performance-1p",
+            "performance-8p",
+            "finetune-1p",
+            "demo",
+            "slurm",
+        )
     ]
     assert deployments(Path("no-such-file.yaml")) == []
 
@@ -65,7 +76,7 @@ def test_bare_names_are_expanded(typed, meant):
 
 def test_flows_are_named_like_their_functions():
     """By which the plugin knows their names without importing them."""
-    assert m2det.name == "m2det" and demo.name == "demo"
+    assert (m2det.name, demo.name, slurm.name) == ("m2det", "demo", "slurm")
 
 
 def test_every_deployment_has_settings_of_its_own(tmp_path, monkeypatch):
@@ -75,7 +86,7 @@ def test_every_deployment_has_settings_of_its_own(tmp_path, monkeypatch):
     path = tmp_path / "params.yaml"
     path.write_text(path.read_text().replace("  root: ''", "  root: /data/coco"))
     names = {"digits": "m2det-tiny", "eval-8p": "m2det800-vgg16"}
-    for entry in deployments(ROOT / "prefect.yaml")[:-1]:
+    for entry in deployments(ROOT / "prefect.yaml")[:-2]:
         parameters = entry["parameters"]
         assert f"Recipe {parameters.get('recipe', '')}".strip() in entry["description"].replace("No recipe", "Recipe")
         settings = checked_settings(parameters.get("recipe"), parameters.get("overrides", {}))
