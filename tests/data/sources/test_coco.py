@@ -160,10 +160,8 @@ def test_files_without_annotations_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with pytest.raises(InputError, match=r"a\.json: no such annotation file"):
         read_split([(path, tmp_path)])
-    for data, words in (
-        (b"", "no JSON, but empty"),
-        (json.dumps(content()).encode()[:-20], "no valid JSON .* truncated"),
-    ):
+    truncated = json.dumps(content()).encode()[:-20]
+    for data, words in ((b"", "no JSON, but empty"), (truncated, "no valid JSON .* truncated")):
         path.write_bytes(data)
         with pytest.raises(InputError, match=rf"a\.json is {words}"):
             read_split([(path, tmp_path)])
