@@ -16,7 +16,8 @@ from tasks.common import BAD_IMAGES, LEFT_OUT, UNFINISHED, main_root, params
 
 def data() -> None:
     """Write data/coco/manifest.json; before it the images of `digits`, and annotations that yours must become."""
-    with faults_listed(main_root() / UNFINISHED / BAD_IMAGES):
+    unfinished = main_root() / UNFINISHED
+    with explain_disk_errors(unfinished), faults_listed(unfinished / BAD_IMAGES):
         _list_files()
 
 

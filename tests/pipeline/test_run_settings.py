@@ -121,7 +121,7 @@ def test_comments_stay_and_those_inside_a_replaced_list_go(folder):
     path = folder / "params.yaml"
     entry = "{annotations: a.json, images: i}"
     block = f"  train:   # mine\n  # the first\n  - {entry}   # one\n  val:\n  - {entry}\n"
-    block += "  val_share: 0.2\n  classes: []\n\npack:"
+    block += "  test: []\n  val_share: 0.2\n  classes: []\n\npack:"
     text = path.read_text().replace("  source: digits", "  source: coco").replace("  root: ''", "  root: /d")
     path.write_text(re.sub(r"  train: \[\].*?pack:", block, text, count=1, flags=re.DOTALL))
     assert outcome(folder, {"epochs": 2}) == "kept"

@@ -160,9 +160,8 @@ def _describe(
 
 def _refuse_missing(missing: Mapping[str, Sequence[str]]) -> NoReturn:
     paths = [f"{path} does not exist" for each in missing.values() for path in each]
-    raise BadFiles(
-        paths, f"{len(paths)} images are missing", "; ".join([*missing, "pack.on_bad_image: skip leaves them out"])
-    )
+    advice = "; ".join([*missing, "pack.on_bad_image: skip leaves them out"])
+    raise BadFiles(paths, f"{len(paths)} images are missing", advice)
 
 
 def _check(roots: Roots, entry: dict, outside: bool) -> None:

@@ -160,8 +160,9 @@ class _XmlOf:
 
     def __call__(self, name: str) -> str:
         """Return the annotation file's name, empty for none. `JPEGImages/a` is a where one file alone has that name."""
-        base = name.replace("\\", "/").rpartition("/")[2]
-        return self._by_name.get(name) or (self._by_name.get(base, "") if self._number[base] == 1 else "")
+        *folders, base = name.replace("\\", "/").split("/")
+        alone = self._number[base] == 1 and ".." not in folders
+        return self._by_name.get(name) or (self._by_name.get(base, "") if alone else "")
 
 
 def image_of(tree: Tree, xml: str, file_name: str) -> str:

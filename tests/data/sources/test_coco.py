@@ -160,9 +160,10 @@ def test_files_without_annotations_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with pytest.raises(InputError, match=r"a\.json: no such annotation file"):
         read_split([(path, tmp_path)])
-    for data in (b"", json.dumps(content()).encode()[:-20]):
+    truncated = json.dumps(content()).encode()[:-20]
+    for data, words in ((b"", "no JSON, but empty"), (truncated, "no valid JSON .* truncated")):
         path.write_bytes(data)
-        with pytest.raises(InputError, match=r"a\.json is no valid JSON .* truncated"):
+        with pytest.raises(InputError, match=rf"a\.json is {words}"):
             read_split([(path, tmp_path)])
     path.write_text('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
     with pytest.raises(InputError, match=r"a\.json must be an object with the keys images, annotations"):
