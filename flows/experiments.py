@@ -17,10 +17,11 @@ from datetime import datetime
 from typing import Any
 
 from m2det.config import dotted
-from m2det.text import printable
+from m2det.text import printable, undefined_note
 from tasks.common import PARAMS, RESULTS
 
 HEADER = ("experiment", "state", "AP", "AP50", "img/s", "made", "changed")
+AP_COLUMNS = slice(HEADER.index("AP"), HEADER.index("img/s"))
 STATES = {"success": "done"}  # DVC's word; the others are queued, running and failed
 NUMBERS = {"AP": ".3f", "AP50": ".3f", "img/s": ".4g"}
 MIN_CHANGES = 30  # columns for what has changed, however narrow the terminal is
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def table(states: list[dict[str, Any]], width: int) -> str:
-    """Return the table.
+    """Return the table, and a line on an AP of -1 where there is one.
 
     Args:
         states: as `dvc exp show --json` prints them: the working copy, then commits with their experiments.
@@ -53,7 +54,8 @@ def table(states: list[dict[str, Any]], width: int) -> str:
         room = max(width - indent, MIN_CHANGES)
         lines = textwrap.wrap(changes, room, break_on_hyphens=False) or [""]
         text += f"\n{' ' * indent}".join([start + lines[0], *lines[1:]]).rstrip() + "\n"
-    return text
+    undefined = any(cell.startswith("-1.") for row in rows for cell in row[AP_COLUMNS])
+    return text + f"AP{undefined_note(-1.0)}\n" * undefined
 
 
 def _rows(states: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:

@@ -23,7 +23,7 @@ from m2det.distributed.launch import (
     run_torchrun,
 )
 from m2det.distributed.nodes import CACHE, FOLDER, PROTOCOL, Place, describe_code, describe_versions
-from m2det.distributed.peer import NodeLostError, Peer, parse_address
+from m2det.distributed.peer import OTHER_LANGUAGE, NodeLostError, Peer, parse_address
 from m2det.distributed.watch import Watch, ends_with_others
 from m2det.errors import InputError, explain_disk_errors
 from m2det.files.whole import temporary_folder
@@ -108,8 +108,8 @@ def _receive(first: Peer, kind: str) -> dict[str, Any]:
     """Return the first node's next message that is no sign of life."""
     while (message := first.receive())["kind"] == "beat":
         pass
-    if message["kind"] != kind:
-        raise NodeLostError("speaks another language than a node of a run")
+    if message["kind"] != kind:  # or of another version
+        raise NodeLostError(OTHER_LANGUAGE)
     return message
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from itertools import product
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -149,8 +150,10 @@ def meet(work: Work, params: Params, processes: int) -> tuple[Place, list[Peer]]
         "cache": work.cache_digest,
     }
     peers = _gather(host, port, params.run.nodes, offer, params.run.join_timeout)
-    # of the connection, since HOST may be this machine's name, which on many machines is the loopback's
-    place = Place(0, params.run.nodes, host, port + 1, peers[0].address)
+    # of a connection, since HOST may be this machine's name, which on many machines is the loopback's
+    addresses = [peer.address for peer in peers]
+    address = next((one for one in addresses if not ip_address(one).is_loopback), addresses[0])
+    place = Place(0, params.run.nodes, host, port + 1, address)
     start: dict[str, Any] = {"module": work.module, "arguments": work.describe_arguments(), "first": node_name(0)}
     start |= {"inputs": [path.name for path in work.inputs], "nodes": place.nodes, "host": host, "port": place.port}
     for i, peer in enumerate(peers, 1):
@@ -241,7 +244,7 @@ def _hear(peer: Peer, connected: Sequence[Peer], ready: list[Peer], refusals: di
         if message["kind"] == "ready" and peer not in ready:
             peer.name = str(message["host"])
             if peer.name in [socket.gethostname(), *(other.name for other in ready)]:
-                log.warning("warning: two nodes are on %s: they would share its devices", peer.name)
+                log.warning("warning: two nodes are named %s; on one machine they would share its devices", peer.name)
             ready.append(peer)
             log.info("%s has joined", peer.name)
         if message["kind"] == "refuses" and refusals.get(message["host"]) != message["sentence"]:

@@ -17,6 +17,7 @@ from m2det.errors import InputError
 BEAT_SECONDS = 1.0  # between the signs of life that nodes give each other
 SILENT_SECONDS = 20  # without one, after which a node counts as lost
 MAX_MESSAGE = 1 << 24  # bytes
+OTHER_LANGUAGE = "speaks another language than a node of a run"
 
 
 class NodeLostError(Exception):
@@ -59,7 +60,7 @@ class Peer:
         except ValueError:
             message = None
         if not isinstance(message, dict) or "kind" not in message:
-            raise NodeLostError("speaks another language than a node of a run")
+            raise NodeLostError(OTHER_LANGUAGE)
         return message
 
     def receive_file(self, path: Path, within: float) -> None:

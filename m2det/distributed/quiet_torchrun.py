@@ -16,7 +16,7 @@ from signal import SIGABRT, SIGTERM
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from m2det.distributed.shutdown import LOG_NAME, OTHER_NODE, STOP_SIGNALS, handled_signals
+from m2det.distributed.shutdown import LOG_NAME, MARGIN_SECONDS, OTHER_NODE, STOP_SIGNALS, handled_signals
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -34,7 +34,8 @@ def main(folder: Path, *arguments: str) -> None:
     from torch.distributed.run import main as torchrun
 
     if any(argument.startswith("--nnodes=") for argument in arguments):
-        Thread(target=end_with_other_nodes, args=[folder], daemon=True).start()
+        [grace] = [float(a.partition("=")[2]) for a in arguments if a.startswith("--shutdown-timeout=")]
+        Thread(target=end_with_other_nodes, args=[folder, grace], daemon=True).start()
     # by default torchrun leaves a log folder in /tmp, and handles signals that nohup ignores
     signals = ",".join(number.name for number in handled_signals())
     try:
@@ -45,15 +46,22 @@ def main(folder: Path, *arguments: str) -> None:
         sys.exit(report_failure(folder, error.failures))
 
 
-def end_with_other_nodes(folder: Path) -> None:
+def end_with_other_nodes(folder: Path, grace: float) -> None:
     """Stop torchrun and its processes when OTHER_NODE says that another node has ended, unless they end by themselves.
 
     What they wait for may never come: a collective does not notice that a network is down.
+
+    Args:
+        folder: that this node's processes share.
+        grace: seconds in which torchrun ends its processes.
     """
     while not (folder / OTHER_NODE).exists():
         time.sleep(POLL_SECONDS)
     time.sleep(BY_ITSELF_SECONDS)
     os.kill(os.getpid(), SIGTERM)
+    # a torchrun whose own processes have ended waits for other nodes in C++, where it hears no signal for 5 minutes
+    time.sleep(grace + MARGIN_SECONDS / 2)
+    os._exit(128 + SIGTERM)
 
 
 def report_failure(folder: Path, failures: dict[int, ProcessFailure]) -> int:

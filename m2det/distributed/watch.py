@@ -14,7 +14,7 @@ from signal import Signals
 from threading import Condition, Event, Thread
 from typing import Any
 
-from m2det.distributed.peer import BEAT_SECONDS, SILENT_SECONDS, NodeLostError, Peer
+from m2det.distributed.peer import BEAT_SECONDS, OTHER_LANGUAGE, SILENT_SECONDS, NodeLostError, Peer
 from m2det.distributed.shutdown import LOG_NAME, OTHER_NODE
 from m2det.errors import InputError
 
@@ -112,10 +112,12 @@ class Watch:
             message = peer.receive()
             if message["kind"] == "end":
                 self._take(peer, End(**message["end"]))
-        except (NodeLostError, KeyError, TypeError) as lost:
+        except NodeLostError as lost:
             self._lose(peer, lost)
+        except (KeyError, TypeError):
+            self._lose(peer, NodeLostError(OTHER_LANGUAGE))
 
-    def _lose(self, peer: Peer, lost: Exception) -> None:
+    def _lose(self, peer: Peer, lost: NodeLostError) -> None:
         if peer in self._left:
             sentence = f"{peer.name} {lost}, or the network to it is down; the same command goes on from what is saved"
             self._take(peer, End(peer.name, sentence, Weight.STOPPED))

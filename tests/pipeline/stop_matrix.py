@@ -137,6 +137,7 @@ class Terminal(Service):
         self.environment = kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", MARK: mark}
         process, self.screen = pty.fork()
         if process == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where this is a background job, unlike at a terminal
             os.chdir(folder)
             os.execve(sys.executable, [sys.executable, "-m", "flows.service", str(port)], self.environment)
         Thread(target=self._read, daemon=True).start()

@@ -47,3 +47,10 @@ def test_states_numbers_and_what_differs_in_the_width_of_the_terminal():
         "                                                          train.gammas=[1.0,0.5,0.25,0.125]",
         "  broken      failed",
     ]
+
+
+def test_an_ap_that_is_not_defined_is_explained_once():
+    undefined = {"results/metrics.json": {"data": {"AP": -1, "AP50": -1}}}
+    lines = table([state("workspace", undefined), state("main", undefined)], 100).splitlines()
+    assert lines[1].split()[:3] == ["workspace", "-1.000", "-1.000"]
+    assert lines[3:] == ["AP (-1: not defined, validation has no box)"]

@@ -32,6 +32,11 @@ def pair(name: str, other: str) -> tuple[Peer, Peer]:
         return Peer(server.accept()[0], other), Peer(client, name)
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(watch, "BEAT_SECONDS", 0.1)
+
+
 @pytest.fixture
 def star(tmp_path):
     """Three nodes: the first is connected with both others."""
@@ -95,7 +100,6 @@ def test_a_node_that_vanishes_or_falls_silent_is_lost(tmp_path, monkeypatch):
     first.finish(End("node 0 (a)", "", Weight.SUCCESS), 1)
     other.finish(End("node 1 (b)", "", Weight.SUCCESS), 1)
     monkeypatch.setattr(watch, "SILENT_SECONDS", 0.5)
-    monkeypatch.setattr(watch, "BEAT_SECONDS", 0.1)
     to_b, b = pair("node 0 (a)", "node 1 (b)")
     first = Watch("node 0 (a)", [to_b], tmp_path)
     assert "node 1 (b) has not answered for 0.5 s" in first.finish(consequence("node 0 (a)"), 10).sentence
