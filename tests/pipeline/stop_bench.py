@@ -34,12 +34,12 @@ class Bench:
 
     def start(self, work: str, service: Service | None = None) -> str:
         """Start a run of a stage alone, by another service perhaps; wait until it is at work, and return the run."""
+        mark = service.environment[MARK] if service else self.mark  # a terminal's differs from the bench's
         service = service or self.service
         stage, _, processes = work.partition(" ")
         parameters = {"stages": [stage], "overrides": {"run": {"processes": int(processes or 1)}}, "apply": False}
         run = service.run(self.clone.folder, "m2det/digits", recipe=None, **parameters)
         before, checkpoints = self.step(), self.checkpoints()
-        mark = service.environment[MARK]  # a terminal's differs from the bench's
 
         def at_work() -> bool:
             if stage == "train":
