@@ -323,7 +323,7 @@ class TrainParams(Section):
             raise InputError(
                 f"train.batch_size is {self.batch_size} images of a step, which {processes} processes with "
                 f"microbatches of {self.microbatch} do not divide: set train.batch_size to {sizes}, or "
-                f"run.processes to {fitting} of all nodes together, or lower train.microbatch"
+                f"run.processes (of all nodes together) to {fitting}, or lower train.microbatch"
             )
         return self.batch_size // together
 
