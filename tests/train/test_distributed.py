@@ -296,7 +296,7 @@ from m2det.config import load_params
 from m2det.train.rank import train_distributed
 from tests.train.one_of_several import run_case
 def train():
-    file, cache, backbone = {[str(params_file), *map(str, material)]}
+    file, cache, backbone = map(Path, {[str(params_file), *map(str, material)]})
     train_distributed(load_params(file), file, cache, backbone, Path({str(tmp_path / "state")!r}), 2, run_case("stuck"))
 run_stage("train", train)
 """
