@@ -150,12 +150,13 @@ def _compare(offer: Mapping[str, Any], cache: OwnCache) -> Params:
         raise InputError(
             f"m2det's code differs from the first node's in {', '.join(differing[:NAMED])}{more}; use the same commit"
         )
+    raw = offer["params"]
     if offer["cache"] != cache.digest:
+        hint = ", or give the copy of data/test: it detects on test images" * (raw["evaluate"]["split"] == "test")
         raise InputError(
             f"the packed cache {cache.folder} (sha256 {cache.digest[:12]}) is not the first node's "
-            f"({offer['cache'][:12]}); copy that one here"
+            f"({offer['cache'][:12]}); copy that one here{hint}"
         )
-    raw = offer["params"]
     params = check_params({**raw, "run": raw["run"] | {"processes": offer["processes"]}}, "the first node's parameters")
     if (own_type := choose_device(params.run.device).type) != offer["device"]:
         raise InputError(f"this node computes on {own_type}, the first one on {offer['device']}; set run.device there")

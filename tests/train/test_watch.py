@@ -121,8 +121,9 @@ def test_the_cause_is_raised_and_an_own_failure_too(tmp_path, own):
         assert other.finish(consequence("node 1 (b)"), 10).sentence == sentence
 
 
-def offer(**changes):
+def offer(split="val", **changes):
     params = settings(nodes=2, rendezvous="localhost:29500", microbatch=2).model_dump(mode="json")
+    params["evaluate"]["split"] = split
     same = {"protocol": nodes.PROTOCOL, "params": params, "processes": 1, "device": "cpu", "cache": "c" * 64}
     return same | {"versions": VERSIONS, "code": CODE} | changes
 
@@ -143,6 +144,7 @@ def offer(**changes):
             {"code": CODE | {"boxes.py": "other", "new.py": "x"}},
             r"differs from the first node's in boxes\.py, new\.py; ",
         ),
+        ({"cache": "d" * 64, "split": "test"}, r"copy that one here, or give the copy of data/test"),
         ({"code": {}}, r"differs from the first node's in .*, .*, .* and \d+ more; use the same commit"),
         ({"device": "npu"}, "this node computes on cpu, the first one on npu"),
         ({"versions": VERSIONS | {"new": "1"}}, "new is absent here and 1 on the first node"),
