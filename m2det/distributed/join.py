@@ -182,7 +182,7 @@ def _take_part(
         except NodeLostError as lost:
             raise InputError(f"{first.name} {lost} before the start") from lost
         arguments = [_own_path(argument, inputs, folder, cache.folder) for argument in start["arguments"]]
-        with ends_with_others(Watch(name, [first], folder), name, longest_end(params)):
+        with ends_with_others(Watch([first], folder), name, longest_end(params)):
             run_torchrun(module, arguments, params, processes, folder, run_child, place)
     log.info("%s: the work has ended", name)
 

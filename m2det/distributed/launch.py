@@ -92,7 +92,7 @@ def launch(work: Work, params: Params, processes: int, run_child: RunChild) -> N
     if params.run.nodes == 1:
         return run_torchrun(work.module, work.arguments, params, processes, work.folder, run_child, ONE_NODE)
     place, others = meet(work, params, processes)
-    with ends_with_others(Watch(node_name(0), others, work.folder), node_name(0), longest_end(params)):
+    with ends_with_others(Watch(others, work.folder), node_name(0), longest_end(params)):
         run_torchrun(work.module, work.arguments, params, processes, work.folder, run_child, place)
 
 

@@ -53,16 +53,15 @@ class Watch:
         cause: the first end of another node that ends this one, too.
     """
 
-    def __init__(self, name: str, peers: Sequence[Peer], folder: Path) -> None:
+    def __init__(self, peers: Sequence[Peer], folder: Path) -> None:
         """Start to watch.
 
         Args:
-            name: of this node.
             peers: the other nodes; for all but the first node this is the first one alone.
             folder: where OTHER_NODE appears to end this node's torchrun.
         """
         self.cause: End | None = None
-        self._name, self._peers, self._folder = name, list(peers), folder
+        self._peers, self._folder = list(peers), folder
         self._left = list(peers)  # those that have not ended
         for peer in peers:  # they have said nothing while others came and files were sent
             peer.heard = time.monotonic()

@@ -46,8 +46,7 @@ def star(tmp_path):
     for folder in folders:
         folder.mkdir()
     peers = ([to_b, to_c], [b], [c])
-    names = ("node 0 (a)", "node 1 (b)", "node 2 (c)")
-    return [Watch(name, others, folder) for name, others, folder in zip(names, peers, folders, strict=True)], folders
+    return [Watch(others, folder) for others, folder in zip(peers, folders, strict=True)], folders
 
 
 def consequence(name: str) -> End:
@@ -88,20 +87,20 @@ def test_nodes_that_all_ended_because_of_another_wait_no_longer_than_for_each_ot
 
 def test_a_node_that_vanishes_or_falls_silent_is_lost(tmp_path, monkeypatch):
     to_b, b = pair("node 0 (a)", "node 1 (b)")
-    first = Watch("node 0 (a)", [to_b], tmp_path)
+    first = Watch([to_b], tmp_path)
     b.close()
     found = first.finish(consequence("node 0 (a)"), 10)
     assert found.node == "node 1 (b)" and "node 1 (b) has ended, or the network to it is down" in found.sentence
     to_b, b = pair("node 0 (a)", "node 1 (b)")
     to_b.heard -= 1000  # while files were sent
-    first, other = Watch("node 0 (a)", [to_b], tmp_path), Watch("node 1 (b)", [b], tmp_path)
+    first, other = Watch([to_b], tmp_path), Watch([b], tmp_path)
     time.sleep(1.5)
     assert first.cause is None
     first.finish(End("node 0 (a)", "", Weight.SUCCESS), 1)
     other.finish(End("node 1 (b)", "", Weight.SUCCESS), 1)
     monkeypatch.setattr(watch, "SILENT_SECONDS", 0.5)
     to_b, b = pair("node 0 (a)", "node 1 (b)")
-    first = Watch("node 0 (a)", [to_b], tmp_path)
+    first = Watch([to_b], tmp_path)
     assert "node 1 (b) has not answered for 0.5 s" in first.finish(consequence("node 0 (a)"), 10).sentence
     b.close()
 
@@ -110,7 +109,7 @@ def test_a_node_that_vanishes_or_falls_silent_is_lost(tmp_path, monkeypatch):
 def test_the_cause_is_raised_and_an_own_failure_too(tmp_path, own):
     to_b, b = pair("node 0 (a)", "node 1 (b)")
     (tmp_path / "b").mkdir()
-    first, other = Watch("node 0 (a)", [to_b], tmp_path), Watch("node 1 (b)", [b], tmp_path / "b")
+    first, other = Watch([to_b], tmp_path), Watch([b], tmp_path / "b")
     by_other = "lost" in own
     if by_other:
         other.finish(CAUSE, 1)
@@ -220,7 +219,7 @@ def test_a_stranger_at_the_address_is_told_when_the_time_is_over(tmp_path, monke
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("bug")])
 def test_what_is_no_input_error_is_a_failure_and_passes(tmp_path, error):
     to_b, b = pair("node 0 (a)", "node 1 (b)")
-    first, other = Watch("node 0 (a)", [to_b], tmp_path), Watch("node 1 (b)", [b], tmp_path)
+    first, other = Watch([to_b], tmp_path), Watch([b], tmp_path)
     with pytest.raises(type(error)), ends_with_others(first, "node 0 (a)", 10):
         raise error
     assert other.finish(consequence("node 1 (b)"), 10).sentence == f"node 0 (a): {type(error).__name__}: {error}"
