@@ -67,7 +67,10 @@ def run_job(options: list[str], arguments: list[str]) -> State[None]:
             lines.append(line)
 
     try:
-        job = SlurmJob.submit(SCRIPT, options, arguments, LOGS)
+        try:
+            job = SlurmJob.submit(SCRIPT, options, arguments, LOGS)
+        except SIGNALS as signal:
+            return stopped(signal, "the job that was being submitted is cancelled")
         try:
             job.watch(write)
         except SIGNALS as signal:

@@ -42,7 +42,7 @@ class SlurmJob:
 
     @classmethod
     def submit(cls, script: Path, options: Sequence[str], arguments: Sequence[str], logs: Path) -> SlurmJob:
-        """Submit a batch script.
+        """Submit a batch script. A signal meanwhile waits for the answer of `sbatch`, and cancels the job.
 
         Args:
             script: the file.
@@ -57,10 +57,17 @@ class SlurmJob:
             raise InputError("sbatch is not on this machine's PATH: run the worker where jobs of Slurm are submitted")
         logs.mkdir(parents=True, exist_ok=True)
         output = f"--output={logs.absolute()}/slurm-%j.log"
-        done = _call("sbatch", "--parsable", output, *options, str(script), *arguments)
-        if done.returncode:
-            raise InputError(f"sbatch refuses the job: {_last_line(done.stderr)}")
-        number = int(done.stdout.strip().partition(";")[0])  # JOB or JOB;CLUSTER
+        sbatch = _start("sbatch", "--parsable", output, *options, str(script), *arguments)
+        try:
+            answer, complaint = sbatch.communicate()
+        except BaseException:
+            answer, _ = sbatch.communicate()  # Slurm may have the job already
+            if sbatch.returncode == 0:
+                _call("scancel", answer.partition(";")[0].strip())
+            raise
+        if sbatch.returncode:
+            raise InputError(f"sbatch refuses the job: {_last_line(complaint)}")
+        number = int(answer.partition(";")[0])  # JOB or JOB;CLUSTER
         return cls(number, logs.absolute() / f"slurm-{number}.log")
 
     def watch(self, write: Callable[[str], None], seconds: float = float("inf")) -> bool:
@@ -116,11 +123,19 @@ class SlurmJob:
             write(line.rstrip())
 
 
-def _call(*command: str) -> subprocess.CompletedProcess[str]:
+def _start(*command: str) -> subprocess.Popen[str]:
     # sbatch hands the environment to the job, whose stages then look for no Prefect server: its nodes may reach none
     environment = os.environ | {"LC_ALL": "C.UTF-8", PLAIN: "1"}
     # a session of its own: Ctrl-C is for this process, which cancels the job
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def _call(*command: str) -> subprocess.CompletedProcess[str]:
+    with _start(*command) as process:
+        stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def _last_line(text: str) -> str:

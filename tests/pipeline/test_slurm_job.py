@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 from uuid import uuid4
@@ -18,6 +19,7 @@ SBATCH = """#!/bin/bash
 printf '%s\\n' "$@" > arguments
 env > environment
 [ -e refusal ] && { cat refusal >&2; exit 1; }
+[ -e slow ] && sleep 1
 echo "17;cluster"
 """
 # each question gets the next line of the file answers, the last one again and again; "!" is an error of squeue
@@ -170,28 +172,39 @@ def test_a_job_that_slurm_refuses_is_a_failed_task(slurm):
     assert state.is_failed() and state.message == "sbatch refuses the job: sbatch: error: no"
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, TerminationSignal])
-def test_a_stopped_run_cancels_its_job_and_relays_its_end(log, slurm, monkeypatch, stop):
-    """As Ctrl-C, or a cancelled run, whose worker sends SIGTERM."""
+@pytest.fixture(params=[KeyboardInterrupt, TerminationSignal])
+def stopped_run(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """A run that is stopped after 0.3 s, as by Ctrl-C or a cancelled run's worker, which sends SIGTERM."""
     monkeypatch.setattr("flows.ending.get_client", NoServer)
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(uuid4()))
-    answer("RUNNING None")
 
     def interrupt(number: int, frame: object) -> None:  # noqa: ARG001
-        raise stop(signal.SIGTERM)
+        raise request.param(signal.SIGTERM)
 
     before = signal.signal(signal.SIGALRM, interrupt)
     timer = Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGALRM))
     timer.start()
-    try:
-        (slurm / "logs").mkdir()
-        state = flow.run_job.fn([], [])
-    finally:
-        timer.cancel()
-        signal.signal(signal.SIGALRM, before)
+    yield
+    timer.cancel()
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("stopped_run")
+def test_a_stopped_run_cancels_its_job_and_relays_its_end(log, slurm):
+    answer("RUNNING None")
+    (slurm / "logs").mkdir()
+    state = flow.run_job.fn([], [])
     assert (slurm / "cancelled").read_text() == "17\n"
     assert log.lines[-1] == "saved step 12"
     assert state.is_crashed() and "Slurm's job 17 has ended; the next job goes on" in state.message
+
+
+@pytest.mark.usefixtures("log", "stopped_run")
+def test_a_run_that_is_stopped_while_sbatch_submits_cancels_what_it_submitted(slurm):
+    (slurm / "slow").touch()
+    state = flow.run_job.fn([], [])
+    assert (slurm / "cancelled").read_text() == "17\n"
+    assert state.is_crashed() and "the job that was being submitted is cancelled" in state.message
 
 
 class NoServer:
