@@ -14,6 +14,9 @@ from tasks.common import CACHE, METRIC_DECIMALS, MODEL, RESULTS, evaluated_cache
 from tasks.inputs import inputs_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from m2det.config import Params
     from m2det.data.packed.reader import PackedSplit
     from m2det.evaluate.error_kinds import Matches
 
@@ -27,22 +30,33 @@ def detect() -> None:
 
     And results/detection_speed.json: how many images per second.
     """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    run_detection(params(), MODEL, DETECTIONS)
+
+
+def run_detection(settings: Params, model: Path, out: Path) -> None:
+    """Detect on the images of `evaluate.split`, in as many processes as `run` says and the device's environment.
+
+    Args:
+        settings: of this project; of another `run.nodes` than params.yaml's, perhaps.
+        model: the trained model's file.
+        out: the JSON file to write; its speed is written beside it.
+    """
     from m2det.data.packed.reader import cache_digest
     from m2det.distributed.group import Group
     from m2det.distributed.launch import count_processes, kept_if_failed, launch, needs_torchrun
     from m2det.distributed.nodes import Work
     from m2det.evaluate.rank import detect_split
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    processes, cache = count_processes(params()), evaluated_cache()
-    if needs_torchrun(params(), processes):
+    processes, cache = count_processes(settings), evaluated_cache()
+    if needs_torchrun(settings, processes):
         with kept_if_failed("evaluate") as folder:
-            arguments = (inputs_of("evaluate").keep(folder / FOLDER), cache, MODEL, DETECTIONS, folder)
-            inputs = (arguments[0], MODEL)
+            arguments = (inputs_of("evaluate").keep(folder / FOLDER), cache, model, out, folder)
+            inputs = (arguments[0], model)
             work = Work("m2det.evaluate.rank", arguments, folder, inputs, cache, cache_digest(cache))
-            launch(work, params(), processes, run_child)
+            launch(work, settings, processes, run_child)
     else:
-        detect_split(params(), cache, MODEL, DETECTIONS, Group())
+        detect_split(settings, cache, model, out, Group())
 
 
 def evaluated_split() -> PackedSplit:

@@ -120,25 +120,25 @@ def _metrics(model: Path, lock: dict[str, Any]) -> Iterator[Difference]:
 
 
 def evaluate_again(model: Path) -> tuple[list[Difference], str]:
-    """Evaluate the model in a temporary folder.
+    """Evaluate the model in a temporary folder, by this machine's processes alone.
 
     Returns:
         (numbers that differ from results/metrics.json by more than TOLERANCE, a sentence on the largest difference).
 
     Raises:
-        InputError: There are no metrics, or no packed cache.
+        InputError: There are no metrics, or no packed cache; or the evaluation failed.
     """
     from m2det.data.packed.reader import PackedSplit
-    from m2det.distributed.group import Group
     from m2det.evaluate.metrics import NAMES, coco_scores
-    from m2det.evaluate.rank import detect_split
     from m2det.files.whole import temporary_folder
+    from tasks.evaluate import run_detection
 
     if not METRICS.exists():
         raise InputError(f"{METRICS} is missing: nothing to compare with; `dvc repro evaluate` makes it")
     before = json.loads(METRICS.read_text())
+    here = params().run.model_copy(update={"nodes": 1})
     with temporary_folder() as folder:
-        detect_split(params(), evaluated_cache(), model, folder / "detections.json", Group())
+        run_detection(params().model_copy(update={"run": here}), model, folder / "detections.json")
         truth = PackedSplit(evaluated_cache(), params().evaluate.split).ground_truth
         scores = coco_scores(truth, folder / "detections.json", params().evaluate.scorer)
     now = {name: round(scores.metrics[name], DECIMALS) for name in NAMES}

@@ -107,7 +107,8 @@ def made(material, tmp_path_factory) -> Path:
     tasks.inputs.inputs_of.cache_clear()
     try:
         text = (ROOT / "params.yaml").read_text()
-        PARAMS.write_text(text.replace("  device: auto ", "  device: cpu  "))
+        text = text.replace("  device: auto ", "  device: cpu  ")
+        PARAMS.write_text(text.replace("  processes: auto ", "  processes: 1    "))
         shutil.copytree(material[0], CACHE)
         for name in ("build/ops.json", "m2det/loss/a.py", "m2det/boxes.py", "tasks/evaluate.py"):
             write_whole(Path(name), f"of {name}")
@@ -228,6 +229,17 @@ def test_deep_evaluates_again_and_names_numbers_that_differ(capsys):
     assert tasks.verify.main([str(MODEL)]) == 0
     assert tasks.verify.main(["--deep", str(MODEL)]) == 2
     assert f"AP is 0.5 in results/metrics.json, and {round(metrics['AP'], 3)} now" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("project")
+def test_deep_takes_this_machines_processes_as_the_stage_does_and_waits_for_no_node(capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for old, new in (("  processes: 1 ", "  processes: 2 "), ("  nodes: 1 ", "  nodes: 2 ")):
+        set_value(old, new)()
+    set_value("  rendezvous: '' ", "  rendezvous: 127.0.0.1:29400 ")()
+    assert tasks.verify.main(["--deep", str(MODEL)]) == 0
+    assert "the largest difference of 12 numbers is 0" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("project")
