@@ -58,10 +58,9 @@ def main() -> None:
 
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
-    """Run endless loops in another session."""
-    loops = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=i == 0) for i in range(count)
-    ]
+    """Run endless loops in another session, which end with this process, also where that is killed."""
+    loop = f"import os\nwhile os.getppid() == {os.getpid()}:\n    for _ in range(10**6): pass"
+    loops = [subprocess.Popen([sys.executable, "-c", loop], start_new_session=i == 0) for i in range(count)]
     try:
         yield
     finally:
