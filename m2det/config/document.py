@@ -1,4 +1,4 @@
-"""`python -m m2det.config.document` writes docs/params.md from the schema."""
+"""`python -m m2det.config.document` writes docs/params.md from the sections."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from m2det.config.schema import Params, ZeroOrAtLeast, default, settings
+from m2det.config.schema import Params, default, settings
+from m2det.config.values import ZeroOrAtLeast
 from m2det.files.whole import write_whole
 
 PAGE = Path("docs/params.md")
 HEADER = """\
 # Parameters
 
-<!-- Generated from m2det/config/schema.py by `python -m m2det.config.document`; edit the schema instead. -->
+<!-- Generated from m2det/config/sections/ by `python -m m2det.config.document`; edit those instead. -->
 
 `params.yaml` holds every key below; a missing or unknown one is an error. The defaults are those of M2Det512-VGG16 on
 COCO 2014 with one device (the recipe `coco512-1p`, but for the original's `evaluate.per_class`); a recipe names only

@@ -69,7 +69,7 @@ def test_a_label_of_voc_is_noticed_among_many_files(project: Project) -> None:
 
 
 def test_every_source_has_its_files_listed() -> None:
-    from m2det.config.schema import DataParams
+    from m2det.config.sections.data import DataParams
     from m2det.data.sources.annotation_files import LISTERS
 
     assert set(DataParams.model_fields["source"].annotation.__args__) == set(LISTERS)

@@ -115,7 +115,7 @@ def test_again_there_is_nothing_to_do(short_run):
         ("README.md", "", "\n", set()),
         ("params.yaml", "epochs: 1", "epochs: 2", {"train"}),
         ("params.yaml", "lr: 0.06", "lr: 0.05", {"train"}),
-        ("m2det/config/schema.py", "", "\n# changed\n", set()),
+        ("m2det/config/sections/train.py", "", "\n# changed\n", set()),
         ("m2det/data/packed/writer.py", "", "\n# changed\n", {"pack"}),
         ("m2det/loss/multibox.py", "", "\n# changed\n", {"train", *MEASUREMENTS}),
         ("m2det/ops/nms.pyx", "", "\n# changed\n", {"ops"}),

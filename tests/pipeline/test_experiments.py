@@ -176,7 +176,7 @@ def stale(clone: Clone, *stages: str) -> set[str]:
 
 @pytest.mark.slow
 def test_a_new_key_of_the_evaluation_evaluates_again_and_trains_nothing(recorded):
-    schema, params = recorded.folder / "m2det/config/schema.py", recorded.folder / "params.yaml"
+    schema, params = recorded.folder / "m2det/config/sections/evaluate.py", recorded.folder / "params.yaml"
     before = schema.read_text(), params.read_text()
     assert stale(recorded) == set()
     schema.write_text(before[0].replace("    per_class: ", "    new_key: int = 1\n    per_class: ", 1))

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from m2det.config import check_params
-from m2det.config.schema import DataParams, defaults
+from m2det.config.schema import defaults
+from m2det.config.sections.data import DataParams
 from m2det.data.checks.run import check_annotations
 from m2det.data.sources.annotation_files import annotation_files
 from m2det.data.sources.coco import read_splits
