@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ class Source:
     """A picture or video to open.
 
     path: of the file, or of the camera's device.
-    name: of what is written for it, relative to the folder of results, without suffix.
+    name: of what is written for it, relative to the folder of results: without its own suffix, unless another source
+        differs in that alone.
     """
 
     path: Path
@@ -83,7 +85,12 @@ def find_sources(
             sources += [Source(match, Path(match.stem)) for match in matches if _is_regular(match)]
         else:
             sources.append(Source(_require_file(path), Path(path.stem)))
-    return sources
+    count = Counter((source.name, source.is_video) for source in sources)
+    return [_with_own_suffix(source) if count[source.name, source.is_video] > 1 else source for source in sources]
+
+
+def _with_own_suffix(source: Source) -> Source:
+    return Source(source.path, source.name.with_name(source.name.name + source.path.suffix))
 
 
 def _camera(text: str) -> Source:

@@ -74,10 +74,20 @@ def test_detect_writes_a_picture_and_coco_results(tmp_path, model, picture):
         assert set(entry) == {"image_id", "category_id", "bbox", "score", "file_name"}
 
 
-def test_pictures_of_one_name_are_refused_before_any_is_drawn(tmp_path, model, picture, capsys):
+def test_pictures_that_differ_in_their_suffix_alone_are_drawn_under_whole_names(tmp_path, model, picture):
     (picture.parent / "photo.bmp").write_bytes(picture.read_bytes())
+    (picture.parent / "other.png").write_bytes(picture.read_bytes())
     out = tmp_path / "out"
-    assert main(["detect", str(picture.parent), "--weights", str(model), "--out", str(out)]) == 1
+    assert main(["detect", str(picture.parent), "--weights", str(model), "--out", str(out)]) == 0
+    assert {file.name for file in out.iterdir()} == {"photo.bmp.jpg", "photo.png.jpg", "other.jpg"}
+
+
+def test_pictures_of_one_name_are_refused_before_any_is_drawn(tmp_path, model, picture, capsys):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / picture.name).write_bytes(picture.read_bytes())
+    out = tmp_path / "out"
+    folders = [str(picture.parent), str(tmp_path / "more")]
+    assert main(["detect", *folders, "--weights", str(model), "--out", str(out)]) == 1
     assert "would both be drawn as" in capsys.readouterr().err and not out.exists()
 
 

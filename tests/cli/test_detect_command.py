@@ -355,7 +355,7 @@ def test_all_pictures_are_drawn_whatever_reads_the_lines(model, photos, tmp_path
     assert len(list((tmp_path / "detected").rglob("*.jpg"))) == 3
 
 
-def test_labels_of_pictures_of_one_name_are_refused_too(detect, photos, capsys):
-    (photos / "a.png").write_bytes((photos / "b.png").read_bytes())
-    assert detect(photos, "--no-pictures", "--txt") == 1
+def test_labels_of_pictures_of_one_name_are_refused_too(detect, photos, capsys, tmp_path):
+    (tmp_path / "b.png").write_bytes((photos / "b.png").read_bytes())
+    assert detect(photos, tmp_path / "b.png", "--no-pictures", "--txt") == 1
     assert "would both be drawn as" in capsys.readouterr().err
