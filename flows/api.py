@@ -41,7 +41,7 @@ def api_sources() -> Iterator[tuple[str, str]]:
 def refuse_another_server(url: str) -> None:
     """Raise InputError if a setting names another server than that at `url`, or a proxy stands before that one."""
     for where, other in api_sources():
-        if other not in ("", url):
+        if other and _same(other) != _same(url):
             raise InputError(
                 f"{where} sets the Prefect server {other}, but `make prefect` starts one at {url}: remove that setting "
                 f"(a profile: export PREFECT_PROFILE=ephemeral), or use that server, as docs/pipeline.md says"
@@ -51,6 +51,11 @@ def refuse_another_server(url: str) -> None:
     host = urlsplit(url).hostname or ""
     if "http" in getproxies() and not proxy_bypass(host):
         raise InputError(f"http_proxy is set, and Prefect would ask the proxy for {url}: export no_proxy={host}")
+
+
+def _same(url: str) -> str:
+    """Return the URL in the form that `make prefect` prints, of those that lead to the same server."""
+    return url.rstrip("/").replace("//localhost:", "//127.0.0.1:")
 
 
 def _profiles_path(pyproject: dict[str, Any]) -> Path:
@@ -63,8 +68,8 @@ def _profiles_path(pyproject: dict[str, Any]) -> Path:
     if set_to:
         return Path(set_to)
     home = os.environ.get("PREFECT_HOME")
-    path = (Path(home) if home else Path.home() / ".prefect") / "profiles.toml"
-    if home or path.exists():
+    path = Path(home or os.path.expanduser("~/.prefect")) / "profiles.toml"  # noqa: PTH111 - Path's needs a home
+    if home or os.access(path, os.R_OK):  # in a container, HOME may be a folder of another user
         return path
     prefect = find_spec("prefect")  # which is not imported by that
     return Path(prefect.origin).parent / "settings/profiles.toml" if prefect and prefect.origin else path

@@ -7,9 +7,12 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
+
+from m2det.errors import InputError
 
 BUSY_SECONDS, PAUSE_SECONDS = 60, 1.0  # a server whose database is locked by another request answers 503
 ACTIVE = ("PENDING", "RUNNING", "CANCELLING")  # types of states in which a worker has the run
@@ -17,15 +20,18 @@ _open = build_opener(ProxyHandler({})).open  # the server is on this machine
 
 
 class Server:
-    """A Prefect server without authentication, by the URL of its API."""
+    """A Prefect server without authentication, by the URL of its API.
+
+    Its requests raise OSError if it does not answer or refuses them, InputError if it asks for a password.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def is_healthy(self) -> bool:
-        """Return whether the server answers."""
+    def is_healthy(self, home: Path) -> bool:
+        """Return whether the server answers and is that of a PREFECT_HOME: another may have taken the port."""
         try:
-            return self._send("GET", "health") is True
+            return self._send("GET", "health") is True and self._send("GET", "admin/settings")["home"] == str(home)
         except (OSError, HTTPException):
             return False
 
@@ -73,6 +79,11 @@ class Server:
                     content = answer.read()
                 return json.loads(content) if content else None
             except HTTPError as error:
+                if error.code == 401:
+                    raise InputError(
+                        "the server asks for a password, which `make prefect` does not give: unset "
+                        "PREFECT_SERVER_API_AUTH_STRING (the server listens on this machine alone)"
+                    ) from error
                 if error.code != 503 or time.monotonic() > deadline:
                     raise
                 time.sleep(PAUSE_SECONDS)

@@ -7,6 +7,7 @@ lie in .prefect, so that other projects of the user have their own, and so does 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -32,7 +33,11 @@ HOST = "127.0.0.1"
 POOL = "m2det"
 MAX_RUNS = 8  # at the same time
 HOME, LOG = Path(".prefect"), Path(".prefect/log.txt")
-WRITTEN = "# by `make prefect`, which removes this file at its end\n"
+WRITTEN = """\
+# by `make prefect`, which removes this file at its end
+[api]
+url = "http://127.0.0.1:{port}/api"
+"""
 RUN_GRACE = 45.0  # seconds: Prefect kills a run 30 s after it was cancelled, and then reports that
 PROCESS_GRACE = 15.0  # seconds that the server has to end, and before it the worker
 
@@ -43,13 +48,12 @@ def serve(port: int) -> None:
     Raises:
         InputError: another server is set or the port is in use; or one of the processes has ended.
     """
-    url = f"http://{HOST}:{port}/api"
+    url, written = f"http://{HOST}:{port}/api", WRITTEN.format(port=port)
     server = Server(url)
     with locked(HOME), ExitStack() as ending:
-        if _is_ours():
-            TOML.unlink()  # its writer was killed, or it would hold the lock
+        _remove_toml()  # its writer was killed, or it would hold the lock
         if TOML.exists():
-            raise InputError(f"{TOML} is yours, and `make prefect` writes a file of that name: move it away")
+            raise InputError(f"{TOML} is yours, or edited, and `make prefect` writes a file of that name: move it away")
         refuse_another_server(url)
         refuse_used_port(port)
         print("Prefect starts; half a minute at most, on a machine that is not busy", flush=True)
@@ -57,7 +61,7 @@ def serve(port: int) -> None:
         environment = _environment(url)
         start = partial(_child, environment=environment)
         processes = {"server": ending.enter_context(start("server", "start", "--host", HOST, "--port", str(port)))}
-        _wait(server.is_healthy, processes)
+        _wait(partial(server.is_healthy, HOME.absolute()), processes)
         _crash_runs(server)
         ending.callback(_crash_runs, server)
         if not server.has_pool(POOL):
@@ -69,8 +73,8 @@ def serve(port: int) -> None:
         ending.callback(_cancel_runs, server, processes["worker"])
         _call(environment, "--no-prompt", "deploy", "--all")
         _wait(lambda: server.has_worker(POOL, since), processes)
-        ending.callback(TOML.unlink, missing_ok=True)
-        write_whole(TOML, f'{WRITTEN}[api]\nurl = "{url}"\n')
+        ending.callback(_remove_toml)
+        write_whole(TOML, written)
         print(f"ready: http://{HOST}:{port} shows deployments and runs. In another terminal, in this folder:")
         print("  prefect deployment run digits\nCtrl-C here cancels what runs and ends all.", flush=True)
         _wait(lambda: False, processes)
@@ -93,8 +97,10 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def _is_ours() -> bool:
-    return TOML.exists() and TOML.read_text().startswith(WRITTEN)
+def _remove_toml() -> None:
+    """Remove prefect.toml if `make prefect` wrote it and nobody has edited it."""
+    if TOML.exists() and re.fullmatch(re.escape(WRITTEN).replace(r"\{port\}", r"\d+"), TOML.read_text()):
+        TOML.unlink()
 
 
 def _environment(url: str) -> dict[str, str]:
@@ -183,7 +189,7 @@ def _cancel_runs(server: Server, worker: subprocess.Popen[bytes]) -> None:
 
 def _crash_runs(server: Server) -> None:
     """Set the state of runs whose worker has ended."""
-    if server.is_healthy():
+    if server.is_healthy(HOME.absolute()):
         server.set_state(server.active_runs(), "CRASHED", "`make prefect` was stopped while this run was at work")
 
 
@@ -193,7 +199,7 @@ if __name__ == "__main__":
     with longer_grace(RUN_GRACE + 2 * PROCESS_GRACE):
         try:
             serve(port_number(sys.argv[1]))
-        except InputError as error:
+        except (InputError, OSError) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)

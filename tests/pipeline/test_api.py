@@ -87,6 +87,18 @@ def test_a_message_can_name_where_the_url_is_set(monkeypatch):
     ]
 
 
+@pytest.mark.usefixtures("empty")
+def test_a_home_that_cannot_be_read_or_found_has_no_profile(monkeypatch):
+    """As of a user of a container who has no entry in /etc/passwd, with HOME=/root."""
+    shipped = api_url()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    (Path.home() / ".prefect").mkdir()
+    (Path.home() / ".prefect/profiles.toml").write_text(FILES["profiles"][1])
+    assert api_url() == shipped
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert api_url() == shipped
+
+
 def test_finding_it_does_not_import_prefect():
     code = "import sys, flows.api; flows.api.api_url(); sys.exit('prefect' in sys.modules)"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | {"PREFECT_PROFILE": "local"}

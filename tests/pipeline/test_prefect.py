@@ -242,6 +242,20 @@ def test_a_run_that_ends_while_the_server_is_away_is_completed_once_it_is_back(s
     assert state == "COMPLETED" and message.endswith(", put into the working copy"), message
 
 
+def test_a_stage_started_by_hand_ends_well_though_its_server_has_ended_before(service, toy):
+    """Else DVC would throw away what days of training have made."""
+    toy.set(wait="data")
+    repro = service.start("dvc", "repro", "data", folder=toy.folder, PREFECT_CLIENT_MAX_RETRIES="0")
+    service.wait_until((toy.folder / "waiting").exists, 90)
+    service.stop(service.server)
+    (toy.folder / "go").touch()
+    status = repro.wait(120)
+    service.start_server()
+    printed = (service.home / "repro.log").read_text()
+    assert status == 0 and "data: has ended, and the Prefect server could not be told so" in printed, printed
+    assert "Traceback" not in printed and "data:" in (toy.folder / "dvc.lock").read_text()
+
+
 def test_a_mistake_is_refused_when_the_run_is_submitted(service, toy):
     right = {"stages": ["data"], "overrides": {"epochs": 3, "train": {"lr": 1}}, "apply": False}
     run = service.run(toy.folder, **right)

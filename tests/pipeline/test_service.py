@@ -1,5 +1,6 @@
 """`make prefect`: what it refuses at once, and on real servers that all starts by one command and ends with it."""
 
+import json
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from ruamel.yaml import YAML
 
 from flows.api import refuse_another_server
 from flows.rest import Server
-from flows.service import _environment, port_number, refuse_used_port
+from flows.service import WRITTEN, _environment, _remove_toml, port_number, refuse_used_port
 from m2det.errors import InputError
 from m2det_prefect import check_server
 from tests.conftest import ROOT
@@ -59,11 +60,21 @@ def test_a_server_that_is_set_already_is_refused_with_its_place(monkeypatch):
     Path("prefect.toml").unlink()
     monkeypatch.setenv("PREFECT_API_URL", URL)
     refuse_another_server(URL)
+    monkeypatch.setenv("PREFECT_API_URL", "http://localhost:4200/api/")
+    refuse_another_server(URL)
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     with pytest.raises(InputError, match=r"export no_proxy=127\.0\.0\.1"):
         refuse_another_server(URL)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     refuse_another_server(URL)
+
+
+def test_a_prefect_toml_that_somebody_has_edited_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text, kept in ((WRITTEN.format(port=4201), False), (WRITTEN.format(port=4201) + "[server]\n", True)):
+        Path("prefect.toml").write_text(text)
+        _remove_toml()
+        assert Path("prefect.toml").exists() == kept
 
 
 def test_a_port_in_use_and_what_is_no_port_are_refused():
@@ -108,6 +119,26 @@ def test_what_a_server_with_a_locked_database_refuses_is_asked_again(monkeypatch
         assert answers == [500]
         with pytest.raises(HTTPError, match="500"):
             server.pause_pool("m2det", False)
+        http.shutdown()
+
+
+def test_a_server_of_another_folder_is_not_taken_for_ours():
+    """Two that start at once at one port: the second one would end the runs of the first."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = {"/health": True, "/admin/settings": {"home": "/others/.prefect"}}[self.path]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        Thread(target=http.serve_forever, daemon=True).start()
+        server = Server(f"http://127.0.0.1:{http.server_port}")
+        assert server.is_healthy(Path("/others/.prefect")) and not server.is_healthy(Path("/mine/.prefect"))
         http.shutdown()
 
 
@@ -196,7 +227,7 @@ def test_one_command_starts_all_and_its_end_ends_all(tmp_path, number):
     toy = Toy(tmp_path / "toy")
     toy.set(sleep="data")
     left = toy.folder / "prefect.toml"
-    left.write_text("# by `make prefect`, which removes this file at its end\n[api]\nurl = 'http://127.0.0.1:1/api'\n")
+    left.write_text(WRITTEN.format(port=1))
     service = Service(toy.folder, home)
     try:
         service.wait_until(lambda: "\nready: " in service.log.read_text(), READY)
