@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ class Bench:
         _prepare(clone, works, images)
         self.mark = str(folder)
         self.service.deploy(self.clone.folder, "digits")
+        self._untouched = self._working_copy()
 
     def start(self, work: str, service: Service | None = None) -> str:
         """Start a run of a stage alone, by another service perhaps; wait until it is at work, and return the run."""
@@ -76,6 +78,17 @@ class Bench:
         checkpoint = max(self.checkpoints(), default=0)
         assert checkpoint >= step, f"stopped at step {step}, its last checkpoint has step {checkpoint}"
         return f"{self.starts()[-1]} to {checkpoint} | {step}"
+
+    def check_untouched(self) -> None:
+        """Assert that the working copy is as it was before any run."""
+        assert self._working_copy() == self._untouched
+
+    def _working_copy(self) -> dict[str, str]:
+        shown = subprocess.run(
+            ["git", "status", "--short"], cwd=self.clone.folder, capture_output=True, text=True, check=True
+        )
+        files = {name: (self.clone.folder / name).read_text() for name in ("params.yaml", "dvc.lock")}
+        return {"git status": shown.stdout, **files}
 
     def close(self) -> None:
         self.service.stop(self.service.worker)

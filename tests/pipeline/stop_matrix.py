@@ -1,10 +1,10 @@
 """Stop runs in every way that they can be stopped: `python -m tests.pipeline.stop_matrix` (make stress).
 
 Each cell starts a run of one stage of the real project through a real server and worker, disturbs it while it works,
-and checks: no process is left, Prefect has the right state in the end, and the next run goes on from the step where
-this one stopped, wherever a signal could be answered. A cell that fails is told with what there is to see; the round
-goes on with the others, and exits with 1. A file remembers the cells that have ended well, so that a round that is cut
-goes on with the rest.
+and checks: no process is left, Prefect has the right state in the end, the working copy is as before, and the next run
+goes on from the step where this one stopped, wherever a signal could be answered. A cell that fails is told with what
+there is to see; the round goes on with the others, and exits with 1. A file remembers the cells that have ended well,
+so that a round that is cut goes on with the rest.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ def run_cell(bench: Bench, cause: str, work: str, delay: float) -> str:
     assert state == expected, (state, tasks)
     *before, last = tasks.values()
     assert last == expected and set(before) <= {"COMPLETED"}, f"{cause}, {work}: {tasks}"
+    bench.check_untouched()
     training = bench.check_checkpoint(step) if work.startswith("train") else " | "
     return f"| {cause} | {work} | {gone:.0f} s | {state} after {told:.0f} s | {training} |"
 
@@ -171,6 +172,7 @@ def run_at_a_terminal(bench: Bench, cause: str, work: str, delay: float) -> str:
         state = dict(database.execute("SELECT id, state_type FROM flow_run"))[run]
         tasks = {*database.execute("SELECT state_type FROM task_run WHERE flow_run_id = ?", (run,))}
     assert state == "CANCELLED" and tasks <= {("COMPLETED",), ("CANCELLED",)}, (state, tasks)
+    bench.check_untouched()
     training = bench.check_checkpoint(step) if work.startswith("train") else " | "
     return f"| {cause} | {work} | {gone:.0f} s, server and worker included | {state} | {training} |"
 
