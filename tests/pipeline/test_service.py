@@ -122,6 +122,20 @@ def test_what_a_server_with_a_locked_database_refuses_is_asked_again(monkeypatch
         http.shutdown()
 
 
+def test_a_folder_of_the_server_that_cannot_be_used_is_one_sentence(tmp_path):
+    (tmp_path / ".prefect").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.service", "4399"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and ".prefect" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_server_of_another_folder_is_not_taken_for_ours():
     """Two that start at once at one port: the second one would end the runs of the first."""
 
