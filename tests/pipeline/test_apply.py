@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.apply import apply
-from flows.run_copy import run_copy
+from flows.run_copy import git, run_copy
 from flows.settings import write_settings
 from m2det.errors import InputError
 from tests.pipeline.toy import Toy
@@ -38,3 +38,17 @@ def test_results_that_dvc_has_lost_leave_the_working_copy_as_it_was(tmp_path, mo
         else:
             apply(copy)
             assert (tmp_path / "data.txt").read_text() == "5\n"
+
+
+def test_a_shallow_clone_takes_one_outcome_after_the_other(tmp_path, monkeypatch):
+    """Its copies have no experiments: git lends no objects of such a clone."""
+    toy = Toy(tmp_path / "toy")
+    subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{toy.folder}", tmp_path / "clone"], check=True)
+    monkeypatch.chdir(tmp_path / "clone")
+    for epochs in (5, 6):
+        with run_copy(f"digits-0123abc{epochs}") as copy:
+            write_settings(copy.folder / "params.yaml", None, {"epochs": epochs})
+            copy.save(copy.commit(), copy.name)
+            apply(copy)
+        assert f"\nepochs: {epochs} " in Path("params.yaml").read_text()
+    assert len(git(Path(), "for-each-ref", "refs/exps").splitlines()) == 2, "each outcome is kept once"
