@@ -7,7 +7,6 @@ copy becomes an experiment, which flows.apply puts into the working copy.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -30,7 +29,7 @@ from flows.log import leave_out_repetitions
 from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
 from flows.preflight import Machine, preflight
 from flows.reproduce import reproduce
-from flows.run_copy import OUTCOME, RunCopy, git, remove, require_repository, run_copy
+from flows.run_copy import OUTCOME, RunCopy, experiment_name, git, remove, require_repository, run_copy
 from flows.run_name import early_name, rename_run, run_name
 from flows.settings import checked_settings, write_settings
 from m2det.errors import InputError
@@ -66,8 +65,7 @@ def m2det(
         check_stages(stages)
         settings = checked_settings(recipe, overrides)
         require_repository()
-        # a name that git takes for an experiment
-        name = re.sub(r"[^\w-]+", "-", f"{deployment.name or 'm2det'}-{flow_run.id[:8]}")
+        name = experiment_name(deployment.name or "m2det", flow_run.id, flow_run.run_count)
         start_guard(UUID(flow_run.id))
         with run_copy(name) as copy:
             write_settings(copy.folder / PARAMS, recipe, overrides)
