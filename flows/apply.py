@@ -50,6 +50,21 @@ def apply(copy: RunCopy) -> None:
             raise
 
 
+def command_to_apply(copy: RunCopy, commit: str) -> str:
+    """Return a command that makes the working copy hold an outcome whatever it is like; git's stash has what was there.
+
+    Args:
+        copy: of the run.
+        commit: the run's experiment.
+    """
+    here = [name for name in OUTCOME if files(Path(), "--cached", "--others", "--exclude-standard", "--", name)]
+    made = [name for name in OUTCOME if git(copy.folder, "ls-tree", commit, "--", name)]
+    return (
+        f"git stash push --include-untracked -- {' '.join(here)} && "  # refuses a name that is not there
+        f"git restore --source={commit[:12]} -- {' '.join(made)} && dvc checkout --allow-missing"
+    )
+
+
 def _is_kept(copy: RunCopy) -> bool:
     """Return whether a commit or an experiment has the working copy's settings, but for `run`, and its results."""
     commits = [copy.baseline, *git(Path(), "for-each-ref", "--format=%(objectname)", "refs/exps").split()]

@@ -20,6 +20,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed, State
 
 from flows.apply import apply as apply_outcome
+from flows.apply import command_to_apply
 from flows.artifacts import RunEnd, StageEnd, show
 from flows.commit import describe_commit
 from flows.devices import hold_devices
@@ -29,7 +30,7 @@ from flows.log import leave_out_repetitions
 from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
 from flows.preflight import Machine, preflight
 from flows.reproduce import reproduce
-from flows.run_copy import OUTCOME, RunCopy, experiment_name, git, remove, require_repository, run_copy
+from flows.run_copy import RunCopy, experiment_name, remove, require_repository, run_copy
 from flows.run_name import early_name, rename_run, run_name
 from flows.settings import checked_settings, write_settings
 from m2det.errors import InputError
@@ -133,9 +134,10 @@ def _conclude(
     """Make the copy an experiment, put its outcome into the working copy if asked to, and say what was done."""
     commit = copy.commit()
     copy.save(commit, copy.name)
-    kept = [name for name in OUTCOME if git(copy.folder, "ls-tree", commit, "--", name)]
-    command = f"git restore --source={commit[:12]} -- {' '.join(kept)} && dvc checkout --allow-missing"
-    said = f"experiment {copy.name}; to put it into the working copy: {command}"
+    said = (
+        f"experiment {copy.name}; to put it into the working copy, whose params.yaml (section run, too), dvc.lock and "
+        f"results go into git's stash: {command_to_apply(copy, commit)}"
+    )
     if apply:
         try:
             apply_outcome(copy)
