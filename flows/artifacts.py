@@ -55,7 +55,8 @@ class RunEnd:
         commit: with the results.
         stages: that ended well.
         folder: has the results now.
-        place: where the user finds them: the working copy, or a folder to put them into by `outcome`'s command.
+        place: the working copy.
+        applied: whether the working copy has them, too; else `outcome` has the command that puts them there.
         outcome: the run's message.
     """
 
@@ -67,6 +68,7 @@ class RunEnd:
     stages: Sequence[StageEnd]
     folder: Path
     place: Path
+    applied: bool
     outcome: str
 
     def has(self, stage: str) -> bool:
@@ -83,7 +85,7 @@ def show(run: RunEnd) -> None:
     """
     if run.has("evaluate"):
         metrics_artifact(run.folder, run.deployment)
-        pictures_artifact(run.folder, run.deployment)
+        pictures_artifact(run)
     summary_artifact(run)
 
 
@@ -119,18 +121,24 @@ def _row(name: str, value: float, before: Mapping[str, float | str]) -> dict[str
     return {"metric": name, "value": value, "last run": last, "change": change}
 
 
-def pictures_artifact(folder: Path, deployment: str) -> None:
+def pictures_artifact(run: RunEnd) -> None:
     """Show the sheet of detections and the curves of results/pictures, small, in the artifact DEPLOYMENT-pictures.
 
     Prefect's pages show no files of this machine, but pictures that are in the text of an artifact.
     """
-    key = f"{_slug(deployment)}-pictures"
-    parts = ["The files in their full size: `results/pictures`; all in one page: `results/report.html`"]
+    key = f"{_slug(run.deployment)}-pictures"
+    since = "" if run.applied else f", once experiment `{run.name}` is in the working copy"
+    parts = [f"The files in their full size: `results/pictures`; all in one page: `results/report.html`{since}"]
     for name in PICTURES:
-        data = base64.b64encode(small_jpeg(folder / RESULTS / "pictures" / f"{name}.png")).decode()
-        parts.append(f"## {name.replace('_', ' ').capitalize()}\n\n![{name}](data:image/jpeg;base64,{data})")
+        picture = _inline(run.folder / RESULTS / "pictures" / f"{name}.png", name)
+        parts.append(f"## {name.replace('_', ' ').capitalize()}\n\n{picture}")
     with _api_errors_told(key):
         create_markdown_artifact("\n\n".join(parts), key, "detections and curves")
+
+
+def _inline(path: Path, name: str) -> str:
+    """Return a picture as Markdown that needs no file."""
+    return f"![{name}](data:image/jpeg;base64,{base64.b64encode(small_jpeg(path)).decode()})"
 
 
 def small_jpeg(path: Path) -> bytes:
@@ -173,9 +181,13 @@ def summary(run: RunEnd) -> str:
         "overrides": f"`{json.dumps(dict(run.overrides))}`" if run.overrides else "none",
         "outcome": run.outcome,
         "commit": f"`{run.commit}`",
-        "model": f"`{place / MODEL}`",
-        "results": f"`{place / RESULTS}`",
     }
+    look = ["m2det experiments"]
+    if run.applied:
+        facts |= {"model": f"`{place / MODEL}`", "results": f"`{place / RESULTS}`"}
+        look += ["dvc metrics diff", f"m2det info {MODEL}", f"m2det detect IMAGE --weights {MODEL} --out drawn"]
+    else:
+        look += [f"dvc metrics diff HEAD {run.name}"]
     table = "".join(f"| {name} | {_cell(fact)} |\n" for name, fact in facts.items())
     stages = "".join(f"| {stage.name} | {stage.state} | {minutes(stage.seconds)} |\n" for stage in run.stages)
     speed = "".join(f"- {line}\n" for line in _speed(run.folder)) if run.has("performance") else ""
@@ -183,8 +195,7 @@ def summary(run: RunEnd) -> str:
         f"# {run.name}\n\n|  |  |\n|---|---|\n{table}\n"
         + f"## Speed of training\n\n{speed}\n" * bool(speed)
         + f"## Stages\n\n| stage | state | minutes:seconds |\n|---|---|---|\n{stages}\n"
-        + f"## Look further\n\n```sh\ncd {shlex.quote(str(place))}\nm2det experiments\ndvc metrics diff\n"
-        + f"m2det info {MODEL}\nm2det detect IMAGE --weights {MODEL} --out drawn\n```\n"
+        + "\n".join(["## Look further\n\n```sh", f"cd {shlex.quote(str(place))}", *look, "```\n"])
     )
 
 

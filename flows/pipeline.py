@@ -138,15 +138,16 @@ def _conclude(
         f"experiment {copy.name}; to put it into the working copy, whose params.yaml (section run, too), dvc.lock and "
         f"results go into git's stash: {command_to_apply(copy, commit)}"
     )
+    applied = False
     if apply:
         try:
             apply_outcome(copy)
-            said = f"experiment {copy.name}, put into the working copy"
+            applied, said = True, f"experiment {copy.name}, put into the working copy"
         except InputError as error:
             said = f"not put into the working copy: {error}; {said}"
     get_run_logger().info(said)
     name = deployment.name or "m2det"
-    # a task of its own: if it fails, its state says so, and the run's results are kept all the same
-    show(RunEnd(copy.name, name, recipe, overrides, commit, ended, copy.folder, Path(), said), return_state=True)
+    end = RunEnd(copy.name, name, recipe, overrides, commit, ended, copy.folder, Path(), applied, said)
+    show(end, return_state=True)  # a task of its own: if it fails, its state says so, and the run's results are kept
     remove(copy)
     return said

@@ -73,11 +73,14 @@ def results(folder: Path, **metrics: float) -> Path:
     return folder
 
 
-def run_end(folder: Path, stages: tuple[str, ...] = ("train", "evaluate", "benchmark", "performance")) -> RunEnd:
+def run_end(
+    folder: Path, stages: tuple[str, ...] = ("train", "evaluate", "benchmark", "performance"), applied: bool = True
+) -> RunEnd:
     ends = [StageEnd(name, "Completed", 61.0) for name in stages]
     said = "experiment Train-8p-1a2b3c4d, put into the working copy"
     place = Path("/where my/project")
-    return RunEnd("Train-8p-1a2b3c4d", "Train_8p", "digits", {"train.lr": 0.1}, "abc123", ends, folder, place, said)
+    what = ("Train-8p-1a2b3c4d", "Train_8p", "digits", {"train.lr": 0.1}, "abc123")
+    return RunEnd(*what, ends, folder, place, applied, said)
 
 
 def test_a_summary_says_what_came_out_and_how_to_go_on(tmp_path):
@@ -93,6 +96,14 @@ def test_a_summary_says_what_came_out_and_how_to_go_on(tmp_path):
     ):
         assert f"\n{line}\n" in text, line
     assert "- 61.5 img/s training m2det512-vgg16" in text and "60.997 img/s with 8 processes" in text
+
+
+def test_a_summary_of_a_run_that_was_not_applied_names_no_file_of_the_working_copy(tmp_path):
+    """There they are those of another run."""
+    text = summary(run_end(results(tmp_path), applied=False))
+    assert "| AP | 0.500 |" in text and "m2det.safetensors" not in text and "/results" not in text
+    commands = ("cd '/where my/project'", "m2det experiments", "dvc metrics diff HEAD Train-8p-1a2b3c4d")
+    assert text.endswith("\n```sh\n" + "\n".join(commands) + "\n```\n")
 
 
 def test_what_the_run_did_not_make_is_not_shown_as_its_own(tmp_path):
