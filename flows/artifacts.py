@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import re
@@ -17,6 +16,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.pictures import inline_jpeg, read_picture
 from flows.progress import API_ERRORS
 from m2det.progress import minutes
 from m2det.text import undefined_note
@@ -31,7 +31,6 @@ RESULT_OF = {
     "performance": "performance.json",
 }
 PICTURES = ("detections", "learning_curve", "precision_recall")  # of results/pictures
-WIDTH, MAX_BYTES, QUALITY = 1000, 200_000, 80  # of a picture in the server's database, as JPEG
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def metrics_artifact(folder: Path, deployment: str) -> None:
     """
     metrics = _read(folder, "metrics.json")
     key = f"{_slug(deployment)}-metrics"
-    with _api_errors_told(key):
+    with api_errors_told(key):
         last = Artifact.get(key)
         assert not isinstance(last, Coroutine)  # one only in an event loop
         before = {row["metric"]: row["value"] for row in json.loads(str(last.data))} if last else {}
@@ -122,45 +121,21 @@ def _row(name: str, value: float, before: Mapping[str, float | str]) -> dict[str
 
 
 def pictures_artifact(run: RunEnd) -> None:
-    """Show the sheet of detections and the curves of results/pictures, small, in the artifact DEPLOYMENT-pictures.
-
-    Prefect's pages show no files of this machine, but pictures that are in the text of an artifact.
-    """
+    """Show the sheet of detections and the curves of results/pictures, small, in the artifact DEPLOYMENT-pictures."""
     key = f"{_slug(run.deployment)}-pictures"
     since = "" if run.applied else f", once experiment `{run.name}` is in the working copy"
     parts = [f"The files in their full size: `results/pictures`; all in one page: `results/report.html`{since}"]
     for name in PICTURES:
-        picture = _inline(run.folder / RESULTS / "pictures" / f"{name}.png", name)
-        parts.append(f"## {name.replace('_', ' ').capitalize()}\n\n{picture}")
-    with _api_errors_told(key):
+        picture = read_picture(run.folder / RESULTS / "pictures" / f"{name}.png")
+        parts.append(f"## {name.replace('_', ' ').capitalize()}\n\n{inline_jpeg(picture, name)}")
+    with api_errors_told(key):
         create_markdown_artifact("\n\n".join(parts), key, "detections and curves")
-
-
-def _inline(path: Path, name: str) -> str:
-    """Return a picture as Markdown that needs no file."""
-    return f"![{name}](data:image/jpeg;base64,{base64.b64encode(small_jpeg(path)).decode()})"
-
-
-def small_jpeg(path: Path) -> bytes:
-    """Return a picture as a JPEG of at most WIDTH pixels in width and MAX_BYTES."""
-    import cv2
-
-    picture = cv2.imread(str(path))
-    assert picture is not None, path
-    width = min(WIDTH, picture.shape[1])
-    while True:
-        size = (width, max(1, round(picture.shape[0] * width / picture.shape[1])))
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        data: bytes = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
-        if len(data) <= MAX_BYTES:
-            return data
-        width = width * 4 // 5
 
 
 def summary_artifact(run: RunEnd) -> None:
     """Show `summary` in the artifact DEPLOYMENT-summary."""
     key = f"{_slug(run.deployment)}-summary"
-    with _api_errors_told(key):
+    with api_errors_told(key):
         create_markdown_artifact(summary(run), key, run.outcome)
 
 
@@ -226,7 +201,8 @@ def _slug(name: str) -> str:
 
 
 @contextmanager
-def _api_errors_told(key: str) -> Iterator[None]:
+def api_errors_told(key: str) -> Iterator[None]:
+    """Log a warning where the API does not take the artifact of this key."""
     try:
         yield
     except API_ERRORS as error:
