@@ -77,7 +77,13 @@ def missing_outputs(stages: Sequence[str]) -> list[str]:
         made = [dep for dep in entries[name]["deps"] if dep in maker and maker[dep] not in stages]
         if missing := [dep for dep in made if not Path(dep).exists()]:
             makers = ", ".join(dict.fromkeys(maker[dep] for dep in missing))
-            sentences.append(f"{name} needs {', '.join(missing)}, not there yet: run these stages, too: {makers}")
+            sentence = f"{name} needs {', '.join(missing)}, not there yet: run these stages, too: {makers}"
+            if by_hand := [dep for dep in missing if (main_root() / dep).exists()]:
+                sentence += (
+                    f"; {main_root()} has {', '.join(by_hand)}, but a run takes what dvc.lock records and DVC's cache "
+                    f"holds: `dvc repro --single-item --force {name}` there takes these files as they are"
+                )
+            sentences.append(sentence)
     return sentences
 
 

@@ -7,9 +7,11 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
+import flows.preflight
 import tasks.common
 import tasks.preflight
 from flows.settings import write_settings
@@ -98,6 +100,33 @@ def test_a_stage_without_what_others_make_is_refused(project):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).touch()
     assert found(stages=["evaluate"]).findings == []
+
+
+def test_a_model_that_dvc_does_not_know_is_named_with_the_command_that_takes_it(project, monkeypatch):
+    """The run's copy has what dvc.lock records."""
+    copy = project / ".dvc/tmp/runs/eval-8p-0123abcd/project"
+    copy.mkdir(parents=True)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(project / name, copy)
+    (project / "models").mkdir()
+    (project / "models/m2det.safetensors").touch()
+    monkeypatch.chdir(copy)
+    (sentence,) = found(stages=["evaluate"]).findings
+    assert sentence.endswith(
+        f": train, pack, ops; {project} has models/m2det.safetensors, but a run takes what dvc.lock records and DVC's "
+        "cache holds: `dvc repro --single-item --force evaluate` there takes these files as they are"
+    )
+
+
+def test_each_finding_is_an_error_once(tmp_path, monkeypatch):
+    """In the state's message, which Prefect logs."""
+    (tmp_path / "tasks").mkdir()
+    result = {"findings": ["no data", "no weights"], "device": None, "processes": 0}
+    (tmp_path / "tasks/preflight.py").write_text(f"print({json.dumps(result)!r})\n")
+    said = []
+    monkeypatch.setattr(flows.preflight, "get_run_logger", lambda: SimpleNamespace(error=said.append))
+    state = flows.preflight.preflight.fn(str(tmp_path), ["data"])
+    assert state.is_failed() and state.message == "preflight: 2 findings: no data; no weights" and said == []
 
 
 def test_each_source_says_which_of_its_files_are_missing(project):
