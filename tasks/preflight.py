@@ -180,11 +180,16 @@ def machine_checks(params: Params, stages: Collection[str], processes: int) -> l
 
 
 def check_room(params: Params, stages: Collection[str]) -> None:
-    """Raise InputError if a disk is too small for the packed cache and the checkpoints."""
-    from tasks.room import cache_room, checkpoint_room, require_room
+    """Raise InputError if a disk is too small for downloaded images, the packed cache and the checkpoints."""
+    from tasks.room import cache_room, checkpoint_room, download_room, require_room
 
-    needs = cache_room(params.data, params.pack) if "pack" in stages else {}
-    require_room(needs | (checkpoint_room(params) if "train" in stages else {}))
+    require_room(
+        {
+            **(download_room(params.data) if "data" in stages else {}),
+            **(cache_room(params.data, params.pack) if "pack" in stages else {}),
+            **(checkpoint_room(params) if "train" in stages else {}),
+        }
+    )
 
 
 if __name__ == "__main__":

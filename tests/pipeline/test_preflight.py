@@ -14,6 +14,7 @@ import pytest
 import flows.preflight
 import tasks.common
 import tasks.preflight
+import tasks.room
 from flows.settings import write_settings
 from m2det.data.sources.coco2014 import ADVICE
 from m2det.download import require_reachable
@@ -22,6 +23,7 @@ from tasks.preflight import preflight, will_run
 from tests.conftest import ROOT
 
 ALL = ["annotations", "data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance"]
+DVC_CACHE = tasks.room.dvc_cache
 SHA = {"sha256": "0" * 64}
 
 
@@ -32,6 +34,7 @@ def project(tmp_path, monkeypatch):
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tasks.preflight, "will_run", set)
+    monkeypatch.setattr(tasks.room, "dvc_cache", lambda: tmp_path / ".dvc/cache")
     yield tmp_path
     tasks.common.params.cache_clear()
 
@@ -179,6 +182,34 @@ def test_the_images_below_the_root_are_counted(project, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, room=room: usage._replace(free=room))
         stages = ["annotations", "data", "pack"]
         assert (found(stages=stages, data=voc).findings == []) == fits, "four images, and a tenth"
+
+
+def test_coco_that_is_still_to_be_downloaded_is_counted_with_its_cache(project, monkeypatch):
+    monkeypatch.setattr("m2det.download.require_reachable", lambda *_: None)
+    usage, data = shutil.disk_usage(project), {"source": "coco2014-download", "root": "coco"}
+    for room, fits in ((41 * 10**9, False), (42 * 10**9, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, room=room: usage._replace(free=room))
+        findings = found("coco512-8p", ["annotations", "data", "pack"], data=data).findings
+        assert (findings == []) == fits, "20.2 GB of images, as much in the cache, and pages"
+    (project / "coco/images/train2014").mkdir(parents=True)
+    (project / "coco/images/val2014").mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=21 * 10**9))
+    (sentence,) = found("coco512-8p", ["annotations", "data", "pack"], data=data).findings
+    assert "COCO 2014 about 0.5 GB" in sentence, "of the annotations"
+
+
+def test_a_full_disk_of_dvcs_cache_is_named(project, monkeypatch):
+    kept = project / "another disk"
+    for folder in (kept, project / ".dvc"):
+        folder.mkdir()
+    (project / ".dvc/config").write_text(f"[core]\n    no_scm = True\n[cache]\n    dir = {kept}\n")
+    usage, data = shutil.disk_usage(project), own_data(project)
+    monkeypatch.setattr(tasks.room, "dvc_cache", DVC_CACHE)
+    monkeypatch.setattr(tasks.room, "_disk", lambda folder: int(folder == kept))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6 if path == kept else 10**9))
+    (sentence,) = found(stages=["annotations", "data", "pack"], data=data).findings
+    written = f"DVC's copy of the packed cache about 0.0 GB in {kept}"
+    assert sentence == f"the disk has 0.0 GB free, but this run writes {written}; make room"
 
 
 class Answers(BaseHTTPRequestHandler):
