@@ -50,16 +50,31 @@ def apply(copy: RunCopy) -> None:
             raise
 
 
+def command_to_apply(copy: RunCopy, commit: str) -> str:
+    """Return a command that makes the working copy hold an outcome whatever it is like; git's stash has what was there.
+
+    Args:
+        copy: of the run.
+        commit: the run's experiment.
+    """
+    here = [name for name in OUTCOME if files(Path(), "--cached", "--others", "--exclude-standard", "--", name)]
+    made = [name for name in OUTCOME if git(copy.folder, "ls-tree", commit, "--", name)]
+    return (
+        f"git stash push --include-untracked -- {' '.join(here)} && "  # refuses a name that is not there
+        f"git restore --source={commit[:12]} -- {' '.join(made)} && dvc checkout --allow-missing"
+    )
+
+
 def _is_kept(copy: RunCopy) -> bool:
     """Return whether a commit or an experiment has the working copy's settings, but for `run`, and its results."""
     commits = [copy.baseline, *git(Path(), "for-each-ref", "--format=%(objectname)", "refs/exps").split()]
-    wanted = _kept_by(copy, copy.start)
-    return any(_kept_by(copy, commit) == wanted for commit in commits)
+    wanted = _kept_by(copy.folder, copy.start)
+    return any(_kept_by(Path(), commit) == wanted for commit in commits)  # a shallow clone's copy has no experiments
 
 
-def _kept_by(copy: RunCopy, commit: str) -> tuple[str, dict[str, Any]]:
-    results = git(copy.folder, "ls-tree", "-r", commit, "--", *OUTCOME[1:])
-    settings = YAML(typ="safe").load(git(copy.folder, "show", f"{commit}:{PARAMS}"))
+def _kept_by(folder: Path, commit: str) -> tuple[str, dict[str, Any]]:
+    results = git(folder, "ls-tree", "-r", commit, "--", *OUTCOME[1:])
+    settings = YAML(typ="safe").load(git(folder, "show", f"{commit}:{PARAMS}"))
     return results, {key: value for key, value in settings.items() if key != "run"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import re
@@ -17,6 +16,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.pictures import inline_jpeg, read_picture
 from flows.progress import API_ERRORS
 from m2det.progress import minutes
 from m2det.text import undefined_note
@@ -31,7 +31,6 @@ RESULT_OF = {
     "performance": "performance.json",
 }
 PICTURES = ("detections", "learning_curve", "precision_recall")  # of results/pictures
-WIDTH, MAX_BYTES, QUALITY = 1000, 200_000, 80  # of a picture in the server's database, as JPEG
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,8 @@ class RunEnd:
         commit: with the results.
         stages: that ended well.
         folder: has the results now.
-        place: where the user finds them: the working copy, or a folder to put them into by `outcome`'s command.
+        place: the working copy.
+        applied: whether the working copy has them, too; else `outcome` has the command that puts them there.
         outcome: the run's message.
     """
 
@@ -67,6 +67,7 @@ class RunEnd:
     stages: Sequence[StageEnd]
     folder: Path
     place: Path
+    applied: bool
     outcome: str
 
     def has(self, stage: str) -> bool:
@@ -83,7 +84,7 @@ def show(run: RunEnd) -> None:
     """
     if run.has("evaluate"):
         metrics_artifact(run.folder, run.deployment)
-        pictures_artifact(run.folder, run.deployment)
+        pictures_artifact(run)
     summary_artifact(run)
 
 
@@ -96,7 +97,7 @@ def metrics_artifact(folder: Path, deployment: str) -> None:
     """
     metrics = _read(folder, "metrics.json")
     key = f"{_slug(deployment)}-metrics"
-    with _api_errors_told(key):
+    with api_errors_told(key):
         last = Artifact.get(key)
         assert not isinstance(last, Coroutine)  # one only in an event loop
         before = {row["metric"]: row["value"] for row in json.loads(str(last.data))} if last else {}
@@ -119,40 +120,22 @@ def _row(name: str, value: float, before: Mapping[str, float | str]) -> dict[str
     return {"metric": name, "value": value, "last run": last, "change": change}
 
 
-def pictures_artifact(folder: Path, deployment: str) -> None:
-    """Show the sheet of detections and the curves of results/pictures, small, in the artifact DEPLOYMENT-pictures.
-
-    Prefect's pages show no files of this machine, but pictures that are in the text of an artifact.
-    """
-    key = f"{_slug(deployment)}-pictures"
-    parts = ["The files in their full size: `results/pictures`; all in one page: `results/report.html`"]
+def pictures_artifact(run: RunEnd) -> None:
+    """Show the sheet of detections and the curves of results/pictures, small, in the artifact DEPLOYMENT-pictures."""
+    key = f"{_slug(run.deployment)}-pictures"
+    since = "" if run.applied else f", once experiment `{run.name}` is in the working copy"
+    parts = [f"The files in their full size: `results/pictures`; all in one page: `results/report.html`{since}"]
     for name in PICTURES:
-        data = base64.b64encode(small_jpeg(folder / RESULTS / "pictures" / f"{name}.png")).decode()
-        parts.append(f"## {name.replace('_', ' ').capitalize()}\n\n![{name}](data:image/jpeg;base64,{data})")
-    with _api_errors_told(key):
+        picture = read_picture(run.folder / RESULTS / "pictures" / f"{name}.png")
+        parts.append(f"## {name.replace('_', ' ').capitalize()}\n\n{inline_jpeg(picture, name)}")
+    with api_errors_told(key):
         create_markdown_artifact("\n\n".join(parts), key, "detections and curves")
-
-
-def small_jpeg(path: Path) -> bytes:
-    """Return a picture as a JPEG of at most WIDTH pixels in width and MAX_BYTES."""
-    import cv2
-
-    picture = cv2.imread(str(path))
-    assert picture is not None, path
-    width = min(WIDTH, picture.shape[1])
-    while True:
-        size = (width, max(1, round(picture.shape[0] * width / picture.shape[1])))
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        data: bytes = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
-        if len(data) <= MAX_BYTES:
-            return data
-        width = width * 4 // 5
 
 
 def summary_artifact(run: RunEnd) -> None:
     """Show `summary` in the artifact DEPLOYMENT-summary."""
     key = f"{_slug(run.deployment)}-summary"
-    with _api_errors_told(key):
+    with api_errors_told(key):
         create_markdown_artifact(summary(run), key, run.outcome)
 
 
@@ -173,9 +156,13 @@ def summary(run: RunEnd) -> str:
         "overrides": f"`{json.dumps(dict(run.overrides))}`" if run.overrides else "none",
         "outcome": run.outcome,
         "commit": f"`{run.commit}`",
-        "model": f"`{place / MODEL}`",
-        "results": f"`{place / RESULTS}`",
     }
+    look = ["m2det experiments"]
+    if run.applied:
+        facts |= {"model": f"`{place / MODEL}`", "results": f"`{place / RESULTS}`"}
+        look += ["dvc metrics diff", f"m2det info {MODEL}", f"m2det detect IMAGE --weights {MODEL} --out drawn"]
+    else:
+        look += [f"dvc metrics diff HEAD {run.name}"]
     table = "".join(f"| {name} | {_cell(fact)} |\n" for name, fact in facts.items())
     stages = "".join(f"| {stage.name} | {stage.state} | {minutes(stage.seconds)} |\n" for stage in run.stages)
     speed = "".join(f"- {line}\n" for line in _speed(run.folder)) if run.has("performance") else ""
@@ -183,8 +170,7 @@ def summary(run: RunEnd) -> str:
         f"# {run.name}\n\n|  |  |\n|---|---|\n{table}\n"
         + f"## Speed of training\n\n{speed}\n" * bool(speed)
         + f"## Stages\n\n| stage | state | minutes:seconds |\n|---|---|---|\n{stages}\n"
-        + f"## Look further\n\n```sh\ncd {shlex.quote(str(place))}\nm2det experiments\ndvc metrics diff\n"
-        + f"m2det info {MODEL}\nm2det detect IMAGE --weights {MODEL} --out drawn\n```\n"
+        + "\n".join(["## Look further\n\n```sh", f"cd {shlex.quote(str(place))}", *look, "```\n"])
     )
 
 
@@ -215,7 +201,8 @@ def _slug(name: str) -> str:
 
 
 @contextmanager
-def _api_errors_told(key: str) -> Iterator[None]:
+def api_errors_told(key: str) -> Iterator[None]:
+    """Log a warning where the API does not take the artifact of this key."""
     try:
         yield
     except API_ERRORS as error:

@@ -7,7 +7,6 @@ copy becomes an experiment, which flows.apply puts into the working copy.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed, State
 
 from flows.apply import apply as apply_outcome
+from flows.apply import command_to_apply
 from flows.artifacts import RunEnd, StageEnd, show
 from flows.commit import describe_commit
 from flows.devices import hold_devices
@@ -30,7 +30,7 @@ from flows.log import leave_out_repetitions
 from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
 from flows.preflight import Machine, preflight
 from flows.reproduce import reproduce
-from flows.run_copy import OUTCOME, RunCopy, git, remove, require_repository, run_copy
+from flows.run_copy import RunCopy, experiment_name, remove, require_repository, run_copy
 from flows.run_name import early_name, rename_run, run_name
 from flows.settings import checked_settings, write_settings
 from m2det.errors import InputError
@@ -66,8 +66,7 @@ def m2det(
         check_stages(stages)
         settings = checked_settings(recipe, overrides)
         require_repository()
-        # a name that git takes for an experiment
-        name = re.sub(r"[^\w-]+", "-", f"{deployment.name or 'm2det'}-{flow_run.id[:8]}")
+        name = experiment_name(deployment.name or "m2det", flow_run.id, flow_run.run_count)
         start_guard(UUID(flow_run.id))
         with run_copy(name) as copy:
             write_settings(copy.folder / PARAMS, recipe, overrides)
@@ -135,18 +134,20 @@ def _conclude(
     """Make the copy an experiment, put its outcome into the working copy if asked to, and say what was done."""
     commit = copy.commit()
     copy.save(commit, copy.name)
-    kept = [name for name in OUTCOME if git(copy.folder, "ls-tree", commit, "--", name)]
-    command = f"git restore --source={commit[:12]} -- {' '.join(kept)} && dvc checkout --allow-missing"
-    said = f"experiment {copy.name}; to put it into the working copy: {command}"
+    said = (
+        f"experiment {copy.name}; to put it into the working copy, whose params.yaml (section run, too), dvc.lock and "
+        f"results go into git's stash: {command_to_apply(copy, commit)}"
+    )
+    applied = False
     if apply:
         try:
             apply_outcome(copy)
-            said = f"experiment {copy.name}, put into the working copy"
+            applied, said = True, f"experiment {copy.name}, put into the working copy"
         except InputError as error:
             said = f"not put into the working copy: {error}; {said}"
     get_run_logger().info(said)
     name = deployment.name or "m2det"
-    # a task of its own: if it fails, its state says so, and the run's results are kept all the same
-    show(RunEnd(copy.name, name, recipe, overrides, commit, ended, copy.folder, Path(), said), return_state=True)
+    end = RunEnd(copy.name, name, recipe, overrides, commit, ended, copy.folder, Path(), applied, said)
+    show(end, return_state=True)  # a task of its own: if it fails, its state says so, and the run's results are kept
     remove(copy)
     return said

@@ -54,8 +54,7 @@ def preflight(folder: str, stages: Sequence[str]) -> Machine | State[Any]:
         return Failed(message=f"preflight failed: {last[0]}")
     result = json.loads(done.stdout.splitlines()[-1])
     if findings := result["findings"]:
-        for finding in findings:
-            log.error("%s", finding)
+        # which Prefect logs as this task's error
         return Failed(message=f"preflight: {len(findings)} finding{'s'[: len(findings) > 1]}: {'; '.join(findings)}")
     machine = Machine(result["device"], result["processes"])
     log.info("preflight: nothing is missing; device %s, %d processes", *machine)

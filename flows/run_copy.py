@@ -11,10 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from configobj import ConfigObj
 
 from m2det.errors import InputError, explain_disk_errors
 from m2det.files.hashing import digest
@@ -22,8 +24,10 @@ from m2det.files.locks import exclusive_writer_lock, locked
 
 RUNS = Path(".dvc/tmp/runs")
 OUTCOME = ("params.yaml", "dvc.lock", "results")  # what a run hands back, besides what DVC's cache holds
+COMMITTED = ("params.yaml", "dvc.lock", "results/metrics.json")  # some of it
 CODE = ("dvc.yaml", "setup.py", "m2det", "tasks")
 BUILT = ("build/ops.json", "m2det/ops/*.so")  # made by the stage ops, in neither git nor DVC's cache
+OF_RUN = r"-[0-9a-f]{8}(-\d{1,4})?"  # the end of a name, after the deployment's
 USER = ("-c", "user.name=m2det", "-c", "user.email=m2det@localhost")  # a machine may have no name for git
 
 
@@ -49,7 +53,8 @@ class RunCopy:
         """Make a commit of the copy an experiment of the working copy."""
         ref = f"refs/exps/{self.baseline[:2]}/{self.baseline[2:]}/{name}"  # DVC's names for experiments
         git(self.folder, "update-ref", ref, commit)
-        git(Path(), "fetch", "--quiet", "--no-write-fetch-head", str(self.folder), f"{ref}:{ref}")
+        # without tags: those that the user has deleted since would come back
+        git(Path(), "fetch", "--no-tags", "--no-write-fetch-head", str(self.folder), f"{ref}:{ref}")
 
     def commit(self) -> str:
         """Commit the copy's outcome on top of the baseline, and return the commit."""
@@ -58,10 +63,34 @@ class RunCopy:
         return _commit(self.folder, self.name)
 
 
+def experiment_name(deployment: str, run: str, attempt: int) -> str:
+    """Return the name of a run's copy and experiment, such as `digits-1a2b3c4d`; git takes it for one.
+
+    Args:
+        deployment: its name.
+        run: its id.
+        attempt: counted from 1; a retry has the id of the run, but an experiment of its own: `digits-1a2b3c4d-2`.
+    """
+    return re.sub(r"[^\w-]+", "-", f"{deployment}-{run[:8]}") + f"-{attempt}" * (attempt > 1)
+
+
 def require_repository() -> None:
-    """Raise InputError where a run cannot make its copy."""
+    """Raise InputError where a run cannot make its copy, or could not commit its outcome."""
     if not Path(".git").exists():
         raise InputError(f"{Path.cwd()} is no git repository, but a run works in a clone; start from a clone, too")
+    if not git(Path(), "rev-parse", "--quiet", "--verify", "HEAD", ok=(0, 1)):
+        raise InputError(
+            f"{Path.cwd()} has no commit, but a run's experiment is based on one; make it by "
+            "`git add --all && git commit --message start`"
+        )
+    for line in git(Path(), "check-ignore", "--no-index", "--verbose", *COMMITTED, ok=(0, 1)).splitlines():
+        rule, name = line.split("\t")
+        pattern = rule.split(":", 2)[2]
+        if not pattern.startswith("!"):
+            raise InputError(
+                f"git ignores {name}, which a run commits, by {rule} (file, line, pattern); remove that line, or write "
+                f"the line !{pattern} into this project's .gitignore"
+            )
 
 
 @contextmanager
@@ -71,12 +100,12 @@ def run_copy(name: str) -> Iterator[RunCopy]:
     Copies that earlier runs of the name have left are removed first.
 
     Args:
-        name: the deployment's, a hyphen, and what tells its runs apart.
+        name: by `experiment_name`.
 
     Raises:
         InputError: git or DVC refuses, or the disk is full.
     """
-    of_name = re.compile(re.escape(name.rpartition("-")[0]) + "-[0-9a-f]{8}")
+    of_name = re.compile(re.escape(re.sub(f"{OF_RUN}$", "", name)) + OF_RUN)
     with ExitStack() as held, explain_disk_errors(RUNS):
         with working_copy_in_use():
             for left in RUNS.iterdir():
@@ -112,7 +141,10 @@ def _copy(name: str, folder: Path) -> RunCopy:
     start = _commit(folder, f"the working copy when {name} started")
     if Path(".dvc/config.local").exists():
         shutil.copy2(".dvc/config.local", folder / ".dvc/config.local")
-    dvc(folder, "config", "--local", "cache.dir", dvc(Path(), "cache", "dir"))
+    # by DVC's own reader of this file: `dvc config` writes no path that is not ASCII
+    config = ConfigObj(str(folder / ".dvc/config.local"), encoding="utf-8")
+    config.setdefault("cache", {})["dir"] = dvc(Path(), "cache", "dir")
+    config.write()
     if (folder / "dvc.lock").exists():
         dvc(folder, "checkout", "--allow-missing")
     return RunCopy(name, folder, baseline, start, shaping(folder))
@@ -135,22 +167,39 @@ def built(folder: Path) -> list[Path]:
     return [path.relative_to(folder) for pattern in BUILT for path in folder.glob(pattern)]
 
 
-def git(folder: Path, *arguments: str) -> str:
-    """Return what a git command prints in the folder. Raises InputError with git's last line if it fails."""
-    return _output(["git", "-C", str(folder), *arguments])
+def git(folder: Path, *arguments: str, ok: Collection[int] = (0,)) -> str:
+    """Return what a git command prints in the folder. Raises InputError with git's reason if it fails.
+
+    Args:
+        folder: to run in.
+        arguments: of git.
+        ok: exit codes that are no failure; 1 is the answer no of some commands.
+    """
+    return _output(["git", "-C", str(folder), *arguments], ok)
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    """Return what a DVC command prints in the folder. Raises InputError with DVC's last line if it fails."""
+    """Return what a DVC command prints in the folder. Raises InputError with DVC's reason if it fails."""
     return _output([sys.executable, "-m", "dvc", "--cd", str(folder), *arguments])
 
 
-def _output(command: list[str]) -> str:
+def _output(command: list[str], ok: Collection[int] = (0,)) -> str:
     done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        last = os.fsdecode(done.stderr).strip().splitlines()[-1:]
-        raise InputError(f"{' '.join(command[:6])} failed: {''.join(last)}")
+    if done.returncode not in ok:
+        reason = _reason(os.fsdecode(done.stderr)) or f"exit code {done.returncode}"
+        raise InputError(f"{' '.join(command[:6])} failed: {reason}")
     return os.fsdecode(done.stdout).strip("\n")
+
+
+def _reason(printed: str) -> str:
+    """Return the first line that git or DVC calls an error, with the next one if it ends in a colon.
+
+    What follows are hints and links. Without such a line, return the last one.
+    """
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    while len(lines) > 1 and not lines[0].startswith(("fatal: ", "error: ", "ERROR: ")):
+        lines.pop(0)
+    return " ".join(lines[: 1 + (lines[:1] != [] and lines[0].endswith(":"))])
 
 
 def _commit(folder: Path, message: str) -> str:

@@ -77,7 +77,13 @@ def missing_outputs(stages: Sequence[str]) -> list[str]:
         made = [dep for dep in entries[name]["deps"] if dep in maker and maker[dep] not in stages]
         if missing := [dep for dep in made if not Path(dep).exists()]:
             makers = ", ".join(dict.fromkeys(maker[dep] for dep in missing))
-            sentences.append(f"{name} needs {', '.join(missing)}, not there yet: run these stages, too: {makers}")
+            sentence = f"{name} needs {', '.join(missing)}, not there yet: run these stages, too: {makers}"
+            if by_hand := [dep for dep in missing if (main_root() / dep).exists()]:
+                sentence += (
+                    f"; {main_root()} has {', '.join(by_hand)}, but a run takes what dvc.lock records and DVC's cache "
+                    f"holds: `dvc repro --single-item --force {name}` there takes these files as they are"
+                )
+            sentences.append(sentence)
     return sentences
 
 
@@ -174,11 +180,16 @@ def machine_checks(params: Params, stages: Collection[str], processes: int) -> l
 
 
 def check_room(params: Params, stages: Collection[str]) -> None:
-    """Raise InputError if a disk is too small for the packed cache and the checkpoints."""
-    from tasks.room import cache_room, checkpoint_room, require_room
+    """Raise InputError if a disk is too small for downloaded images, the packed cache and the checkpoints."""
+    from tasks.room import cache_room, checkpoint_room, download_room, require_room
 
-    needs = cache_room(params.data, params.pack) if "pack" in stages else {}
-    require_room(needs | (checkpoint_room(params) if "train" in stages else {}))
+    require_room(
+        {
+            **(download_room(params.data) if "data" in stages else {}),
+            **(cache_room(params.data, params.pack) if "pack" in stages else {}),
+            **(checkpoint_room(params) if "train" in stages else {}),
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from prefect import flow, get_client, task
 from prefect.artifacts import Artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows import artifacts, progress
-from flows.artifacts import RunEnd, StageEnd, show, small_jpeg, summary
+from flows import artifacts, pictures, progress
+from flows.artifacts import RunEnd, StageEnd, show, summary
+from flows.demo import show_drawn
 from m2det.files.whole import write_whole
 from m2det.progress import VARIABLE
 from tests.conftest import ROOT
@@ -51,11 +52,11 @@ with progress.ImageProgress("packing train", 4, stage="pack", write=str) as job:
 
 def results(folder: Path, **metrics: float) -> Path:
     """Write the results of a run, with pictures of noise, which no JPEG makes small."""
-    pictures = folder / "results/pictures"
-    pictures.mkdir(parents=True)
+    drawn = folder / "results/pictures"
+    drawn.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)
     for name in artifacts.PICTURES:
-        cv2.imwrite(str(pictures / f"{name}.png"), noise)
+        cv2.imwrite(str(drawn / f"{name}.png"), noise)
     files = {
         "metrics.json": METRICS | metrics,
         "perf.json": {"img_per_s": {"loader": 900.0}},
@@ -73,11 +74,14 @@ def results(folder: Path, **metrics: float) -> Path:
     return folder
 
 
-def run_end(folder: Path, stages: tuple[str, ...] = ("train", "evaluate", "benchmark", "performance")) -> RunEnd:
+def run_end(
+    folder: Path, stages: tuple[str, ...] = ("train", "evaluate", "benchmark", "performance"), applied: bool = True
+) -> RunEnd:
     ends = [StageEnd(name, "Completed", 61.0) for name in stages]
     said = "experiment Train-8p-1a2b3c4d, put into the working copy"
     place = Path("/where my/project")
-    return RunEnd("Train-8p-1a2b3c4d", "Train_8p", "digits", {"train.lr": 0.1}, "abc123", ends, folder, place, said)
+    what = ("Train-8p-1a2b3c4d", "Train_8p", "digits", {"train.lr": 0.1}, "abc123")
+    return RunEnd(*what, ends, folder, place, applied, said)
 
 
 def test_a_summary_says_what_came_out_and_how_to_go_on(tmp_path):
@@ -95,6 +99,14 @@ def test_a_summary_says_what_came_out_and_how_to_go_on(tmp_path):
     assert "- 61.5 img/s training m2det512-vgg16" in text and "60.997 img/s with 8 processes" in text
 
 
+def test_a_summary_of_a_run_that_was_not_applied_names_no_file_of_the_working_copy(tmp_path):
+    """There they are those of another run."""
+    text = summary(run_end(results(tmp_path), applied=False))
+    assert "| AP | 0.500 |" in text and "m2det.safetensors" not in text and "/results" not in text
+    commands = ("cd '/where my/project'", "m2det experiments", "dvc metrics diff HEAD Train-8p-1a2b3c4d")
+    assert text.endswith("\n```sh\n" + "\n".join(commands) + "\n```\n")
+
+
 def test_what_the_run_did_not_make_is_not_shown_as_its_own(tmp_path):
     """Its folder has the results of earlier runs, too."""
     text = summary(run_end(results(tmp_path), ("performance",)))
@@ -103,9 +115,9 @@ def test_what_the_run_did_not_make_is_not_shown_as_its_own(tmp_path):
 
 def test_pictures_are_small_whatever_they_show(tmp_path):
     results(tmp_path)
-    data = small_jpeg(tmp_path / "results/pictures/detections.png")
+    data = pictures.small_jpeg(pictures.read_picture(tmp_path / "results/pictures/detections.png"))
     height, width = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
-    assert len(data) <= artifacts.MAX_BYTES and 300 < width <= artifacts.WIDTH and abs(width - height * 4 / 3) < 2
+    assert len(data) <= pictures.MAX_BYTES and 300 < width <= pictures.WIDTH and abs(width - height * 4 / 3) < 2
 
 
 @pytest.mark.slow
@@ -133,6 +145,7 @@ def test_a_page_shows_the_progress_and_the_end_of_a_run(tmp_path, monkeypatch):
     def run(folder: Path) -> None:
         pack(folder)
         show(run_end(folder))
+        show_drawn([folder / "results/pictures/detections.png"])
 
     with prefect_test_harness(server_startup_timeout=120):
         run(results(tmp_path / "first"))
@@ -143,6 +156,7 @@ def test_a_page_shows_the_progress_and_the_end_of_a_run(tmp_path, monkeypatch):
     for artifact in sorted(shown, key=lambda artifact: artifact.created):
         by_key.setdefault(artifact.key, []).append(artifact)
     assert {key: len(found) for key, found in by_key.items()} == {
+        "demo-pictures": 2,
         "pack-progress": 2,
         "train-8p-metrics": 2,
         "train-8p-pictures": 2,

@@ -166,7 +166,7 @@ def test_what_others_do_beside_a_run_reaches_neither(service, toy):
     assert state == "COMPLETED" and "not put into the working copy: " in message, message
     (toy.folder / "go").unlink()
     assert toy.state() == mine and (toy.folder / "data.txt").read_text() == "7\n"
-    service.command(toy.folder, "bash", "-c", message.split("working copy: ")[-1])
+    service.command(toy.folder, "bash", "-c", message.split("git's stash: ")[-1])
     assert (toy.folder / "pack.txt").read_text() == (toy.folder / "data.txt").read_text() == "24\n"
 
 

@@ -7,11 +7,14 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
+import flows.preflight
 import tasks.common
 import tasks.preflight
+import tasks.room
 from flows.settings import write_settings
 from m2det.data.sources.coco2014 import ADVICE
 from m2det.download import require_reachable
@@ -20,6 +23,7 @@ from tasks.preflight import preflight, will_run
 from tests.conftest import ROOT
 
 ALL = ["annotations", "data", "pack", "ops", "weights", "train", "evaluate", "benchmark", "performance"]
+DVC_CACHE = tasks.room.dvc_cache
 SHA = {"sha256": "0" * 64}
 
 
@@ -30,6 +34,7 @@ def project(tmp_path, monkeypatch):
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tasks.preflight, "will_run", set)
+    monkeypatch.setattr(tasks.room, "dvc_cache", lambda: tmp_path / ".dvc/cache")
     yield tmp_path
     tasks.common.params.cache_clear()
 
@@ -100,6 +105,33 @@ def test_a_stage_without_what_others_make_is_refused(project):
     assert found(stages=["evaluate"]).findings == []
 
 
+def test_a_model_that_dvc_does_not_know_is_named_with_the_command_that_takes_it(project, monkeypatch):
+    """The run's copy has what dvc.lock records."""
+    copy = project / ".dvc/tmp/runs/eval-8p-0123abcd/project"
+    copy.mkdir(parents=True)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(project / name, copy)
+    (project / "models").mkdir()
+    (project / "models/m2det.safetensors").touch()
+    monkeypatch.chdir(copy)
+    (sentence,) = found(stages=["evaluate"]).findings
+    assert sentence.endswith(
+        f": train, pack, ops; {project} has models/m2det.safetensors, but a run takes what dvc.lock records and DVC's "
+        "cache holds: `dvc repro --single-item --force evaluate` there takes these files as they are"
+    )
+
+
+def test_each_finding_is_an_error_once(tmp_path, monkeypatch):
+    """In the state's message, which Prefect logs."""
+    (tmp_path / "tasks").mkdir()
+    result = {"findings": ["no data", "no weights"], "device": None, "processes": 0}
+    (tmp_path / "tasks/preflight.py").write_text(f"print({json.dumps(result)!r})\n")
+    said = []
+    monkeypatch.setattr(flows.preflight, "get_run_logger", lambda: SimpleNamespace(error=said.append))
+    state = flows.preflight.preflight.fn(str(tmp_path), ["data"])
+    assert state.is_failed() and state.message == "preflight: 2 findings: no data; no weights" and said == []
+
+
 def test_each_source_says_which_of_its_files_are_missing(project):
     for name in ("coco/annotations", "coco/images/train2014", "voc/VOC2007/ImageSets/Main"):
         (project / name).mkdir(parents=True)
@@ -150,6 +182,34 @@ def test_the_images_below_the_root_are_counted(project, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, room=room: usage._replace(free=room))
         stages = ["annotations", "data", "pack"]
         assert (found(stages=stages, data=voc).findings == []) == fits, "four images, and a tenth"
+
+
+def test_coco_that_is_still_to_be_downloaded_is_counted_with_its_cache(project, monkeypatch):
+    monkeypatch.setattr("m2det.download.require_reachable", lambda *_: None)
+    usage, data = shutil.disk_usage(project), {"source": "coco2014-download", "root": "coco"}
+    for room, fits in ((41 * 10**9, False), (42 * 10**9, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, room=room: usage._replace(free=room))
+        findings = found("coco512-8p", ["annotations", "data", "pack"], data=data).findings
+        assert (findings == []) == fits, "20.2 GB of images, as much in the cache, and pages"
+    (project / "coco/images/train2014").mkdir(parents=True)
+    (project / "coco/images/val2014").mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=21 * 10**9))
+    (sentence,) = found("coco512-8p", ["annotations", "data", "pack"], data=data).findings
+    assert "COCO 2014 about 0.5 GB" in sentence, "of the annotations"
+
+
+def test_a_full_disk_of_dvcs_cache_is_named(project, monkeypatch):
+    kept = project / "another disk"
+    for folder in (kept, project / ".dvc"):
+        folder.mkdir()
+    (project / ".dvc/config").write_text(f"[core]\n    no_scm = True\n[cache]\n    dir = {kept}\n")
+    usage, data = shutil.disk_usage(project), own_data(project)
+    monkeypatch.setattr(tasks.room, "dvc_cache", DVC_CACHE)
+    monkeypatch.setattr(tasks.room, "_disk", lambda folder: int(folder == kept))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6 if path == kept else 10**9))
+    (sentence,) = found(stages=["annotations", "data", "pack"], data=data).findings
+    written = f"DVC's copy of the packed cache about 0.0 GB in {kept}"
+    assert sentence == f"the disk has 0.0 GB free, but this run writes {written}; make room"
 
 
 class Answers(BaseHTTPRequestHandler):
