@@ -19,18 +19,22 @@ import sys
 import time
 from contextlib import suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
-if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
-    from prefect.states import State
+from httpx import HTTPError
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Crashed, Running, State
 
 POLL_SECONDS = 5
 STOP_PATIENCE_SECONDS = 45  # for the worker: it signals, and kills after 30 s
 REVIVE_PATIENCE_SECONDS = 15  # for a process that is about to end by itself: its run may have crashed indeed
 REPORT_PATIENCE_SECONDS = 10  # for the worker and the run itself, who know more where they can report the same
 GIVE_UP_SECONDS = 12 * 3600  # after the end of the process, where the server stays away
+TASKS_PATIENCE_SECONDS = 120  # the same, where the run itself has its state
 MAX_PAUSE_SECONDS = 60  # between two attempts to reach it
 LOST = "the process of this run has ended without a report; a training goes on from its last checkpoint"
 ALIVE = "the process of this run is alive, and the run goes on; to stop it, cancel it"
@@ -52,6 +56,7 @@ def start_guard(run: UUID) -> None:
     _pipes.append(inlet)  # never closed, and inherited by no program: its end is this process's end
     subprocess.Popen(
         [sys.executable, "-m", "flows.guard", str(run), str(os.getpid()), str(outlet)],
+        env=os.environ | {"PREFECT_CLIENT_MAX_RETRIES": "0"},  # they take a minute; the guard asks again by itself
         pass_fds=[outlet],
         start_new_session=True,
         stdin=subprocess.DEVNULL,
@@ -80,19 +85,19 @@ def guard(run: UUID, process: int, outlet: int) -> None:
         process: the number of its process.
         outlet: the pipe from its process.
     """
-    from prefect import get_client
-
     with get_client(sync_client=True) as client:
         _watch(client, run, process, outlet)
-        told, ended = b"", float("inf")
-        while (waited := time.monotonic() - ended) < GIVE_UP_SECONDS:
+        told, ended, is_final = b"", float("inf"), False
+        while (waited := time.monotonic() - ended) < (TASKS_PATIENCE_SECONDS if is_final else GIVE_UP_SECONDS):
             if waited < 0 and _is_readable(outlet, 0):
                 told += (chunk := os.read(outlet, 1 << 16))
                 ended = ended if chunk else time.monotonic()
+            by_force = waited > REPORT_PATIENCE_SECONDS
             # also of a process that is alive: the server may go when it has taken the state
-            if _is_concluded(client, run, _wanted(told), by_force=waited > REPORT_PATIENCE_SECONDS):
+            is_final = is_final or _is_run_final(client, run, _wanted(told), by_force)
+            if is_final and _are_tasks_final(client, run, by_force):
                 return
-            time.sleep(min(1 + max(waited, 0) / 20, MAX_PAUSE_SECONDS))
+            time.sleep(min(0.2 + max(waited, 0) / 20, MAX_PAUSE_SECONDS))
 
 
 def _watch(client: SyncPrefectClient, run: UUID, process: int, outlet: int) -> None:
@@ -117,9 +122,6 @@ def _is_readable(outlet: int, seconds: float) -> bool:
 
 def _need(client: SyncPrefectClient, run: UUID, before: Need) -> Need:
     """Return what the run's state calls for; as before while the server does not answer."""
-    from httpx import HTTPError
-    from prefect.exceptions import ObjectNotFound
-
     try:
         state = client.read_flow_run(run).state
     except ObjectNotFound:
@@ -134,62 +136,59 @@ def _need(client: SyncPrefectClient, run: UUID, before: Need) -> Need:
 
 def _revive(client: SyncPrefectClient, run: UUID) -> None:
     """Set the run Running again; a server that is away is asked again at the next look."""
-    from httpx import HTTPError
-    from prefect.exceptions import ObjectNotFound
-    from prefect.states import Running
-
     with suppress(HTTPError, ObjectNotFound):
         client.set_flow_run_state(run, Running(message=ALIVE), force=True)
 
 
 def _wanted(told: bytes) -> State[Any]:
     """Return the final state that a process has told, or else that of one that was killed."""
-    from prefect.states import Crashed, State
-
     lines = told.split(b"\n")[:-1]  # what has no end was cut off
     states = (State(type=kind, name=name, message=message) for kind, name, message in map(json.loads, lines))
     return next(states, Crashed(message=LOST))
 
 
-def _is_concluded(client: SyncPrefectClient, run: UUID, wanted: State[Any], by_force: bool) -> bool:
-    """Return whether a run at its end, and each of its tasks, has its final state; by force, give them one.
-
-    While the server does not answer, the run is not concluded.
+def _is_run_final(client: SyncPrefectClient, run: UUID, wanted: State[Any], by_force: bool) -> bool:
+    """Return whether the run has its final state, or is deleted; by force, give it one. False without the server.
 
     Args:
         client: of the server.
         run: its id.
         wanted: its final state by its process.
-        by_force: whether to set states.
+        by_force: whether to set the state.
     """
-    from httpx import HTTPError
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-    from prefect.exceptions import ObjectNotFound
-    from prefect.states import Cancelled, State
-
     try:
         state = client.read_flow_run(run).state
         assert state is not None, "a process had it"
         if state.is_cancelling() and wanted.is_crashed():
             wanted = Cancelled()
         # others may have taken for a crash what the process knows better
-        if not state.is_final() or (state.is_crashed() and not wanted.is_crashed()):
-            if not by_force:
-                return False
+        if state.is_final() and (wanted.is_crashed() or not state.is_crashed()):
+            return True
+        if by_force:
             client.set_flow_run_state(run, wanted, force=True)
-            state = wanted
+    except ObjectNotFound:
+        return True
+    except HTTPError:
+        return False
+    return by_force
+
+
+def _are_tasks_final(client: SyncPrefectClient, run: UUID, by_force: bool) -> bool:
+    """Return whether each task of a run at its end has a final state; by force, give it the run's."""
+    try:
         tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
         open_tasks = [task for task in tasks if task.state is None or not task.state.is_final()]
-        if open_tasks and not by_force:
-            return False
-        for task in open_tasks:
-            ended: State[None] = State(type=state.type, name=state.name, message=state.message)
-            client.set_task_run_state(task.id, ended, force=True)
+        if open_tasks and by_force:
+            state = client.read_flow_run(run).state
+            assert state is not None
+            for task in open_tasks:
+                ended: State[None] = State(type=state.type, name=state.name, message=state.message)
+                client.set_task_run_state(task.id, ended, force=True)
     except ObjectNotFound:  # somebody has deleted the run
         return True
     except HTTPError:
         return False
-    return True
+    return by_force or not open_tasks
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from httpx import ConnectError, HTTPTransport
 from prefect import flow, get_client, task
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelling, Completed, Crashed, Failed, Running
 
 from flows import guard
@@ -40,7 +40,7 @@ def part():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server"))
-    with temporary_settings({PREFECT_API_URL: server.url}):
+    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_CLIENT_MAX_RETRIES: 0}):
         yield server
     server.stop(server.server)
 
@@ -151,6 +151,17 @@ def test_runs_that_end_while_the_server_is_away_for_long_have_their_states_when_
     server.wait_until(lambda: state_of(server, guarded.run) == ("FAILED", "stage train failed"), 20)
     server.wait_until(lambda: state_of(server, cut_off.run) == ("CRASHED", guard.LOST), 20)
     server.wait_until(lambda: state_of(server, cancelled.run)[0] == "CANCELLED", 20)
+
+
+def test_a_server_that_ends_after_a_run_is_not_waited_for_long(client, guarded):
+    """As at the end of `make prefect`."""
+    guarded.tell(Completed())
+    client.set_flow_run_state(guarded.run, Completed())
+    time.sleep(1)
+    with away():
+        guarded.end()
+        guarded.guard.join(20)
+        assert not guarded.guard.is_alive()
 
 
 def test_a_guard_that_was_killed_hinders_nobody():
