@@ -33,8 +33,7 @@ def stopped(signal: BaseException, kept: str = RESUMES) -> State[None]:
         state = client.read_flow_run(UUID(flow_run.id)).state
         if state is not None and (state.is_cancelling() or state.is_cancelled()):
             ended = Cancelled(message=f"cancelled; {kept}")
-    tell_guard(ended)
-    return ended
+    return tell_guard(ended)
 
 
 def report(state: State[Any]) -> State[Any]:

@@ -66,8 +66,8 @@ def start_guard(run: UUID) -> None:
     os.close(outlet)
 
 
-def tell_guard(state: State[Any]) -> None:
-    """Tell the guard the final state of this process's run, for the case that the server does not hear it.
+def tell_guard(state: State[Any]) -> State[Any]:
+    """Tell the guard the final state of this process's run, in case the server does not hear it; return the state.
 
     The first one counts: a signal that comes later finds the work done.
     """
@@ -75,6 +75,7 @@ def tell_guard(state: State[Any]) -> None:
     for pipe in _pipes:
         with suppress(BrokenPipeError):  # somebody has killed the guard
             os.write(pipe, f"{line}\n".encode())
+    return state
 
 
 def guard(run: UUID, process: int, outlet: int) -> None:

@@ -13,13 +13,11 @@ from threading import Thread
 from urllib.error import HTTPError
 
 import pytest
-from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from ruamel.yaml import YAML
 
 from flows.api import refuse_another_server
 from flows.rest import Server
-from flows.service import _environment, port_number, refuse_used_port
+from flows.service import port_number, refuse_used_port
 from m2det.errors import InputError
 from m2det_prefect import check_server
 from tests.conftest import ROOT
@@ -109,14 +107,6 @@ def test_what_a_server_with_a_locked_database_refuses_is_asked_again(monkeypatch
         with pytest.raises(HTTPError, match="500"):
             server.pause_pool("m2det", False)
         http.shutdown()
-
-
-def test_the_automation_waits_for_more_than_two_heartbeats_of_a_run():
-    for entry in YAML(typ="safe").load(ROOT / "prefect-automations.yaml")["automations"]:
-        trigger = AutomationCore.model_validate(entry).trigger
-        assert isinstance(trigger, EventTrigger)
-        assert trigger.within.total_seconds() > 2 * int(_environment(URL)["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
-        assert trigger.after < trigger.expect, "another heartbeat, or the end of the run"
 
 
 @pytest.mark.slow
