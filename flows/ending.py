@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 from httpx import HTTPError
@@ -12,24 +13,34 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed, State
 
+from flows.guard import tell_guard
+
 SIGNALS = (TerminationSignal, KeyboardInterrupt)
 SERVER_SECONDS = 600
 RESUMES = "the next run goes on from the last checkpoint"
 
 
 def stopped(signal: BaseException, kept: str = RESUMES) -> State[None]:
-    """Return the final state of what one of `SIGNALS` has ended; a server that is away leaves it to flows.guard.
+    """Return the final state of what one of `SIGNALS` has ended, and tell the run's guard of it.
 
     Args:
         signal: that has ended it.
         kept: what becomes of the work done so far, for its message.
     """
-    with suppress(HTTPError), get_client(sync_client=True) as client:
+    by = "Ctrl-C" if isinstance(signal, KeyboardInterrupt) else "SIGTERM, as a worker's end sends it"
+    ended: State[None] = Crashed(message=f"ended by {by}; {kept}")
+    with suppress(HTTPError), get_client(sync_client=True) as client:  # of a server that is away the guard asks later
         state = client.read_flow_run(UUID(flow_run.id)).state
         if state is not None and (state.is_cancelling() or state.is_cancelled()):
-            return Cancelled(message=f"cancelled; {kept}")
-    by = "Ctrl-C" if isinstance(signal, KeyboardInterrupt) else "SIGTERM, as a worker's end sends it"
-    return Crashed(message=f"ended by {by}; {kept}")
+            ended = Cancelled(message=f"cancelled; {kept}")
+    return tell_guard(ended)
+
+
+def report(state: State[Any]) -> State[Any]:
+    """Return the state in which the run ends, once its guard has been told of it and the server is there to take it."""
+    tell_guard(state)
+    wait_for_server()
+    return state
 
 
 def wait_for_server() -> None:

@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from flows.commit import describe_commit
-from flows.ending import SIGNALS, stopped, wait_for_server
+from flows.ending import SIGNALS, report, stopped
 from flows.guard import start_guard
 from flows.log import leave_out_repetitions, task_log
 from flows.reproduce import failure
@@ -47,8 +47,7 @@ def slurm(
     leave_out_repetitions()
     start_guard(UUID(flow_run.id))
     state = run_job(options, arguments, return_state=True)
-    wait_for_server()
-    return State(type=state.type, name=state.name, message=state.message)
+    return report(State(type=state.type, name=state.name, message=state.message))
 
 
 @task(name="job", task_run_name="job", cache_policy=NO_CACHE, persist_result=False)

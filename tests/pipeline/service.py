@@ -14,11 +14,10 @@ from pathlib import Path
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
-class Service:
-    """A Prefect server, a pool and a worker of their own; projects deploy to it and start runs, one after another."""
+class Server:
+    """A Prefect server of its own."""
 
-    def __init__(self, home: Path, limit: int = 1, environment: dict[str, str] | None = None) -> None:
-        """Start them; the environment reaches the worker's runs, and is not the server's."""
+    def __init__(self, home: Path) -> None:
         home.mkdir(exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -35,19 +34,12 @@ class Service:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         self.environment.pop("PYTHONPATH", None)
-        self._limit, self._worker_environment = limit, environment or {}
         self.start_server()
-        self.command(home, "prefect", "work-pool", "create", "m2det", "--type", "process")
-        self.start_worker()
 
     def start_server(self) -> None:
         """Start the server, again as well, and wait until it answers."""
         self.server = self.start("prefect", "server", "start", "--port", str(self._port))
         self.wait_until(self.healthy, 90)
-
-    def start_worker(self) -> None:
-        command = ("prefect", "worker", "start", "--pool", "m2det", "--limit", str(self._limit))
-        self.worker = self.start(*command, **self._worker_environment)
 
     def start(self, *command: str, folder: Path | None = None, **environment: str) -> subprocess.Popen:
         with (self.home / f"{command[1]}.log").open("a") as log:
@@ -160,3 +152,18 @@ class Service:
         while not condition():
             assert time.monotonic() < deadline, why()
             time.sleep(0.5)
+
+
+class Service(Server):
+    """A Prefect server, a pool and a worker of their own; projects deploy to it and start runs, one after another."""
+
+    def __init__(self, home: Path, limit: int = 1, environment: dict[str, str] | None = None) -> None:
+        """Start them; the environment reaches the worker's runs, and is not the server's."""
+        super().__init__(home)
+        self._limit, self._worker_environment = limit, environment or {}
+        self.command(home, "prefect", "work-pool", "create", "m2det", "--type", "process")
+        self.start_worker()
+
+    def start_worker(self) -> None:
+        command = ("prefect", "worker", "start", "--pool", "m2det", "--limit", str(self._limit))
+        self.worker = self.start(*command, **self._worker_environment)
