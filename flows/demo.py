@@ -20,7 +20,7 @@ from pydantic import Field
 from flows.artifacts import api_errors_told
 from flows.commit import describe_commit
 from flows.ending import SIGNALS, stopped
-from flows.guard import start_guard
+from flows.guard import start_guard, tell_guard
 from flows.pictures import inline_jpeg, read_picture
 from m2det.distributed.children import relay_child
 from tasks.common import MODEL
@@ -61,11 +61,11 @@ def demo(folder: Name = DIGITS, model: Name = str(MODEL)) -> State[None]:
         relay_child(command, write, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     except subprocess.CalledProcessError:
         show_drawn(drawn)
-        return Failed(message=last[0].removeprefix("error: "))
+        return tell_guard(Failed(message=last[0].removeprefix("error: ")))
     except SIGNALS as signal:
         return stopped(signal, f"pictures drawn so far are in {DRAWN.absolute()}")
     show_drawn(drawn)
-    return Completed(message=f"drawn into {DRAWN.absolute()}")
+    return tell_guard(Completed(message=f"drawn into {DRAWN.absolute()}"))
 
 
 def show_drawn(paths: Sequence[Path]) -> None:

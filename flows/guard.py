@@ -149,7 +149,7 @@ def _wanted(told: bytes) -> State[Any]:
 
 
 def _is_run_final(client: SyncPrefectClient, run: UUID, wanted: State[Any], by_force: bool) -> bool:
-    """Return whether the run has its final state, or is deleted; by force, give it one. False without the server.
+    """Return whether the run has its final state, is retried or deleted; by force, give it one. False without server.
 
     Args:
         client: of the server.
@@ -160,6 +160,8 @@ def _is_run_final(client: SyncPrefectClient, run: UUID, wanted: State[Any], by_f
     try:
         state = client.read_flow_run(run).state
         assert state is not None, "a process had it"
+        if state.is_scheduled() or state.is_pending():  # a retry, which has a process and a guard of its own
+            return True
         if state.is_cancelling() and wanted.is_crashed():
             wanted = Cancelled()
         # others may have taken for a crash what the process knows better
@@ -182,6 +184,8 @@ def _are_tasks_final(client: SyncPrefectClient, run: UUID, by_force: bool) -> bo
         if open_tasks and by_force:
             state = client.read_flow_run(run).state
             assert state is not None
+            if not state.is_final():  # they are a retry's
+                return True
             for task in open_tasks:
                 ended: State[None] = State(type=state.type, name=state.name, message=state.message)
                 client.set_task_run_state(task.id, ended, force=True)

@@ -24,8 +24,8 @@ from flows.apply import command_to_apply
 from flows.artifacts import RunEnd, StageEnd, show
 from flows.commit import describe_commit
 from flows.devices import hold_devices
-from flows.ending import SIGNALS, stopped, wait_for_server
-from flows.guard import start_guard
+from flows.ending import SIGNALS, report, stopped
+from flows.guard import start_guard, tell_guard
 from flows.log import leave_out_repetitions
 from flows.parameters import STAGES, Overrides, Recipe, Stages, check_stages
 from flows.preflight import Machine, preflight
@@ -75,11 +75,10 @@ def m2det(
             ended: list[StageEnd] = []
             early = _run_stages(copy, stages or STAGES, forced=bool(stages), ended=ended)
             state = early or Completed(message=_conclude(copy, recipe, overrides, ended, apply))
-        wait_for_server()
-        return state
+        return report(state)
     except InputError as error:
         get_run_logger().error(str(error))
-        return Failed(message=str(error))
+        return tell_guard(Failed(message=str(error)))
     except SIGNALS as signal:
         return stopped(signal)
 

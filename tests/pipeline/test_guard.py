@@ -16,7 +16,7 @@ import pytest
 from httpx import ConnectError, HTTPTransport
 from prefect import flow, get_client, task
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Cancelling, Completed, Crashed, Failed, Running
+from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Running
 
 from flows import guard
 from tests.pipeline.service import Server
@@ -40,7 +40,7 @@ def part():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server"))
-    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+    with temporary_settings({PREFECT_API_URL: server.url}):
         yield server
     server.stop(server.server)
 
@@ -61,7 +61,8 @@ class Guarded:
         self.run, self.task = str(run), client.create_task_run(part, run, "0", state=Running()).id
         outlet, self.inlet = os.pipe()
         self.process = subprocess.Popen(["sleep", "600"], pass_fds=[self.inlet])
-        context = contextvars.copy_context()  # with the server's address
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            context = contextvars.copy_context()  # with the server's address, too
         arguments = (run, self.process.pid, outlet)
         self.guard = Thread(target=context.run, args=(guard.guard, *arguments), daemon=True)
         self.guard.start()
@@ -151,6 +152,18 @@ def test_runs_that_end_while_the_server_is_away_for_long_have_their_states_when_
     server.wait_until(lambda: state_of(server, guarded.run) == ("FAILED", "stage train failed"), 20)
     server.wait_until(lambda: state_of(server, cut_off.run) == ("CRASHED", guard.LOST), 20)
     server.wait_until(lambda: state_of(server, cancelled.run)[0] == "CANCELLED", 20)
+
+
+def test_a_retry_that_begins_at_once_is_left_alone(server, client, guarded):
+    client.set_flow_run_state(guarded.run, Failed(message="stage train failed"), force=True)
+    guarded.tell(Failed(message="stage train failed"))
+    guarded.end()
+    client.set_flow_run_state(guarded.run, AwaitingRetry(), force=True)
+    time.sleep(2 * guard.REPORT_PATIENCE_SECONDS / SPEED)
+    client.set_flow_run_state(guarded.run, Running(), force=True)
+    guarded.guard.join(20)
+    assert not guarded.guard.is_alive() and state_of(server, guarded.run)[0] == "RUNNING"
+    assert server.tasks(guarded.run).popitem()[1] == "RUNNING"
 
 
 def test_a_server_that_ends_after_a_run_is_not_waited_for_long(client, guarded):
