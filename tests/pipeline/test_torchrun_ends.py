@@ -49,8 +49,9 @@ def test_more_signals_while_the_ranks_save_leave_no_torchrun(tmp_path):
 
 ONE_ENDS = """
 import os, pathlib, time
-if os.environ["RANK"] == "0":
-    time.sleep(600)
+parent = os.getppid()
+while os.environ["RANK"] == "0" and os.getppid() == parent:
+    time.sleep(0.1)
 pathlib.Path("ended").touch()
 """
 
