@@ -10,18 +10,18 @@ repro: .venv/installed  ## data to model: everything that is not up to date
 	dvc repro
 
 test: .venv/installed  ## everything but what test-slow adds
-	@echo "make test: about 2,400 fast tests, then 310 slow ones (real servers and pipelines): 23 minutes on 2 cores"
+	@echo "make test: about 2,700 fast tests, then 330 slow ones (real servers and pipelines): 23 minutes on 2 cores"
 	python setup.py -q build_ext --inplace
 	pytest -q -n 2
 	pytest -q -m "slow and not long" -n 2 --dist loadfile
 
 test-fast: .venv/installed  ## what to run while changing code
-	@echo "make test-fast: about 2,400 tests, 3 minutes on 2 cores"
+	@echo "make test-fast: about 2,700 tests, 4 minutes on 2 cores"
 	python setup.py -q build_ext --inplace
 	pytest -q -n 2
 
 test-slow: .venv/s3  ## the rest: every combination of what a slow test shows for one
-	@echo "make test-slow: 56 tests, not timed as a whole"
+	@echo "make test-slow: about 75 tests, not timed as a whole"
 	python setup.py -q build_ext --inplace
 	pytest -q -m long -n 2 --dist loadfile
 
