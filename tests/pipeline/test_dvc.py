@@ -145,15 +145,20 @@ def test_how_a_training_is_run_makes_no_result_stale(short_run, key):
     file = short_run.folder / "params.yaml"
     before = file.read_text()
     now = load_params(file).run
-    other = {"device": "cpu" if now.device == "auto" else "auto", "processes": "2"}.get(key) or json.dumps(
+    address = "127.0.0.1:29400"
+    given = {"device": "cpu" if now.device == "auto" else "auto", "processes": "2", "rendezvous": address}
+    other = given.get(key) or json.dumps(
         not getattr(now, key) if isinstance(getattr(now, key), bool) else getattr(now, key) + 1
     )
     short_run.edit({f"  {key}: ": f"  {key}: {other}"})
+    if key == "nodes":
+        short_run.edit({"  rendezvous: ": f"  rendezvous: {address}"})
     try:
         assert getattr(load_params(file).run, key) != getattr(now, key)
         assert not status(short_run).keys() & {"pack", "weights", "train", "evaluate"}
         measured = {"device", "processes", "workers", "compile"}
-        stale = MEASUREMENTS if key in measured else {"performance"} if key in ("graph", "deterministic") else set()
+        of_training = {"nodes", "graph", "deterministic"}
+        stale = MEASUREMENTS if key in measured else {"performance"} if key in of_training else set()
         assert stages_to_run(short_run) == stale
     finally:
         file.write_text(before)
