@@ -51,9 +51,9 @@ def demo(folder: Name = DIGITS, model: Name = str(MODEL)) -> State[None]:
     def write(line: str) -> None:
         log.info("%s", line)
         last.append(line)
-        target = Path(line.rpartition(" -> ")[2])
-        if target.suffix == ".jpg" and target.is_file():
-            drawn.append(target)
+        _, arrow, target = line.rpartition(" -> ")
+        if arrow and target.endswith(".jpg") and Path(target).is_file():
+            drawn.append(Path(target))
 
     # -- because a name may begin with a hyphen
     command = [sys.executable, "-m", "m2det", "detect", "--weights", model, "--out", str(DRAWN), "--", folder]

@@ -87,7 +87,6 @@ def _print_last_line() -> None:
 
 def _run_tracked(name: str, steps: tuple[Step, ...]) -> None:
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "m2det")  # so that the run's log has our lines
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # seconds; prefect-automations.yaml counts on it
     from httpx import HTTPError
     from prefect import flow, get_client, task
     from prefect.cache_policies import NO_CACHE

@@ -43,6 +43,18 @@ def start(count: int, name: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
+def test_runs_with_another_tmpdir_have_the_same_locks(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-c", "from flows.devices import FOLDER; print(FOLDER)"],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == f"{devices.FOLDER}\n"
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_run_waits_for_its_devices_and_says_who_has_them(caplog):
     caplog.set_level(logging.INFO)

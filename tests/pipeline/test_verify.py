@@ -19,6 +19,7 @@ import tasks.release
 import tasks.verify
 from m2det.cli.main import main
 from m2det.data.packed.reader import PackedSplit
+from m2det.distributed import children
 from m2det.distributed.group import Group
 from m2det.evaluate.metrics import NAMES, coco_scores
 from m2det.evaluate.rank import detect_split
@@ -238,8 +239,16 @@ def test_deep_takes_this_machines_processes_as_the_stage_does_and_waits_for_no_n
     for old, new in (("  processes: 1 ", "  processes: 2 "), ("  nodes: 1 ", "  nodes: 2 ")):
         set_value(old, new)()
     set_value("  rendezvous: '' ", "  rendezvous: 127.0.0.1:29400 ")()
+    commands = []
+
+    def run_child(command, **options):
+        commands.append(command)
+        children.run_child(command, **options)
+
+    monkeypatch.setattr("tasks.evaluate.run_child", run_child)
     assert tasks.verify.main(["--deep", str(MODEL)]) == 0
     assert "the largest difference of 12 numbers is 0" in capsys.readouterr().out
+    assert [command.count("--nproc-per-node=2") for command in commands] == [1]
 
 
 @pytest.mark.usefixtures("project")
